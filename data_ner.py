@@ -1,0 +1,716 @@
+"""Annotated text: the one record, tag schemes, readers and writers, model features.
+
+Sections: records and reports, tag schemes (IOB1, BIO, BIOES, BMES), reading and writing files (columns, JSONL, CLUENER, `datasets`),
+training features. Every reader gives `Record`s; everything trains from `Record`s; nothing is dropped without being counted.
+
+Offsets count code points, half-open, into `text` exactly as given.
+"""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMATS = ("columns", "jsonl", "cluener", "datasets")
+SCHEMES = ("IOB1", "BIO", "BIOES", "BMES")
+
+
+class DataError(ValueError):
+    """Input that cannot be read as annotated text; the message names file, line, what was expected and what to do."""
+
+
+# ---------------------------------------------------------------------------------------------------- records and reports
+class Mention(NamedTuple):
+    """`label` at text[start:end]; predictions carry a score."""
+
+    start: int
+    end: int
+    label: str
+    score: float | None = None
+
+
+@dataclass
+class Record:
+    """One text with its mentions. `tokens`: offsets of given words, where the source had words. `doc`: document id."""
+
+    id: str
+    text: str
+    entities: list[Mention] = field(default_factory=list)
+    doc: str | None = None
+    tokens: list[tuple[int, int]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        entities: list[dict[str, Any]] = []
+        for mention in self.entities:
+            entity: dict[str, Any] = {"start": mention.start, "end": mention.end, "label": mention.label}
+            if mention.score is not None:
+                entity["score"] = mention.score
+            entities.append(entity)
+        extra: dict[str, Any] = {} if self.doc is None else {"doc": self.doc}
+        if self.tokens is not None:
+            extra["tokens"] = [list(token) for token in self.tokens]
+        return {"id": self.id, "text": self.text, "entities": entities, **extra}
+
+
+@dataclass
+class ReadReport:
+    """What reading a file found and mended."""
+
+    path: str = ""
+    format: str = ""
+    scheme: str | None = None
+    repaired_tags: int = 0
+    repairs: list[str] = field(default_factory=list)  # the first ten, as "line 12: I-PER without B-PER"
+
+    def repair(self, where: str) -> None:
+        self.repaired_tags += 1
+        if len(self.repairs) < 10:
+            self.repairs.append(where)
+
+
+def outermost(mentions: Iterable[Mention]) -> tuple[list[Mention], list[Mention]]:
+    """Flat mentions for a tagger: the longest of those that overlap is kept (ties: the earlier). Returns kept, left out.
+
+    >>> outermost([Mention(0, 2, "GPE"), Mention(0, 4, "ORG")])[0]
+    [Mention(start=0, end=4, label='ORG', score=None)]
+    """
+    kept: list[Mention] = []
+    rest: list[Mention] = []
+    for mention in sorted(mentions, key=lambda m: (m.start - m.end, m.start, m.label)):
+        free = all(mention.end <= other.start or other.end <= mention.start for other in kept)
+        (kept if free else rest).append(mention)
+    return sorted(kept), sorted(rest)
+
+
+def entity_types(records: Iterable[Record]) -> list[str]:
+    """Entity types in alphabetical order."""
+    return sorted({mention.label for record in records for mention in record.entities})
+
+
+def bio_labels(types: Iterable[str]) -> list[str]:
+    """The label list of a tagger: ["O", "B-X", "I-X", ...]."""
+    return ["O", *(prefix + name for name in types for prefix in ("B-", "I-"))]
+
+
+# ------------------------------------------------------------------------------------------------------------ tag schemes
+def split_tag(tag: str) -> tuple[str, str]:
+    """("B", "PER") of "B-PER", ("O", "") of "O"; ValueError for anything else."""
+    if tag == "O":
+        return "O", ""
+    prefix, dash, label = tag.partition("-")
+    if not dash or not label or prefix not in ("B", "I", "M", "E", "S"):
+        raise ValueError(f"tag {tag!r} is in no known scheme (expected O, or B-, I-, M-, E-, S- and an entity type)")
+    return prefix, label
+
+
+def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
+    """The scheme of tag sequences. ValueError if M- and I- tags are mixed.
+
+    B/I/O is IOB1 where mentions mostly start with I- (B- only parts two adjacent mentions of one type), else BIO.
+    """
+    prefixes: set[str] = set()
+    starts: Counter[str] = Counter()
+    for tags in sequences:
+        previous = ("O", "")
+        for tag in tags:
+            prefix, label = split_tag(tag)
+            prefixes.add(prefix)
+            if prefix == "B" or (prefix == "I" and previous[1] != label):
+                starts[prefix] += 1
+            previous = (prefix, label)
+    if {"M", "I"} <= prefixes:
+        raise ValueError("M- tags (BMES) and I- tags (BIO, BIOES) are mixed: force one with tag_scheme=BMES or another")
+    if prefixes & {"M", "E", "S"}:
+        return "BIOES" if "I" in prefixes else "BMES"
+    return "IOB1" if starts["I"] > starts["B"] else "BIO"
+
+
+def tags_to_spans(tags: Sequence[str], scheme: str) -> tuple[list[tuple[int, int, str]], list[int]]:
+    """Mentions (start, end, label) over tokens, and the positions of tags that had to be repaired.
+
+    An inside tag without a beginning opens a mention; one that the scheme leaves unclosed ends where it stops.
+
+    >>> tags_to_spans(["B-PER", "I-PER", "O", "I-ORG"], "BIO")
+    ([(0, 2, 'PER'), (3, 4, 'ORG')], [3])
+    """
+    closing = scheme in ("BIOES", "BMES")
+    allowed = {"IOB1": "BIO", "BIO": "BIO", "BIOES": "BIOES", "BMES": "BMESO"}[scheme]
+    spans: list[tuple[int, int, str]] = []
+    repairs: list[int] = []
+    start, label, open_ = 0, "", False
+
+    def close(end: int, proper: bool) -> None:
+        spans.append((start, end, label))
+        if not proper:
+            repairs.append(end - 1)
+
+    for i, tag in enumerate(tags):
+        prefix, name = split_tag(tag)
+        if prefix not in allowed:
+            raise ValueError(f"tag {tag!r} is not {scheme} (expected {', '.join(sorted(allowed))}); pass tag_scheme=")
+        continues = open_ and prefix in "IME" and name == label
+        if open_ and not continues:
+            close(i, not closing)
+            open_ = False
+        if prefix == "O":
+            continue
+        if not continues:
+            start, label, open_ = i, name, True
+            if prefix in "IME" and scheme != "IOB1":
+                repairs.append(i)
+        if prefix in "ES":
+            close(i + 1, True)
+            open_ = False
+    if open_:
+        close(len(tags), not closing)
+    return spans, repairs
+
+
+def spans_to_tags(spans: Iterable[tuple[int, int, str]], length: int, scheme: str) -> list[str]:
+    """Tags of non-overlapping mentions over `length` tokens.
+
+    >>> spans_to_tags([(0, 3, "PER"), (3, 4, "PER")], 4, "BMES")
+    ['B-PER', 'M-PER', 'E-PER', 'S-PER']
+    """
+    tags = ["O"] * length
+    inside = "M" if scheme == "BMES" else "I"
+    for start, end, label in sorted(spans):
+        if not 0 <= start < end <= length or any(tag != "O" for tag in tags[start:end]):
+            raise ValueError(f"mention {(start, end, label)} overlaps another or leaves the {length} tokens")
+        tags[start:end] = [f"{inside}-{label}"] * (end - start)
+        if scheme in ("BIOES", "BMES"):
+            tags[end - 1] = f"E-{label}"
+            tags[start] = f"{'S' if end - start == 1 else 'B'}-{label}"
+        elif scheme == "BIO" or (start > 0 and tags[start - 1] == f"I-{label}") or _begins(tags, start, label):
+            tags[start] = f"B-{label}"
+    return tags
+
+
+def _begins(tags: Sequence[str], start: int, label: str) -> bool:
+    """IOB1: the mention before, of the same type, is a single B- token."""
+    return start > 0 and tags[start - 1] == f"B-{label}"
+
+
+# ----------------------------------------------------------------------------------------------------- reading and writing
+@dataclass(frozen=True)
+class Layout:
+    """How a file is laid out; everything has a default that looks at the file.
+
+    Args:
+        format: "auto", or one of "columns", "jsonl", "cluener", "datasets".
+        tag_scheme: "auto", or one of IOB1, BIO, BIOES, BMES.
+        delimiter: "auto" (a tab where the file has one, else a space), "tab", "space".
+        token_column: index of the column with the token. tag_columns: indices of the tag columns; empty: every column after
+            the token's whose first rows hold tags.
+        indexed_characters: the token is the column's first character; the rest is an index (Weibo's "高0", "兴1").
+        joiner: what stands between tokens in the text: "auto" ("" where tokens are mostly Chinese characters, else a space),
+            "none", "space".
+    """
+
+    format: str = "auto"
+    tag_scheme: str = "auto"
+    delimiter: str = "auto"
+    token_column: int = 0
+    tag_columns: tuple[int, ...] = ()
+    indexed_characters: bool = False
+    joiner: str = "auto"
+
+
+def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Record], ReadReport]:
+    """Read annotated text. `path`: a file; a `datasets` folder as "FOLDER@SPLIT"; a Hub data set as "NAME@SPLIT".
+
+    Raises:
+        DataError: missing, empty or malformed input, with file, line, expectation and remedy.
+    """
+    name = str(path)
+    report = ReadReport(path=name)
+    report.format = detect_format(name) if layout.format == "auto" else layout.format
+    if report.format not in FORMATS:
+        raise DataError(f"{name}: format {report.format!r} is unknown (expected one of {', '.join(FORMATS)})")
+    if layout.tag_scheme not in ("auto", *SCHEMES):
+        raise DataError(f"{name}: tag_scheme {layout.tag_scheme!r} is unknown (expected one of {', '.join(SCHEMES)})")
+    readers: dict[str, Callable[[str, Layout, ReadReport], list[Record]]] = {
+        "columns": _read_columns,
+        "jsonl": lambda *given: list(_read_json_rows(*given, parse=record_from_dict)),
+        "cluener": lambda *given: list(_read_json_rows(*given, parse=_record_from_cluener)),
+        "datasets": _read_datasets,
+    }
+    records = readers[report.format](name, layout, report)
+    if not records:
+        raise DataError(f"{name}: no sentence found (expected {report.format}); is the file empty, or of another format?")
+    return records, report
+
+
+def detect_format(name: str) -> str:
+    """Format by name and first line: "@" or a folder is a data set, JSON with "label" is CLUENER, other JSON is JSONL."""
+    path = Path(name)
+    if "@" in path.name or path.is_dir():
+        return "datasets"
+    first = next((line for _, line in _lines(name) if line.strip()), "")
+    if not first.lstrip().startswith("{"):
+        return "columns"
+    try:
+        row = json.loads(first)
+    except json.JSONDecodeError:
+        return "columns" if path.suffix not in (".json", ".jsonl") else "jsonl"
+    return "cluener" if isinstance(row.get("label"), dict) else "jsonl"
+
+
+def _lines(name: str) -> Iterator[tuple[int, str]]:
+    """(number, line) of a UTF-8 file; lines end at \\n or \\r\\n only, a byte-order mark at the start is skipped."""
+    if not Path(name).is_file():
+        raise DataError(f"{name}: no such file")
+    with open(name, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{name}:{number}: not UTF-8 at byte {error.start + 1}; convert the file to UTF-8") from error
+            yield number, line.removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
+
+
+# -- columns
+class _Row(NamedTuple):
+    line: int
+    token: str
+    tags: list[str]
+
+
+def _read_columns(name: str, layout: Layout, report: ReadReport) -> list[Record]:
+    delimiter = _delimiter(name, layout)
+    sentences = list(_column_sentences(name, layout, delimiter))
+    rows = [row for sentence, _ in sentences for row in sentence]
+    if not rows:
+        return []
+    scheme = layout.tag_scheme
+    if scheme == "auto":
+        try:
+            columns = ([row.tags[c] for row in sentence] for sentence, _ in sentences for c in range(len(rows[0].tags)))
+            scheme = detect_scheme(columns)
+        except ValueError as error:
+            first = next(row for row in rows if any(tag.startswith("M-") for tag in row.tags))
+            raise DataError(f"{name}:{first.line}: {error}") from error
+    report.scheme = scheme
+    joiner = _joiner(layout, (row.token for row in rows))
+    records = []
+    for number, (sentence, doc) in enumerate(sentences):
+        text, tokens = join_tokens([row.token for row in sentence], joiner)
+        mentions: dict[Mention, None] = {}
+        for column in range(len(sentence[0].tags)):
+            for start, end, label in _column_spans(name, sentence, column, scheme, report):
+                mentions[Mention(tokens[start][0], tokens[end - 1][1], label)] = None
+        records.append(Record(f"{Path(name).stem}-{number}", text, sorted(mentions), doc, tokens))
+    return records
+
+
+def _column_spans(
+    name: str, sentence: Sequence[_Row], column: int, scheme: str, report: ReadReport
+) -> list[tuple[int, int, str]]:
+    tags = [row.tags[column] for row in sentence]
+    try:
+        spans, repairs = tags_to_spans(tags, scheme)
+    except ValueError as error:
+        line = next(row.line for row, tag in zip(sentence, tags, strict=True) if repr(tag) in str(error))
+        raise DataError(f"{name}:{line}: {error}") from error
+    for i in repairs:
+        report.repair(f"line {sentence[i].line}: {tags[i]} where {scheme} does not allow it")
+    return spans
+
+
+def _column_sentences(name: str, layout: Layout, delimiter: str) -> Iterator[tuple[list[_Row], str | None]]:
+    """Blank lines part sentences; -DOCSTART- starts a document."""
+    sentence: list[_Row] = []
+    doc: str | None = None
+    documents, width = 0, 0
+    tag_columns = layout.tag_columns
+    for number, line in _lines(name):
+        if not line.strip(" \t\r"):  # not U+3000 or NBSP: they can be tokens
+            if sentence:
+                yield sentence, doc
+                sentence = []
+            continue
+        cells = line.split(delimiter)
+        if cells[0] == "-DOCSTART-":
+            documents += 1
+            doc = f"{Path(name).stem}-doc-{documents}"
+            continue
+        if not width:
+            width = len(cells)
+            tag_columns = tag_columns or _tag_columns(cells, layout.token_column)
+        if len(cells) != width or not tag_columns or max(layout.token_column, *tag_columns) >= width:
+            raise DataError(
+                f"{name}:{number}: expected {max(width, 2)} columns parted by {delimiter!r}, token in column "
+                f"{layout.token_column} and tags after it, found {len(cells)}: {line[:60]!r}; set delimiter, token_column, tag_columns"
+            )
+        token = cells[layout.token_column]
+        if layout.indexed_characters:
+            if len(token) < 2 or not token[-1].isdigit():
+                raise DataError(f"{name}:{number}: expected a character and its index, found {token!r}; unset indexed_characters")
+            token = token[0]
+        if not token:
+            raise DataError(f"{name}:{number}: empty token in column {layout.token_column}: {line[:60]!r}")
+        tags = [cells[c] for c in tag_columns]
+        for tag in tags:
+            try:
+                split_tag(tag)
+            except ValueError as error:
+                raise DataError(f"{name}:{number}: {error}") from error
+        sentence.append(_Row(number, token, tags))
+    if sentence:
+        yield sentence, doc
+
+
+def _tag_columns(cells: Sequence[str], token_column: int) -> tuple[int, ...]:
+    """The trailing columns that hold tags in the first row."""
+    columns: list[int] = []
+    for column in range(len(cells) - 1, token_column, -1):
+        try:
+            split_tag(cells[column])
+        except ValueError:
+            break
+        columns.insert(0, column)
+    return tuple(columns) or ((len(cells) - 1,) if len(cells) > token_column + 1 else ())
+
+
+def _delimiter(name: str, layout: Layout) -> str:
+    given = {"tab": "\t", "space": " "}.get(layout.delimiter)
+    if given:
+        return given
+    if layout.delimiter != "auto":
+        raise DataError(f"delimiter is {layout.delimiter!r}: expected auto, tab or space")
+    return next(("\t" if "\t" in line else " " for _, line in _lines(name) if line.strip(" \t\r")), " ")
+
+
+def is_ideograph(character: str) -> bool:
+    return "\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003fffd"
+
+
+def _joiner(layout: Layout, tokens: Iterable[str]) -> str:
+    if layout.joiner != "auto":
+        if layout.joiner not in ("none", "space"):
+            raise DataError(f"joiner is {layout.joiner!r}: expected auto, none or space")
+        return "" if layout.joiner == "none" else " "
+    sample = [token for token, _ in zip(tokens, range(20000), strict=False)]
+    return "" if 2 * sum(is_ideograph(token[0]) for token in sample) > len(sample) else " "
+
+
+def join_tokens(tokens: Sequence[str], joiner: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text of tokens and their offsets in it."""
+    offsets, position = [], 0
+    for token in tokens:
+        offsets.append((position, position + len(token)))
+        position += len(token) + len(joiner)
+    return joiner.join(tokens), offsets
+
+
+# -- JSON
+def record_from_dict(row: Any, number: int) -> Record:
+    """A record from JSON; ValueError says which field is wrong."""
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found {type(row).__name__}")
+    if not isinstance(row.get("text"), str):
+        raise ValueError(f"expected a string in 'text', found {sorted(row)}; is the text in another column?")
+    text, entities = row["text"], row.get("entities", [])
+    if not isinstance(entities, list):
+        raise ValueError(f"expected a list in 'entities', found {type(entities).__name__}")
+    mentions = []
+    for entity in entities:
+        if not isinstance(entity, dict) or not {"start", "end", "label"} <= entity.keys():
+            raise ValueError(f"expected entities with start, end, label, found {entity!r}")
+        mentions.append(_mention(text, entity["start"], entity["end"], entity["label"], entity.get("score")))
+    tokens = row.get("tokens")
+    if tokens is not None:
+        tokens = [(int(start), int(end)) for start, end in tokens]
+        ordered = all(a[1] <= b[0] for a, b in zip(tokens, tokens[1:], strict=False))
+        if not ordered or any(not 0 <= start < end <= len(text) for start, end in tokens):
+            raise ValueError(f"tokens overlap, are out of order or lie outside the text of {len(text)} characters")
+    return Record(str(row.get("id", number)), text, sorted(dict.fromkeys(mentions)), row.get("doc"), tokens)
+
+
+def _mention(text: str, start: Any, end: Any, label: Any, score: float | None = None) -> Mention:
+    if not (isinstance(start, int) and isinstance(end, int) and isinstance(label, str) and label):
+        raise ValueError(f"expected integer offsets and a label, found {(start, end, label)!r}")
+    if start >= end:
+        raise ValueError(f"entity {(start, end, label)!r} is empty or reversed (expected start < end, half-open)")
+    if start < 0 or end > len(text):
+        raise ValueError(f"entity {(start, end, label)!r} lies outside the text of {len(text)} characters")
+    return Mention(start, end, label, score)
+
+
+def _record_from_cluener(row: Any, number: int) -> Record:
+    """{"text": ..., "label": {type: {surface: [[first, last]]}}} with inclusive ends."""
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("label", {}), dict):
+        raise ValueError("expected CLUENER's 'text' and 'label' (type -> surface -> [[first, last]])")
+    mentions = []
+    for label, surfaces in row.get("label", {}).items():
+        for surface, places in surfaces.items():
+            for first, last in places:
+                mention = _mention(row["text"], first, last + 1, label)
+                if row["text"][mention.start : mention.end] != surface:
+                    raise ValueError(f"{label} {surface!r} is not at {first}..{last} (inclusive)")
+                mentions.append(mention)
+    return Record(str(row.get("id", number)), row["text"], sorted(mentions))
+
+
+def _read_json_rows(
+    name: str, layout: Layout, report: ReadReport, *, parse: Callable[[Any, int], Record]
+) -> Iterator[Record]:
+    for number, line in _lines(name):
+        if not line.strip():
+            continue
+        try:
+            yield parse(json.loads(line), number)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{name}:{number}: {error}") from error
+
+
+# -- datasets
+def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record]:
+    """A `datasets` data set with `tokens` and `ner_tags` (ClassLabel names), on disk or on the Hub: "NAME@SPLIT"."""
+    import datasets
+
+    place, _, split = name.rpartition("@") if "@" in Path(name).name else (name, "", "")
+    try:
+        data = datasets.load_from_disk(place) if Path(place).is_dir() else datasets.load_dataset(place)
+    except Exception as error:
+        raise DataError(f"{place}: no data set could be loaded from disk or Hub: {error}") from error
+    if isinstance(data, dict):
+        if split not in data:
+            raise DataError(f"{name}: split {split!r} not found (there are {sorted(data)}); write {place}@SPLIT")
+        data = data[split]
+    missing = {"tokens", "ner_tags"} - set(data.column_names)
+    if missing:
+        raise DataError(f"{name}: column {sorted(missing)} is missing (found {data.column_names})")
+    feature = data.features["ner_tags"].feature
+    names = getattr(feature, "names", None)  # strings are taken as they are
+    rows = [(row["tokens"], [names[t] if names else t for t in row["ner_tags"]]) for row in data]
+    report.scheme = detect_scheme(tags for _, tags in rows) if layout.tag_scheme == "auto" else layout.tag_scheme
+    joiner = _joiner(layout, (token for tokens, _ in rows for token in tokens if token))
+    records = []
+    for number, (words, tags) in enumerate(rows):
+        text, tokens = join_tokens(words, joiner)
+        spans, repairs = tags_to_spans(tags, report.scheme)
+        for i in repairs:
+            report.repair(f"row {number}: {tags[i]} where {report.scheme} does not allow it")
+        mentions = [Mention(tokens[start][0], tokens[end - 1][1], label) for start, end, label in spans]
+        records.append(Record(f"{split or Path(place).name}-{number}", text, mentions, None, tokens))
+    return records
+
+
+# -- writing
+def write_records(records: Sequence[Record], path: str | Path, format: str = "jsonl", scheme: str = "BIO") -> None:
+    """Write records atomically as "jsonl", "cluener", "columns" (tab; nested mentions in further columns) or "datasets" (a folder).
+
+    Columns and data sets are written over `tokens`, or characters where a record has none.
+
+    Raises:
+        ValueError: a mention does not fall on token boundaries; the format is unknown; the folder exists.
+    """
+    if format == "datasets":
+        _write_datasets(records, Path(path), scheme)
+    else:
+        with atomic_writer(path) as file:
+            file.writelines(format_records(records, format, scheme))
+
+
+def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") -> Iterator[str]:
+    """The text of records in a file format, a piece a record."""
+    if format == "jsonl":
+        for record in records:
+            yield json.dumps(record.to_dict(), ensure_ascii=False) + "\n"
+    elif format == "cluener":
+        for record in records:
+            label: dict[str, dict[str, list[list[int]]]] = {}
+            for m in record.entities:
+                label.setdefault(m.label, {}).setdefault(record.text[m.start : m.end], []).append([m.start, m.end - 1])
+            yield json.dumps({"text": record.text, "label": label}, ensure_ascii=False) + "\n"
+    elif format == "columns":
+        layered = [tag_layers(record, scheme) for record in records]
+        width = max((len(layers) for layers in layered), default=1)
+        for record, layers in zip(records, layered, strict=True):
+            tokens = _tokens_of(record)
+            layers += [["O"] * len(tokens)] * (width - len(layers))
+            for i, (start, end) in enumerate(tokens):
+                yield "\t".join([record.text[start:end], *(layer[i] for layer in layers)]) + "\n"
+            yield "\n"
+    else:
+        raise ValueError(f"format {format!r} cannot be written as text (expected jsonl, cluener or columns)")
+
+
+def _tokens_of(record: Record) -> list[tuple[int, int]]:
+    return record.tokens or [(i, i + 1) for i, c in enumerate(record.text) if c not in "\t\r\n"]
+
+
+def tag_layers(record: Record, scheme: str) -> list[list[str]]:
+    """Tags over a record's tokens; overlapping mentions go to further layers, the outermost to the first."""
+    tokens = _tokens_of(record)
+    starts = {start: i for i, (start, _) in enumerate(tokens)}
+    ends = {end: i + 1 for i, (_, end) in enumerate(tokens)}
+    layers = []
+    rest = record.entities
+    while rest or not layers:
+        kept, rest = outermost(rest)
+        for mention in kept:
+            if mention.start not in starts or mention.end not in ends:
+                raise ValueError(f"record {record.id!r}: {mention} does not fall on token boundaries; write jsonl instead")
+        spans = [(starts[m.start], ends[m.end], m.label) for m in kept]
+        layers.append(spans_to_tags(spans, len(tokens), scheme))
+    return layers
+
+
+def _write_datasets(records: Sequence[Record], path: Path, scheme: str) -> None:
+    import datasets
+
+    if path.exists():
+        raise ValueError(f"{path} exists: name a new folder")
+    layers = [tag_layers(record, scheme) for record in records]
+    if any(len(own) > 1 for own in layers):
+        raise ValueError("nested mentions do not fit into ner_tags: write jsonl or columns instead")
+    names = ["O", *sorted({tag for own in layers for tag in own[0]} - {"O"})]
+    tokens = datasets.List(datasets.Value("string"))
+    features = datasets.Features({"tokens": tokens, "ner_tags": datasets.List(datasets.ClassLabel(names=names))})
+    rows = {
+        "tokens": [[record.text[start:end] for start, end in _tokens_of(record)] for record in records],
+        "ner_tags": [own[0] for own in layers],
+    }
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(path))
+
+
+class atomic_writer:
+    """A text file that appears complete or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __enter__(self) -> Any:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        self.file = os.fdopen(handle, "w", encoding="utf-8", newline="\n")
+        return self.file
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.file.close()
+        if kind is None:
+            os.chmod(self.temporary, 0o644)
+            os.replace(self.temporary, self.path)
+        else:
+            os.unlink(self.temporary)
+
+
+# ------------------------------------------------------------------------------------------------------ training features
+PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
+STRONG_PUNCTUATION = frozenset("。！？；!?;\n")
+
+
+@dataclass
+class AlignReport:
+    """What became of the mentions on the way to training features."""
+
+    sentences: int = 0
+    windows: int = 0
+    mentions: int = 0
+    overlapping: int = 0  # inside or across another mention: a flat tagger cannot give both
+    misaligned: int = 0  # no token boundary matches
+    longer_than_window: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sentences} texts in {self.windows} windows, {self.mentions} mentions to learn; left out: {self.overlapping} "
+            f"overlapping (the outermost is kept), {self.misaligned} on no token boundary, {self.longer_than_window} longer than a window"
+        )
+
+
+def training_features(records: Sequence[Record], reader: Any, labels: Sequence[str]) -> tuple[list[dict], AlignReport]:
+    """Model inputs with labels from records: texts longer than a window are split without overlap, outside mentions.
+
+    Args:
+        reader: the `pipeline_ner.TextReader` that inference uses, too. labels: BIO labels of the model.
+
+    Returns:
+        Features {"input_ids", "word_mask", "labels"} (lists, special tokens included, -100 where no label is), and the counts.
+
+    Raises:
+        DataError: an entity type that `labels` does not know.
+    """
+    from pipeline_ner import Tokenized
+
+    ids = {label: i for i, label in enumerate(labels)}
+    report = AlignReport(sentences=len(records))
+    features = []
+    tokenized: list[Tokenized] = reader.tokenize([record.text for record in records])
+    for record, text in zip(records, tokenized, strict=True):
+        spans = _spans_over_positions(record, text.spans, ids, report)
+        tags = spans_to_tags(spans, len(text.spans), "BIO")
+        for first, last in _split_positions(record.text, text, spans, reader, report):
+            window = reader.window(text, first, last)
+            values = iter(tags[first:last])
+            row = [ids[next(values)] if is_word else -100 for is_word in window.word_mask]
+            features.append({"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row})
+    report.windows = len(features)
+    return features, report
+
+
+def _spans_over_positions(
+    record: Record, positions: Sequence[tuple[int, int]], ids: dict[str, int], report: AlignReport
+) -> list[tuple[int, int, str]]:
+    """Flat mentions as (first, last, label) over label positions; what cannot be learned is counted."""
+    starts = {start: i for i, (start, _) in enumerate(positions)}
+    ends = {end: i + 1 for i, (_, end) in enumerate(positions)}
+    flat, rest = outermost(record.entities)
+    report.overlapping += len(rest)
+    spans = []
+    for mention in flat:
+        if f"B-{mention.label}" not in ids:
+            known = ", ".join(sorted(label[2:] for label in ids if label.startswith("B-")))
+            raise DataError(f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {known})")
+        if mention.start in starts and mention.end in ends:
+            spans.append((starts[mention.start], ends[mention.end], mention.label))
+        else:
+            report.misaligned += 1
+    report.mentions += len(spans)
+    return spans
+
+
+def _split_positions(
+    text: str, tokenized: Any, spans: list[tuple[int, int, str]], reader: Any, report: AlignReport
+) -> Iterator[tuple[int, int]]:
+    """Windows [first, last) over positions: cut after punctuation where possible, never inside a mention that fits."""
+    inside = {i for start, end, _ in spans for i in range(start + 1, end)}  # no cut before these
+    first, total = 0, len(tokenized.spans)
+    while first < total:
+        last = reader.fit(tokenized, first)
+        if last < total:
+            free = [cut for cut in range(first + 1, last + 1) if cut not in inside]
+            after = {cut: text[tokenized.spans[cut - 1][0]] for cut in free if cut > first + (last - first) // 2}
+            strong = [cut for cut, character in after.items() if character in STRONG_PUNCTUATION]
+            weak = [cut for cut, character in after.items() if character in PUNCTUATION]
+            if free:
+                last = (strong or weak or free)[-1]
+            else:  # one mention fills the window: it is cut, and counted once
+                report.longer_than_window += first not in inside
+        yield first, last
+        first = last
+
+
+class FeatureCollator:
+    """Right-padded batches of `training_features`: input_ids, attention_mask, word_mask, labels, each (B, T)."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, features: Sequence[dict]) -> dict[str, Any]:
+        import torch
+
+        width = max(len(feature["input_ids"]) for feature in features)
+        fill = {"input_ids": self.pad_token_id, "labels": -100, "word_mask": False}
+        batch = {
+            name: torch.tensor([list(f[name]) + [value] * (width - len(f[name])) for f in features])
+            for name, value in fill.items()
+        }
+        lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
+        batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
+        return batch

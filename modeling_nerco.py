@@ -1,0 +1,600 @@
+"""NerCo (Zhang et al., IJCAI 2023), encoder-only form: encoder -> dropout -> linear layer -> linear-chain CRF.
+
+Sections: config, linear-chain CRF (partition, Viterbi, marginals, span posterior), models, registration.
+Stage one trains `NercoModel` by contrast (`trainer_contrastive.py`); stage two trains `NercoForTokenClassification`.
+This file travels with the weights: everything that loading a shared model executes is here and in `pipeline_ner.py`.
+
+Notation: B batch, T tokens, L labelled positions (packed left), C tags, S spans, D width.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
+
+try:
+    from .pipeline_ner import PIPELINES, NerPipeline
+except ImportError:  # as a script's sibling, not as a module of a package
+    from pipeline_ner import PIPELINES, NerPipeline
+
+AUTO_MAP = {
+    "AutoConfig": "modeling_nerco.NercoConfig",
+    "AutoModel": "modeling_nerco.NercoModel",
+    "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
+}
+IGNORED = -100
+FORBIDDEN = -1e4  # score of a transition that BIO does not allow: exp() of it is exactly 0, yet it is finite
+
+
+# ---------------------------------------------------------------------------------------------------------------- config
+class NercoConfig(PreTrainedConfig):
+    """Configuration of both NerCo models.
+
+    Args:
+        encoder_config: configuration of the encoder (any encoder-only `AutoModel`), as an object or a dictionary.
+        output_dropout: dropout on the encoder's output, in both stages (0.3 in the paper).
+        use_crf: decode with a linear-chain CRF; without it tags are independent (a plain token classifier).
+        constrain_transitions: forbid tag sequences that are no BIO (I-X after anything but B-X and I-X).
+        label_unit: what carries a label: every "token" (character tokenizers) or the first token of every "word".
+        max_window_tokens: longest input, special tokens included; longer texts are read in overlapping windows.
+
+    Labels are `id2label`: "O" first, then BIO tags. Raises ValueError where a value makes no sense.
+    """
+
+    model_type = "nerco"
+    sub_configs = {"encoder_config": AutoConfig}
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    output_dropout: float = 0.3
+    use_crf: bool = True
+    constrain_transitions: bool = True
+    label_unit: str = "word"
+    max_window_tokens: int = 128
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.encoder_config, dict):
+            values = dict(self.encoder_config)
+            if "model_type" not in values:
+                raise ValueError("encoder_config has no model_type: expected the config.json of an encoder")
+            self.encoder_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()})
+        super().__post_init__(**kwargs)
+        if not (isinstance(self.output_dropout, int | float) and 0 <= self.output_dropout < 1):
+            raise ValueError(f"output_dropout is {self.output_dropout!r}: expected a number in [0, 1)")
+        for name in ("use_crf", "constrain_transitions"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: expected true or false")
+        if self.label_unit not in ("token", "word"):
+            raise ValueError(f"label_unit is {self.label_unit!r}: expected 'token' or 'word'")
+        if not isinstance(self.max_window_tokens, int) or self.max_window_tokens < 8:
+            raise ValueError(f"max_window_tokens is {self.max_window_tokens!r}: expected an integer of at least 8")
+
+    @property
+    def labels(self) -> list[str]:
+        """Tags in the order of their ids."""
+        return [self.id2label[i] for i in range(len(self.id2label))]
+
+
+def check_bio_labels(labels: Sequence[str]) -> None:
+    """Raise ValueError unless `labels` is "O" first, then for every type one B- and one I- tag, each once."""
+    if not labels or labels[0] != "O":
+        raise ValueError(f"labels start with {labels[:1]}: expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'")
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"labels repeat: {sorted(x for x in set(labels) if list(labels).count(x) > 1)}")
+    for label in labels[1:]:
+        if label[:2] not in ("B-", "I-") or len(label) < 3:
+            raise ValueError(f"label {label!r} is not BIO (expected 'B-TYPE' or 'I-TYPE')")
+        partner = ("I-" if label[0] == "B" else "B-") + label[2:]
+        if partner not in labels:
+            raise ValueError(f"label {label!r} has no partner {partner!r}")
+
+
+class TagTable(NamedTuple):
+    """What a tag id says: `begins`, `inside` (C,) bool; `type_of` (C,) index of the entity type, -1 for O; `begin_of`,
+    `inside_of` (types,) ids of B-X and I-X."""
+
+    begins: Tensor
+    inside: Tensor
+    type_of: Tensor
+    begin_of: Tensor
+    inside_of: Tensor
+
+
+def tag_table(labels: Sequence[str], device: torch.device | str) -> TagTable:
+    types = list(dict.fromkeys(label[2:] for label in labels if label != "O"))
+    ids = {label: i for i, label in enumerate(labels)}
+    return TagTable(
+        begins=torch.tensor([label.startswith("B-") for label in labels], device=device),
+        inside=torch.tensor([label.startswith("I-") for label in labels], device=device),
+        type_of=torch.tensor([-1 if label == "O" else types.index(label[2:]) for label in labels], device=device),
+        begin_of=torch.tensor([ids["B-" + t] for t in types], dtype=torch.long, device=device),
+        inside_of=torch.tensor([ids["I-" + t] for t in types], dtype=torch.long, device=device),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- linear-chain CRF
+class ForwardBackward(NamedTuple):
+    """Scaled forward-backward quantities (Rabiner 1989, section V.A), time first, in float64.
+
+    *Shapes:* log_z (B,); alpha, beta, potentials (L, B, C); scale (L, B); valid (L, B). `alpha[t]` is p(y_t | x_1..t),
+    `alpha * beta` the token marginals, `potentials * beta / scale` the message from t to t - 1.
+    """
+
+    log_z: Tensor
+    alpha: Tensor
+    beta: Tensor
+    potentials: Tensor
+    scale: Tensor
+    valid: Tensor
+
+
+def forward_backward(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> ForwardBackward:
+    """Forward and backward pass of a linear-chain CRF over left-packed sequences.
+
+    Probabilities are normalised at every position, so float64 covers any spread of scores below about 700 nats.
+
+    Args:
+        emissions: (B, L, C). transitions: (C, C), from row to column. start: (C,) score of a first tag.
+        lengths: (B,) number of positions in use; a sequence of length 0 has log-partition 0.
+    """
+    # float64 is missing on Apple's GPU backend only; there the usable spread is 87 nats.
+    dtype = torch.float32 if emissions.device.type == "mps" else torch.float64
+    scores = emissions.detach().transpose(0, 1).to(dtype)  # (L, B, C)
+    steps = scores.shape[0]
+    valid = torch.arange(steps, device=scores.device)[:, None] < lengths[None, :]  # (L, B)
+    shift = scores.amax(-1)  # (L, B)
+    potentials = (scores - shift[..., None]).exp()  # (L, B, C)
+    weights = transitions.detach().to(dtype).exp()  # (C, C)
+    smallest = torch.finfo(dtype).tiny
+
+    message = start.detach().to(dtype).exp()[None, :]  # (1, C)
+    alphas, scales = [], []
+    for t in range(steps):
+        joint = message * potentials[t]  # (B, C)
+        total = joint.sum(-1, keepdim=True).clamp_min(smallest)  # (B, 1)
+        alphas.append(joint / total)
+        scales.append(total)
+        message = alphas[-1] @ weights
+    alpha, scale = torch.stack(alphas), torch.stack(scales).squeeze(-1)  # (L, B, C), (L, B)
+    log_z = ((scale.log() + shift) * valid).sum(0)  # (B,)
+
+    inward = potentials / scale[..., None]  # (L, B, C)
+    betas = [torch.ones_like(alpha[0])]
+    for t in range(steps - 2, -1, -1):
+        beta = (inward[t + 1] * betas[-1]) @ weights.T  # (B, C)
+        betas.append(torch.where(valid[t + 1][:, None], beta, 1.0))
+    beta = torch.stack(betas[::-1])  # (L, B, C)
+    return ForwardBackward(log_z, alpha, beta, potentials, scale, valid)
+
+
+class _LogPartition(torch.autograd.Function):
+    """log Z with the gradient in closed form: token marginals and expected transition counts."""
+
+    @staticmethod
+    def forward(ctx: Any, emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
+        fb = forward_backward(emissions, transitions, start, lengths)
+        ctx.save_for_backward(transitions, *fb)
+        ctx.emission_dtype = emissions.dtype
+        return fb.log_z.to(transitions.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        transitions, *saved = ctx.saved_tensors
+        fb = ForwardBackward(*saved)
+        weight = (grad.to(fb.alpha.dtype) * fb.valid)[..., None]  # (L, B, 1)
+        d_emissions = fb.alpha * fb.beta * weight  # (L, B, C)
+        inward = fb.potentials * fb.beta / fb.scale[..., None] * weight  # (L, B, C)
+        pairs = torch.einsum("tbi,tbj->ij", fb.alpha[:-1], inward[1:])  # (C, C)
+        d_transitions = pairs * transitions.to(pairs.dtype).exp()
+        return d_emissions.transpose(0, 1).to(ctx.emission_dtype), d_transitions.to(transitions.dtype), None, None
+
+
+def crf_log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
+    """log of the sum over all tag sequences of exp(score), differentiable. (B,). Arguments as in `forward_backward`."""
+    return _LogPartition.apply(emissions, transitions, start, lengths)
+
+
+def crf_marginals(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
+    """P(y_t = c | x): (B, L, C), zero at padding, without gradient."""
+    fb = forward_backward(emissions, transitions, start, lengths)
+    return (fb.alpha * fb.beta * fb.valid[..., None]).transpose(0, 1).to(transitions.dtype)
+
+
+def crf_sequence_score(emissions: Tensor, transitions: Tensor, start: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    """Score of given tag sequences (B, L): emissions plus transitions plus start. (B,), differentiable."""
+    valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]  # (B, L)
+    tags = tags.masked_fill(~valid, 0)
+    unary = emissions.gather(2, tags[..., None]).squeeze(2)  # (B, L)
+    binary = transitions[tags[:, :-1], tags[:, 1:]]  # (B, L - 1)
+    first = torch.where(valid[:, 0], start[tags[:, 0]], 0.0)
+    return first + (unary * valid).sum(1) + (binary * valid[:, 1:]).sum(1)
+
+
+def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
+    """Best tag sequence of each row: (B, L) ids, `IGNORED` at padding. Arguments as in `forward_backward`."""
+    scores = emissions.detach().float().transpose(0, 1)  # (L, B, C)
+    into = transitions.detach().float().T  # (C to, C from): the reduced axis is contiguous
+    steps = scores.shape[0]
+    valid = torch.arange(steps, device=scores.device)[:, None] < lengths[None, :]  # (L, B)
+    best = start.detach().float() + scores[0]  # (B, C)
+    stay = torch.arange(scores.shape[2], device=scores.device).expand_as(best)
+    back = []
+    for t in range(1, steps):
+        reached, previous = (best[:, None, :] + into).max(-1)  # (B, C)
+        alive = valid[t][:, None]
+        best = torch.where(alive, reached + scores[t], best)
+        back.append(torch.where(alive, previous, stay))
+    tags = [best.argmax(-1)]  # (B,)
+    for previous in reversed(back):
+        tags.append(previous.gather(1, tags[-1][:, None]).squeeze(1))
+    path = torch.stack(tags[::-1], dim=1)  # (B, L)
+    return path.masked_fill(~valid.T, IGNORED)
+
+
+def crf_span_posterior(
+    fb: ForwardBackward, transitions: Tensor, rows: Tensor, first: Tensor, last: Tensor, begin: Tensor, inside: Tensor
+) -> Tensor:
+    """P(span = X over first..last | x): the tags are B-X, I-X, ..., I-X and the next one is not I-X.
+
+    forward_first(B-X) x the I-X steps x the sum over next tags y != I-X of transition x backward, over Z; at the end of the
+    sentence the closing condition is the end itself.
+
+    Args:
+        fb: of the batch. transitions: (C, C). rows, first, last (inclusive): (S,) where the spans are.
+        begin, inside: (S,) ids of each span's B-X and I-X.
+    """
+    weights = transitions.detach().to(fb.alpha.dtype).exp()  # (C, C)
+    smallest = torch.finfo(fb.alpha.dtype).tiny
+    # One I-X step into position t costs weight * potential / scale; the product over a span is a difference of running sums.
+    into = (fb.potentials[:, rows, inside] / fb.scale[:, rows]).clamp_min(smallest).log()  # (L, S)
+    running = into.cumsum(0)
+    steps = running.gather(0, last[None, :])[0] - running.gather(0, first[None, :])[0]  # (S,)
+    long = (last > first).to(steps.dtype)
+    enter = weights[begin, inside].clamp_min(smallest).log()
+    loop = weights[inside, inside].clamp_min(smallest).log()
+    steps = steps + long * enter + (last - first - 1).clamp_min(0) * loop
+    # Closing: the messages of the next position from every tag but I-X.
+    following = (last + 1).clamp_max(fb.alpha.shape[0] - 1)
+    message = fb.potentials[following, rows] * fb.beta[following, rows] / fb.scale[following, rows][:, None]  # (S, C)
+    final_tag = torch.where(last > first, inside, begin)
+    outgoing = weights[final_tag] * message  # (S, C)
+    outgoing = outgoing.scatter(1, inside[:, None], 0.0).sum(1)
+    is_end = last + 1 >= fb.valid.sum(0)[rows]
+    closing = torch.where(is_end, 1.0, outgoing).clamp_min(smallest).log()
+    opening = fb.alpha[first, rows, begin].clamp_min(smallest).log()
+    return (opening + steps + closing).exp().clamp(0.0, 1.0)
+
+
+def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """(C, C) and (C,): 0 where BIO allows a transition or a first tag, `FORBIDDEN` where it does not."""
+    size = len(labels)
+    transitions, start = torch.zeros(size, size), torch.zeros(size)
+    for j, label in enumerate(labels):
+        if label.startswith("I-"):
+            start[j] = FORBIDDEN
+            for i, previous in enumerate(labels):
+                if previous not in ("B-" + label[2:], label):
+                    transitions[i, j] = FORBIDDEN
+    return transitions, start
+
+
+class LinearChainCRF(nn.Module):
+    """The CRF's parameters: transition scores, zero at first, no start or end scores (as in the paper's code).
+
+    With `use_transitions=False` they stay zero and do not train: tags are then independent of each other and one decoder,
+    one posterior serve the plain token classifier as well. `constrain` adds `FORBIDDEN` where BIO does not allow a step.
+    """
+
+    penalty: Tensor
+    start_penalty: Tensor
+
+    def __init__(self, labels: Sequence[str], *, constrain: bool, use_transitions: bool = True) -> None:
+        super().__init__()
+        self.labels, self.constrain = list(labels), constrain
+        size = len(self.labels)
+        self.transitions = nn.Parameter(torch.empty(size, size)) if use_transitions else None
+        self.register_buffer("penalty", torch.empty(size, size), persistent=False)
+        self.register_buffer("start_penalty", torch.empty(size), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Zero transitions; penalties from the labels. `init` leaves alone what a checkpoint has filled."""
+        transitions, start = bio_penalties(self.labels)
+        if self.transitions is not None:
+            init.zeros_(self.transitions)
+        init.copy_(self.penalty, transitions * self.constrain)
+        init.copy_(self.start_penalty, start * self.constrain)
+
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """Transition scores (C, C) and start scores (C,) in float32."""
+        penalty = self.penalty.float()
+        transitions = penalty if self.transitions is None else self.transitions.float() + penalty
+        return transitions, self.start_penalty.float()
+
+
+# ---------------------------------------------------------------------------------------------------------------- models
+class Span(NamedTuple):
+    """A mention over labelled positions, half-open; `score` is its posterior probability."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+
+
+def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the kept positions of each row to its left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
+    lengths = keep.sum(1)
+    longest = max(int(lengths.max()), 1) if keep.numel() else 1
+    order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # (B, L)
+    index = order.reshape(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index), lengths
+
+
+class NercoPreTrainedModel(PreTrainedModel):
+    config_class = NercoConfig
+    base_model_prefix = "nerco"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    # The Trainer must divide the loss by the number of accumulated batches: it is a mean over sentences.
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, from safetensors only: pickled weights can execute code."""
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors=False: pickled weights are refused; convert them to safetensors first")
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LinearChainCRF):
+            module.reset_parameters()
+
+
+class NercoModel(NercoPreTrainedModel):
+    """Encoder and output dropout: what stage one trains and what `AutoModel` opens."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\."]
+
+    def __init__(self, config: NercoConfig) -> None:
+        super().__init__(config)
+        if config.encoder_config is None:
+            raise ValueError("encoder_config is missing; build a new model with from_encoder(name_or_path, ...)")
+        if config.encoder_config.is_encoder_decoder:
+            raise ValueError(f"{config.encoder_config.model_type} is an encoder-decoder: expected an encoder")
+        self.encoder = AutoModel.from_config(config.encoder_config)
+        _drop_pooler(self.encoder)
+        self.dropout = nn.Dropout(config.output_dropout)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    @classmethod
+    def from_encoder(cls, name_or_path: str, **config: Any) -> "NercoModel":
+        """A new model around a pretrained encoder. `config`: fields of `NercoConfig`."""
+        encoder_config = AutoConfig.from_pretrained(name_or_path)
+        model = cls(NercoConfig(encoder_config=encoder_config, **config))
+        model.load_encoder(name_or_path)
+        return model
+
+    def load_encoder(self, name_or_path: str) -> None:
+        """Replace the encoder's weights by those of a pretrained one (safetensors only)."""
+        builder = AutoModel._model_mapping[type(self.config.encoder_config)]
+        without_pooler = "add_pooling_layer" in inspect.signature(builder.__init__).parameters
+        extra = {"add_pooling_layer": False} if without_pooler else {}
+        try:
+            encoder = AutoModel.from_pretrained(name_or_path, use_safetensors=True, dtype=torch.float32, **extra)
+        except OSError as error:
+            raise ValueError(
+                f"{name_or_path}: no encoder with safetensors weights could be read (pickled weights are refused): {error}"
+            ) from error
+        _drop_pooler(encoder)
+        self.encoder = encoder
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutput:
+        """input_ids, attention_mask: (B, T) -> last_hidden_state (B, T, D), after the output dropout."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
+        }
+        # Not every encoder knows token types or positions: hand on only what the caller gave.
+        outputs = self.encoder(**{name: value for name, value in given.items() if value is not None}, return_dict=True)
+        return BaseModelOutput(
+            last_hidden_state=self.dropout(outputs.last_hidden_state),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+
+class NercoForTokenClassification(NercoPreTrainedModel):
+    """NerCo's tagger: `NercoModel`, a linear layer, a linear-chain CRF. Stage two, and what users load."""
+
+    def __init__(self, config: NercoConfig) -> None:
+        super().__init__(config)
+        check_bio_labels(config.labels)
+        self.nerco = NercoModel(config)
+        self.classifier = nn.Linear(config.encoder_config.hidden_size, len(config.labels))
+        self.crf = LinearChainCRF(
+            config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf
+        )
+        self.post_init()
+
+    @classmethod
+    def from_encoder(cls, name_or_path: str, labels: Sequence[str], **config: Any) -> "NercoForTokenClassification":
+        """A new tagger around a pretrained encoder.
+
+        Args:
+            name_or_path: folder or Hub name of any encoder-only model with safetensors weights.
+            labels: BIO tags, "O" first: ["O", "B-PER", "I-PER", ...].
+            config: further fields of `NercoConfig`, e.g. `use_crf=False`.
+
+        Raises:
+            ValueError: the labels are not BIO, or the encoder cannot be read.
+        """
+        check_bio_labels(labels)
+        encoder_config = AutoConfig.from_pretrained(name_or_path)
+        names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+        model = cls(NercoConfig(encoder_config=encoder_config, **names, **config))
+        model.nerco.load_encoder(name_or_path)
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.nerco.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.nerco.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput | tuple:
+        """(B, T) ids -> logits (B, T, C), the emissions of the CRF; with `labels` also the loss.
+
+        Args:
+            labels: (B, T) tag ids, -100 where there is none.
+            word_mask: (B, T) bool, the positions that carry a label: no [CLS], [SEP], padding, sub-word tail. Without it, the
+                positions whose label is not -100.
+        """
+        outputs = self.nerco(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.classifier(outputs.last_hidden_state)  # (B, T, C)
+        loss = None
+        if labels is not None:
+            keep = labels != IGNORED
+            loss = self.loss(logits, labels, keep if word_mask is None else keep & word_mask.bool())
+        result = TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return result if return_dict is None or return_dict else result.to_tuple()
+
+    def loss(self, logits: Tensor, labels: Tensor, word_mask: Tensor) -> Tensor:
+        """Mean over sentences: CRF negative log-likelihood, or without CRF the sentence's mean token cross-entropy.
+
+        logits (B, T, C), labels (B, T), word_mask (B, T). Sentences without a labelled position do not count.
+        """
+        emissions, lengths = pack_left(logits.float(), word_mask)  # (B, L, C), (B,)
+        tags, _ = pack_left(labels, word_mask)  # (B, L)
+        present = lengths > 0
+        if self.config.use_crf:
+            transitions, start = self.crf.scores()
+            gold = crf_sequence_score(emissions, transitions, start, tags, lengths)
+            per_sentence = crf_log_partition(emissions, transitions, start, lengths) - gold  # (B,)
+        else:
+            valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]
+            tags = tags.masked_fill(~valid, IGNORED)
+            per_token = F.cross_entropy(emissions.transpose(1, 2), tags, reduction="none", ignore_index=IGNORED)  # (B, L)
+            per_sentence = per_token.sum(1) / lengths.clamp_min(1)
+        return (per_sentence * present).sum() / present.sum().clamp_min(1)
+
+    @torch.no_grad()
+    def viterbi(self, logits: Tensor, word_mask: Tensor) -> Tensor:
+        """Best tags at the labelled positions, -100 elsewhere: (B, T, C), (B, T) -> (B, T)."""
+        emissions, lengths = pack_left(logits.float(), word_mask.bool())
+        path = crf_viterbi(emissions, *self.crf.scores(), lengths)
+        tags = torch.full(word_mask.shape, IGNORED, dtype=path.dtype, device=path.device)
+        tags[word_mask.bool()] = path[path != IGNORED]
+        return tags
+
+    @torch.no_grad()
+    def decode(self, outputs: TokenClassifierOutput, word_mask: Tensor) -> list[list[Span]]:
+        """Spans of each row over its labelled positions, in order, each with its posterior probability.
+
+        An orphan I-X (possible only with `constrain_transitions=False`) opens a span as B-X would.
+
+        Args:
+            outputs: of `forward`. word_mask: (B, T) as in `forward`.
+        """
+        emissions, lengths = pack_left(outputs.logits.float(), word_mask.bool())  # (B, L, C), (B,)
+        transitions, start = self.crf.scores()
+        path = crf_viterbi(emissions, transitions, start, lengths)  # (B, L)
+        rows, first, last, types, table = _spans_of_tags(path, self.config.labels)
+        found: list[list[Span]] = [[] for _ in range(len(path))]
+        if rows.numel() == 0:
+            return found
+        # The posterior needs forward-backward, and only rows with a span need the posterior.
+        used, rows_of_used = rows.unique(return_inverse=True)
+        fb = forward_backward(emissions[used], transitions, start, lengths[used])
+        begin, inside = table.begin_of[types], table.inside_of[types]
+        scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside)
+        names = [label[2:] for label in self.config.labels]
+        columns = zip(rows.tolist(), first.tolist(), last.tolist(), begin.tolist(), scores.tolist(), strict=True)
+        for row, i, j, tag, score in columns:
+            found[row].append(Span(i, j + 1, names[tag], score))
+        return found
+
+    def pipeline(self, tokenizer: Any, **kwargs: Any) -> NerPipeline:
+        """The project's NER pipeline around this model object.
+
+        `pipeline("ner", model=DIR, trust_remote_code=True)` finds it by itself; given a model *object* the library's factory
+        silently takes its stock class, which ignores the CRF.
+        """
+        return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
+
+
+def _spans_of_tags(path: Tensor, labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor, Tensor, TagTable]:
+    """Mentions in tag sequences (B, L): rows, first, last (inclusive), entity types, each (S,), row by row."""
+    table = tag_table(labels, path.device)
+    known = path.clamp_min(0)
+    types = torch.where(path >= 0, table.type_of[known], -1)  # (B, L)
+    before = F.pad(types[:, :-1], (1, 0), value=-1)
+    continues = table.inside[known] & (types == before) & (types >= 0)
+    opens = (types >= 0) & ~continues
+    closes = (types >= 0) & ~F.pad(continues[:, 1:], (0, 1), value=False)
+    rows, first = opens.nonzero(as_tuple=True)
+    last = closes.nonzero(as_tuple=True)[1]
+    return rows, first, last, types[rows, first], table
+
+
+def _drop_pooler(encoder: PreTrainedModel) -> None:
+    """A sentence pooler has no use here; its idle weights would be saved and break distributed training."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+
+
+# ---------------------------------------------------------------------------------------------------------- registration
+NercoConfig.register_for_auto_class()
+NercoModel.register_for_auto_class("AutoModel")
+NercoForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

@@ -1,0 +1,308 @@
+"""Raw text -> mentions: the project's pipeline for "ner" and "token-classification", and the way texts become model inputs.
+
+Sections: label positions, windows, the pipeline. Training reads texts through the same `TextReader`, so that a model sees in
+`pipeline("ner")` exactly what it saw in training. This file travels with the weights.
+
+Words: a *position* is what carries one label (a token of a character tokenizer, or the first token of a word); a *window* is a
+run of positions that fits the model. Offsets count code points, half-open.
+"""
+
+import re
+import sys
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import Pipeline, PreTrainedTokenizerBase
+
+PIPELINES = {
+    task: {"impl": "pipeline_ner.NerPipeline", "pt": ["AutoModelForTokenClassification"], "type": "text"}
+    for task in ("ner", "token-classification")
+}
+DEFAULT_BATCH_SIZE = 32
+WINDOWS_PER_BATCH = 16  # how many batches of windows are read ahead and sorted by length
+
+
+# ------------------------------------------------------------------------------------------------------- label positions
+@lru_cache(maxsize=1)
+def _word_pattern() -> re.Pattern[str]:
+    """A word: one ideograph, kana or other character of a script without spaces; or a run of letters, digits, marks; or one symbol."""
+    marks = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M")
+    single = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+    return re.compile(f"[{single}]|[^\\W{single}](?:[^\\W{single}]|[{re.escape(marks)}])*|\\S")
+
+
+def word_starts(text: str) -> set[int]:
+    """Offsets at which a word of `text` starts: a rule of the text alone, the same for every tokenizer.
+
+    >>> sorted(word_starts("Hi, 北京 2024"))
+    [0, 2, 4, 5, 7]
+    """
+    return {match.start() for match in _word_pattern().finditer(text)}
+
+
+class Tokenized(NamedTuple):
+    """A text's tokens without special ones: `ids`; for each position its first token and its characters."""
+
+    ids: list[int]
+    first_token: list[int]
+    spans: list[tuple[int, int]]
+
+
+class Window(NamedTuple):
+    """A model input: ids with special tokens, `word_mask` marking the labelled tokens; positions [first, last) of the text."""
+
+    input_ids: list[int]
+    word_mask: list[bool]
+    first: int
+    last: int
+
+
+class TextReader:
+    """Turns texts into tokens, label positions and windows, the same way in training and inference.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        label_unit: "token" (every token is a position) or "word" (the first token of each word).
+        max_window_tokens: longest window, special tokens included.
+
+    Raises:
+        ValueError: the tokenizer is slow, or no room is left beside the special tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, label_unit: str, max_window_tokens: int) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer: offsets need a fast one")
+        self.tokenizer, self.label_unit = tokenizer, label_unit
+        with_special = tokenizer("a", return_special_tokens_mask=True)
+        ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
+        inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
+        self.prefix, self.suffix = ids[: inner[0]], ids[inner[-1] + 1 :]
+        self.capacity = max_window_tokens - len(self.prefix) - len(self.suffix)
+        if self.capacity < 1:
+            raise ValueError(f"max_window_tokens is {max_window_tokens}: too small for {len(ids)} special tokens")
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokenized]:
+        """Tokens and positions of each text. Lone surrogates are read as U+FFFD; offsets stay exact."""
+        if not texts:
+            return []
+        readable = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]
+        encoded = self.tokenizer(
+            readable,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # texts longer than the model are expected here: they are windowed
+        )
+        rows = zip(readable, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [self._positions(text, ids, offsets) for text, ids, offsets in rows]
+
+    def _positions(self, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Tokenized:
+        if self.label_unit == "token":
+            return Tokenized(ids, list(range(len(ids))), offsets)
+        starts = word_starts(text)
+        first_token: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for token, (start, end) in enumerate(offsets):
+            while start < end and text[start].isspace():  # byte-level and SentencePiece tokens may include the space
+                start += 1
+            while end > start and text[end - 1].isspace():
+                end -= 1
+            if start == end:
+                continue
+            if start in starts and (not spans or start >= spans[-1][1]):
+                first_token.append(token)
+                spans.append((start, end))
+            elif spans:
+                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+            else:  # a token that starts inside the text's first word: its position all the same
+                first_token.append(token)
+                spans.append((start, end))
+        return Tokenized(ids, first_token, spans)
+
+    def window(self, text: Tokenized, first: int, last: int) -> Window:
+        """Positions [first, last) as a model input. Sub-word tails beyond the capacity (one endless word) are cut."""
+        begin = text.first_token[first]
+        end = text.first_token[last] if last < len(text.first_token) else len(text.ids)
+        ids = text.ids[begin:end][: self.capacity]
+        mask = [False] * len(ids)
+        for token in text.first_token[first:last]:
+            mask[token - begin] = True
+        return Window(
+            self.prefix + ids + self.suffix, [False] * len(self.prefix) + mask + [False] * len(self.suffix), first, last
+        )
+
+    def fit(self, text: Tokenized, first: int) -> int:
+        """The largest `last` such that positions [first, last) fit into one window (at least one position)."""
+        limit = text.first_token[first] + self.capacity
+        if limit >= len(text.ids):
+            return len(text.spans)
+        return max(bisect_right(text.first_token, limit) - 1, first + 1)
+
+    def overlapping_windows(self, text: Tokenized, overlap: int) -> list[Window]:
+        """Windows that cover every position; consecutive ones share at least `overlap` tokens where they can."""
+        windows, first = [], 0
+        while first < len(text.spans):
+            last = self.fit(text, first)
+            windows.append(self.window(text, first, last))
+            if last == len(text.spans):
+                break
+            first = max(bisect_right(text.first_token, text.first_token[last] - overlap) - 1, first + 1)
+        return windows
+
+
+def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tensor]:
+    """Right-padded batch: input_ids, attention_mask, word_mask, each (B, T)."""
+    width = max(len(window.input_ids) for window in windows)
+    ids = torch.full((len(windows), width), pad_token_id, dtype=torch.long)
+    attention = torch.zeros((len(windows), width), dtype=torch.long)
+    word_mask = torch.zeros((len(windows), width), dtype=torch.bool)
+    for row, window in enumerate(windows):
+        length = len(window.input_ids)
+        ids[row, :length] = torch.tensor(window.input_ids)
+        attention[row, :length] = 1
+        word_mask[row, :length] = torch.tensor(window.word_mask)
+    return {"input_ids": ids, "attention_mask": attention, "word_mask": word_mask}
+
+
+# -------------------------------------------------------------------------------------------------------------- pipeline
+class NerPipeline(Pipeline):
+    """Mentions of raw texts, as `pipeline("ner", model=DIR, trust_remote_code=True)` gives them.
+
+    A string gives a list of mentions, a list of strings a list of lists; any other iterable of strings (generator, `KeyDataset`)
+    is read as results are asked for, a few batches ahead. A mention is a dict of plain Python values:
+    `entity_group, score, word, start, end`, with `text[start:end] == word` always.
+
+    Texts longer than the model's window are read in overlapping windows; of two windows the one in which a mention lies farther
+    from the edge decides. Nothing is cut.
+
+    Args:
+        stride: overlap of windows in tokens (a quarter of the window unless given).
+        batch_size: windows per forward pass (32 unless given).
+        aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so that every strategy, "none"
+            included, gives mentions.
+        ignore_labels: entity groups to leave out.
+    """
+
+    _load_tokenizer = True
+    _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.tokenizer is None:
+            raise ValueError("NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)")
+        config = self.model.config
+        self.reader = TextReader(
+            self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
+        )
+        self.model.eval()
+
+    def _sanitize_parameters(
+        self,
+        stride: int | None = None,
+        aggregation_strategy: Any = None,
+        ignore_labels: Sequence[str] | None = None,
+        **unknown: Any,
+    ) -> tuple[dict, dict, dict]:
+        if unknown:
+            raise ValueError(
+                f"unknown pipeline arguments {sorted(unknown)}: expected stride, batch_size, aggregation_strategy, ignore_labels"
+            )
+        preprocess = {} if stride is None else {"stride": stride}
+        postprocess = {} if ignore_labels is None else {"ignore_labels": tuple(ignore_labels)}
+        return preprocess, {}, postprocess
+
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any) -> Any:
+        """See the class. `num_workers` is accepted and unused: tokenization is batched, not spread over processes."""
+        preprocess, _, postprocess = self._sanitize_parameters(**kwargs)
+        options = {**self._preprocess_params, **preprocess, **self._postprocess_params, **postprocess}
+        size = batch_size or self._batch_size or DEFAULT_BATCH_SIZE
+        if isinstance(inputs, str):
+            return next(self._stream([inputs], size, **options))
+        if isinstance(inputs, list | tuple):
+            return list(self._stream(inputs, size, **options))
+        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | dict):
+            return self._stream(inputs, size, **options)
+        raise ValueError(f"expected a string or an iterable of strings, found {type(inputs).__name__}")
+
+    def _stream(
+        self, texts: Iterable[str], batch_size: int, stride: int | None = None, ignore_labels: Sequence[str] = ()
+    ) -> Iterator[list[dict]]:
+        """Results in input order; windows of a buffer of texts run sorted by length, so that little padding is computed."""
+        iterator = enumerate(texts)
+        while buffer := list(islice(iterator, batch_size * WINDOWS_PER_BATCH)):
+            for number, text in buffer:
+                if not isinstance(text, str):
+                    raise ValueError(f"text {number}: expected a string, found {type(text).__name__}")
+            plain = [text for _, text in buffer]
+            prepared = self.preprocess(plain, stride=stride)
+            windows = [window for _, own in prepared for window in own]
+            order = sorted(range(len(windows)), key=lambda i: -len(windows[i].input_ids))
+            spans: list[list] = [[] for _ in windows]
+            for begin in range(0, len(order), batch_size):
+                batch = order[begin : begin + batch_size]
+                with torch.inference_mode():
+                    decoded = self._forward(pad_windows([windows[i] for i in batch], self.tokenizer.pad_token_id or 0))
+                for i, found in zip(batch, decoded, strict=True):
+                    spans[i] = found
+            rest = iter(spans)
+            for text, (tokenized, own) in zip(plain, prepared, strict=True):
+                yield self.postprocess((text, tokenized, own, list(islice(rest, len(own)))), ignore_labels=ignore_labels)
+
+    def preprocess(self, input_: Sequence[str], stride: int | None = None) -> list[tuple[Tokenized, list[Window]]]:
+        """Texts -> tokens and windows."""
+        overlap = self.reader.capacity // 4 if stride is None else stride
+        if not 0 <= overlap < self.reader.capacity:
+            raise ValueError(f"stride is {stride}: expected 0 to {self.reader.capacity - 1} tokens of overlap")
+        return [(text, self.reader.overlapping_windows(text, overlap)) for text in self.reader.tokenize(input_)]
+
+    def _forward(self, input_tensors: dict[str, Tensor], **_: Any) -> list[list]:
+        """A padded batch of windows -> spans over each window's positions."""
+        inputs = {name: tensor.to(self.device) for name, tensor in input_tensors.items()}
+        word_mask = inputs.pop("word_mask")
+        return self.model.decode(self.model(**inputs), word_mask)
+
+    def postprocess(self, model_outputs: tuple, ignore_labels: Sequence[str] = ()) -> list[dict]:
+        """Spans of a text's windows -> mentions in order of their offsets."""
+        text, tokenized, windows, spans = model_outputs
+        mentions = []
+        for first, last, label, score in merge_windows(windows, spans):
+            start, end = tokenized.spans[first][0], tokenized.spans[last - 1][1]
+            if label not in ignore_labels:
+                mentions.append(
+                    {"entity_group": label, "score": float(score), "word": text[start:end], "start": start, "end": end}
+                )
+        return mentions
+
+
+def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -> list[tuple[int, int, str, float]]:
+    """Spans over a text's positions from the spans of its windows: (first, last, label, score), in order.
+
+    A span in the overlap of [a, b) and [c, d) belongs to the first window if it lies farther from b than from c, that is if
+    first + last <= b + c: a rule on the span's middle, so that consecutive windows share the text out between them. Where two
+    windows then give mentions that overlap each other, the more probable one stays.
+    """
+    if len(windows) == 1:
+        return [(span[0], span[1], span[2], span[3]) for span in spans[0]]
+    limits = [window.last + following.first for window, following in zip(windows, windows[1:], strict=False)]
+    lower, upper = [float("-inf"), *limits], [*limits, float("inf")]
+    owned = [
+        (first + window.first, last + window.first, label, score)
+        for window, low, high, own in zip(windows, lower, upper, spans, strict=True)
+        for first, last, label, score in own
+        if low < first + last + 2 * window.first <= high
+    ]
+    kept: list[tuple[int, int, str, float]] = []
+    for span in sorted(owned):
+        if kept and span[0] < kept[-1][1]:
+            if span[3] > kept[-1][3]:
+                kept[-1] = span
+        else:
+            kept.append(span)
+    return kept
