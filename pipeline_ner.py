@@ -288,6 +288,8 @@ def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -
     first + last <= b + c: a rule on the span's middle, so that consecutive windows share the text out between them. Where two
     windows then give mentions that overlap each other, the more probable one stays.
     """
+    if not windows:
+        return []
     if len(windows) == 1:
         return [(span[0], span[1], span[2], span[3]) for span in spans[0]]
     limits = [window.last + following.first for window, following in zip(windows, windows[1:], strict=False)]

@@ -153,6 +153,29 @@ def token_f1(predicted: Tensor, gold: Tensor) -> float:
     return 2 * correct / total if total else 0.0
 
 
+@torch.no_grad()
+def embed_tokens(
+    model: nn.Module, features: Sequence[dict], collator: Any, label_classes: Sequence[int], batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Encoder output and classes of all labelled tokens: (N, D) float32, (N,). The model is set to evaluation mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    embeddings, classes = [], []
+    for batch in DataLoader(features, collate_fn=collator, batch_size=batch_size):
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state  # (B, T, D)
+        own = classes_of(batch["labels"], label_classes)  # (B, T)
+        embeddings.append(hidden[own >= 0].float())
+        classes.append(own[own >= 0])
+    return torch.cat(embeddings), torch.cat(classes)
+
+
+def classes_of(labels: Tensor, label_classes: Sequence[int]) -> Tensor:
+    """Classes of label ids, any shape; -1 where the label is -100."""
+    classes = torch.tensor(label_classes, device=labels.device)[labels.clamp_min(0)]
+    return classes.masked_fill(labels < 0, -1)
+
+
 # --------------------------------------------------------------------------------------------------------------- trainer
 class ContrastiveTrainer(Trainer):
     """Trains an encoder by contrast.
@@ -169,13 +192,8 @@ class ContrastiveTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if not isinstance(self.args, ContrastiveTrainingArguments):
             raise ValueError(f"args is a {type(self.args).__name__}: expected ContrastiveTrainingArguments")
-        self.label_classes = torch.tensor(list(label_classes))
+        self.label_classes = list(label_classes)
         freeze_lowest_layers(self.model.encoder, self.args.freeze_layers)
-
-    def classes_of(self, labels: Tensor) -> Tensor:
-        """Classes of label ids; -1 where the label is -100."""
-        classes = self.label_classes.to(labels.device)[labels.clamp_min(0)]
-        return classes.masked_fill(labels < 0, -1)
 
     def contrastive_loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The configured loss: (..., D), (...) -> scalar."""
@@ -186,14 +204,14 @@ class ContrastiveTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Any:
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = self.contrastive_loss(outputs.last_hidden_state, self.classes_of(inputs["labels"]))
+        loss = self.contrastive_loss(outputs.last_hidden_state, classes_of(inputs["labels"], self.label_classes))
         return (loss, outputs) if return_outputs else loss
 
     def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
         return DataLoader(dataset, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory, **sampling)
 
     def get_train_dataloader(self) -> DataLoader:
-        sentences = [self.classes_of(torch.tensor(feature["labels"])).tolist() for feature in self.train_dataset]
+        sentences = [[self.label_classes[label] for label in feature["labels"] if label >= 0] for feature in self.train_dataset]
         sampler = ContrastiveBatchSampler(sentences, self.args.per_device_train_batch_size, self.args.seed)
         return self.accelerator.prepare(self._plain_loader(self.train_dataset, batch_sampler=sampler))
 
@@ -201,19 +219,12 @@ class ContrastiveTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._plain_loader(dataset, batch_size=self.args.per_device_eval_batch_size)
 
-    @torch.no_grad()
     def embed(self, features: Sequence[dict]) -> tuple[Tensor, Tensor]:
-        """Encoder output and classes of all labelled tokens: (N, D) float32, (N,). The model is set to evaluation mode."""
-        self.model.eval()
-        embeddings, classes = [], []
-        for batch in self._plain_loader(features, batch_size=self.args.per_device_eval_batch_size):
-            batch = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
-                hidden = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-            own = self.classes_of(batch["labels"])  # (B, T)
-            embeddings.append(hidden[own >= 0].float())
-            classes.append(own[own >= 0])
-        return torch.cat(embeddings), torch.cat(classes)
+        """`embed_tokens` of the model in training, in its arithmetic."""
+        with self.compute_loss_context_manager():
+            return embed_tokens(
+                self.model, features, self.data_collator, self.label_classes, self.args.per_device_eval_batch_size
+            )
 
     def reference_features(self) -> list[dict]:
         """The training sentences, in an order fixed by the seed, up to `reference_tokens` tokens."""

@@ -1,0 +1,54 @@
+"""The two plots of a run directory: training curves, and dev-token embeddings before, between and after the stages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+
+
+def plot_training(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Loss and selection criterion by epoch, a panel a phase. `logs`: the Trainer's log history of each phase."""
+    figure, axes = plt.subplots(1, len(logs), figsize=(4.2 * len(logs), 3.2), squeeze=False)
+    for axis, (phase, history) in zip(axes[0], logs.items(), strict=True):
+        losses = [(row["epoch"], row["loss"]) for row in history if "loss" in row]
+        if losses:
+            axis.plot(*zip(*losses, strict=True), color="tab:gray", label="training loss")
+        axis.set(title=phase, xlabel="epoch", ylabel="loss")
+        scores = axis.twinx()
+        for name in ("eval_knn_f1", "eval_prototype_f1", "eval_f1"):
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            if points:
+                scores.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"dev {name.removeprefix('eval_')}")
+        scores.set_ylim(0, 1)
+        scores.legend(loc="lower right", fontsize=7)
+    _save(figure, path)
+
+
+def plot_embeddings(panels: dict[str, Tensor], classes: Tensor, names: Sequence[str], path: Path) -> None:
+    """Two principal components of the same dev tokens, a panel a moment. panels: title -> (N, D); classes (N,), 0 = O."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), squeeze=False)
+    palette = plt.get_cmap("tab10")
+    for axis, (title, embeddings) in zip(axes[0], panels.items(), strict=True):
+        centred = torch.nn.functional.normalize(embeddings.float(), dim=-1)
+        centred = centred - centred.mean(0)
+        _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+        points = centred @ directions[:2].T  # (N, 2)
+        for number, name in enumerate(names):
+            own = points[classes == number]
+            colour = "lightgray" if number == 0 else palette((number - 1) % 10)
+            axis.scatter(own[:, 0], own[:, 1], s=4, color=colour, label=name, linewidths=0)
+        axis.set(title=title, xticks=[], yticks=[])
+    axes[0][-1].legend(fontsize=6, markerscale=2, loc="best")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

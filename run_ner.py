@@ -1,0 +1,838 @@
+#!/usr/bin/env python3
+"""The command line: train, evaluate, predict, inspect. Each step is one function; heavy imports wait until they are needed.
+
+    python run_ner.py train configs/demo.yaml [key=value ...]
+    python run_ner.py evaluate MODEL_DIR FILE
+    python run_ner.py predict MODEL_DIR [FILE]
+    python run_ner.py inspect FILE [FILE ...]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config_ner import ConfigError, RunConfig, convert, expand, load_config
+from data_ner import (
+    AlignReport,
+    DataError,
+    FeatureCollator,
+    Layout,
+    Mention,
+    ReadReport,
+    Record,
+    atomic_writer,
+    bio_labels,
+    entity_types,
+    format_records,
+    is_ideograph,
+    outermost,
+    read_records,
+    tags_to_spans,
+    training_features,
+    write_records,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+    from modeling_nerco import NercoForTokenClassification
+    from pipeline_ner import NerPipeline
+
+PHASES = ("stage1", "head", "full")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except (ValueError, OSError) as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run_ner.py", description="Contrastive named-entity recognition.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    keys = "\n".join(f"  {f.name:<30} {f.metadata['help']} [{f.default}]" for f in fields(RunConfig))
+    command = commands.add_parser(
+        "train",
+        help="train a model from a configuration; the same command continues a run that was killed",
+        description="Train from a YAML file; key=value overrides its keys.",
+        epilog=f"keys:\n{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("config", help="YAML file with the keys below")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a key of the file")
+    command.set_defaults(command=lambda a: command_train(load_config(a.config, a.overrides)))
+
+    command = commands.add_parser("evaluate", help="score a model on annotated text")
+    command.add_argument("model", help="model folder")
+    command.add_argument("file", help="annotated text")
+    command.add_argument("--output", help="write the scores to this JSON file")
+    add_layout_options(command)
+    command.set_defaults(command=command_evaluate)
+
+    command = commands.add_parser("predict", help="tag text")
+    command.add_argument("model", help="model folder")
+    command.add_argument("file", nargs="?", default="-", help="text, a line each; JSONL with 'text'; columns; - for standard input")
+    command.add_argument("--output", default="-", help="output file, - for standard output")
+    command.add_argument("--output_format", choices=("jsonl", "same"), default="jsonl", help="records as JSONL, or the input's format")
+    command.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
+    add_layout_options(command, formats=("auto", "text", "jsonl", "columns", "cluener"))
+    command.set_defaults(command=command_predict)
+
+    command = commands.add_parser("inspect", help="report what annotated files hold")
+    command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
+    command.add_argument("--tokenizer", help="encoder or model folder: count mentions that none of its token boundaries match")
+    add_layout_options(command)
+    command.set_defaults(command=command_inspect)
+    return parser
+
+
+def add_layout_options(
+    command: argparse.ArgumentParser, formats: Sequence[str] = ("auto", "columns", "jsonl", "cluener", "datasets")
+) -> None:
+    """Options that say how a file is laid out; the same keys, with the same help, as in a configuration."""
+    keys = {item.name: item for item in fields(RunConfig)}
+    for item in fields(Layout):
+        extra: dict[str, Any] = {"choices": formats} if item.name == "format" else {}
+        command.add_argument(f"--{item.name}", default=item.default, help=keys[item.name].metadata["help"], **extra)
+
+
+def layout_of(source: RunConfig | argparse.Namespace) -> Layout:
+    return Layout(**{f.name: convert(f.name, getattr(source, f.name), f.type) for f in fields(Layout)})
+
+
+# ----------------------------------------------------------------------------------------------------------------- train
+@dataclass
+class Data:
+    """What a run learns from: records and reports by split, labels."""
+
+    records: dict[str, list[Record]]
+    reports: dict[str, ReadReport]
+    labels: list[str]
+
+
+def command_train(config: RunConfig) -> int:
+    """Train all phases of a run, evaluate, write the run directory. A complete run is only reported."""
+    run_dir = config.run_dir
+    check_run_dir(config)
+    metrics_file = run_dir / "metrics.json"
+    if metrics_file.is_file():
+        print(f"{run_dir} is complete")
+        print_scores(json.loads(metrics_file.read_text("utf-8")))
+        return 0
+    quiet_libraries()
+    data = load_data(config)
+    tokenizer, label_unit = load_tokenizer(config, data.records["train"])
+    features, alignment = build_features(config, data, tokenizer, label_unit)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(config.to_dict(), run_dir / "config.json")
+    encoder = prepare_encoder(config, run_dir, tokenizer, label_unit)
+    trained = train_phases(config, data.labels, label_unit, encoder, features)
+    model_dir = assemble_model(trained, encoder, run_dir)
+    metrics = measure(config, data, model_dir, alignment)
+    draw_plots(config, encoder, features["dev"], data.labels, label_unit)
+    os.replace(model_dir, run_dir / "model")
+    write_json(metrics, metrics_file)
+    print_scores(metrics)
+    print(f"Hub-ready model: {run_dir / 'model'}")
+    return 0
+
+
+def check_run_dir(config: RunConfig) -> None:
+    """Refuse a directory that holds something else: another configuration, or no run at all."""
+    run_dir = config.run_dir
+    saved = run_dir / "config.json"
+    if not saved.is_file():
+        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise ConfigError(f"{run_dir} exists and is no run directory; choose another output_dir")
+        return
+    try:
+        old = json.loads(saved.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{saved} cannot be read ({error}); remove {run_dir} or choose another output_dir") from error
+    new = config.to_dict()
+    changed = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in {**old, **new} if old.get(key) != new.get(key)]
+    if changed:
+        raise ConfigError(f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose another output_dir")
+
+
+def load_data(config: RunConfig) -> Data:
+    """Read the splits and report what was found. DataError where there is nothing to learn."""
+    if not config.train_file or not config.dev_file:
+        raise ConfigError("train_file and dev_file are needed: name them in the configuration or as key=value")
+    records, reports = {}, {}
+    for split, path in (("train", config.train_file), ("dev", config.dev_file), ("test", config.test_file)):
+        if path:
+            records[split], reports[split] = read_records(expand(path), layout_of(config))
+            mentions = sum(len(record.entities) for record in records[split])
+            repaired = f", {reports[split].repaired_tags} tags repaired" if reports[split].repaired_tags else ""
+            print(f"{split}: {len(records[split])} texts, {mentions} mentions{repaired}")
+    types = entity_types(records["train"])
+    if not types:
+        raise DataError(f"{config.train_file}: no entity at all in {len(records['train'])} texts; there is nothing to learn")
+    return Data(records, reports, bio_labels(types))
+
+
+def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrainedTokenizerBase", str]:
+    """The encoder's tokenizer and the label unit: "token" for character text, else "word"."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.encoder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"encoder {config.encoder!r}: no tokenizer could be loaded: {str(error).splitlines()[0]}") from error
+    if config.max_window_tokens > tokenizer.model_max_length:
+        raise ConfigError(f"max_window_tokens is {config.max_window_tokens}: the encoder reads {tokenizer.model_max_length} at most")
+    character = is_chinese(train) if config.text_unit == "auto" else config.text_unit == "character"
+    return tokenizer, "token" if character else "word"
+
+
+def is_chinese(records: Sequence[Record]) -> bool:
+    """True if at least a quarter of the characters (of the first texts) are ideographs."""
+    sample = "".join(record.text for record in records[:500])
+    return 4 * sum(map(is_ideograph, sample)) >= len(sample)
+
+
+def build_features(
+    config: RunConfig, data: Data, tokenizer: "PreTrainedTokenizerBase", label_unit: str
+) -> tuple[dict[str, list[dict]], dict[str, AlignReport]]:
+    from pipeline_ner import TextReader
+    from tokenizer_character import character_tokenizer_like, is_character_tokenizer
+
+    if label_unit == "token" and not is_character_tokenizer(tokenizer):
+        tokenizer = character_tokenizer_like(tokenizer)
+    reader = TextReader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
+    features, reports = {}, {}
+    for split in ("train", "dev"):
+        features[split], reports[split] = training_features(data.records[split], reader, data.labels)
+        print(f"{split}: {reports[split]}")
+        if not reports[split].mentions:
+            raise DataError(f"{split}: no mention is left to learn; is text_unit right for this data?")
+    return features, reports
+
+
+def prepare_encoder(config: RunConfig, run_dir: Path, tokenizer: "PreTrainedTokenizerBase", label_unit: str) -> str:
+    """The encoder's folder: as given, or rewritten to read characters, with its tokenizer, in the run directory."""
+    from tokenizer_character import character_tokenizer, is_character_tokenizer
+
+    if label_unit == "word" or is_character_tokenizer(tokenizer):
+        return config.encoder
+    folder = run_dir / "encoder"
+    if not folder.is_dir():
+        from transformers import AutoModel
+
+        encoder = AutoModel.from_pretrained(config.encoder, use_safetensors=True)
+        characters, encoder = character_tokenizer(tokenizer, encoder)
+        partial = fresh_folder(run_dir / ".encoder-partial")
+        encoder.save_pretrained(partial)
+        characters.save_pretrained(partial)
+        os.replace(partial, folder)
+    return str(folder)
+
+
+def train_phases(
+    config: RunConfig, labels: Sequence[str], label_unit: str, encoder: str, features: dict[str, list[dict]]
+) -> Path:
+    """Run the phases of the method, each a Trainer of its own; returns the folder of the trained tagger."""
+    from transformers import AutoTokenizer
+
+    from modeling_nerco import NercoForTokenClassification, NercoModel
+
+    collator = FeatureCollator(AutoTokenizer.from_pretrained(encoder).pad_token_id)
+    fields_of_model = {
+        "output_dropout": config.output_dropout,
+        "label_unit": label_unit,
+        "max_window_tokens": config.max_window_tokens,
+        "use_crf": config.method != "ce",
+        # Independent tags have no transitions to constrain: `ce` is the plain tagger, argmax at every token.
+        "constrain_transitions": config.constrain_transitions and config.method != "ce",
+    }
+
+    def new_tagger(body: Path | None = None) -> "NercoForTokenClassification":
+        tagger = NercoForTokenClassification.from_encoder(encoder, labels, **fields_of_model)
+        if body is not None:
+            tagger.nerco = NercoModel.from_pretrained(body)
+        return set_encoder_dropout(tagger, config)
+
+    last: Path | None = None
+    if config.method == "nerco" and config.stage1_epochs:
+        last = run_phase(config, "stage1", lambda folder: stage1_trainer(config, folder, encoder, fields_of_model, labels, features, collator))
+    if config.method == "nerco" and config.head_epochs:
+        body = last
+        last = run_phase(config, "head", lambda folder: stage2_trainer(config, folder, new_tagger(body), features, collator, head_only=True))
+
+    def full(folder: Path) -> "Trainer":
+        if last is not None and last.parent.name == "head":
+            tagger = set_encoder_dropout(NercoForTokenClassification.from_pretrained(last), config)
+        else:
+            tagger = new_tagger(last)
+        return stage2_trainer(config, folder, tagger, features, collator, head_only=False)
+
+    return run_phase(config, "full", full)
+
+
+def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], "Trainer"]) -> Path:
+    """Train one phase unless its completion marker is there; continue from its newest complete checkpoint.
+
+    Returns the folder with the phase's best model.
+    """
+    from transformers import set_seed
+
+    folder = config.run_dir / name
+    marker = folder / "DONE.json"
+    if not marker.is_file():
+        print(f"-- {name}")
+        set_seed(config.seed)
+        trainer = make_trainer(folder)
+        started = time.monotonic()
+        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+        seconds = time.monotonic() - started
+        partial = fresh_folder(folder / ".model-partial")
+        trainer.model.save_pretrained(partial)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        os.replace(partial, folder / "model")
+        state = trainer.state
+        write_json(
+            {"seconds": seconds, "epochs": state.epoch, "best": state.best_metric, "log": state.log_history}, marker
+        )
+    if not config.keep_checkpoints:
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    return folder / "model"
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; `trainer_state.json` is what the Trainer writes last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        print(f"continuing from {checkpoint}")
+        return str(checkpoint)
+    return None
+
+
+def stage1_trainer(
+    config: RunConfig,
+    folder: Path,
+    encoder: str,
+    fields_of_model: dict[str, Any],
+    labels: Sequence[str],
+    features: dict[str, list[dict]],
+    collator: FeatureCollator,
+) -> "Trainer":
+    from transformers import EarlyStoppingCallback
+
+    from losses_contrastive import semantic_classes
+    from modeling_nerco import NercoModel
+    from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments
+
+    model = set_encoder_dropout(NercoModel.from_encoder(encoder, **fields_of_model), config)
+    criterion = CRITERIA[config.stage1_select]
+    arguments = ContrastiveTrainingArguments(
+        **shared_arguments(config, folder, criterion),
+        num_train_epochs=config.stage1_epochs,
+        per_device_train_batch_size=config.stage1_batch_size,
+        learning_rate=config.stage1_learning_rate,
+        weight_decay=config.stage1_weight_decay,
+        warmup_steps=config.stage1_warmup,
+        greater_is_better=criterion != "eval_loss",
+        contrastive_loss=config.stage1_loss,
+        contrastive_temperature=config.stage1_temperature,
+        with_o=config.stage1_with_o,
+        class_reduction=config.stage1_reduction,
+        freeze_layers=config.stage1_freeze_layers,
+        reference_tokens=config.stage1_reference_tokens,
+    )
+    return ContrastiveTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=features["train"],
+        eval_dataset=features["dev"],
+        data_collator=collator,
+        callbacks=[EarlyStoppingCallback(config.stage1_patience)],
+        label_classes=semantic_classes(labels),
+    )
+
+
+def stage2_trainer(
+    config: RunConfig,
+    folder: Path,
+    model: "NercoForTokenClassification",
+    features: dict[str, list[dict]],
+    collator: FeatureCollator,
+    *,
+    head_only: bool,
+) -> "Trainer":
+    """The standard Trainer. `head_only`: the encoder is fixed. Otherwise encoder and head learn at rates of their own."""
+    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+    for parameter in model.nerco.parameters():
+        parameter.requires_grad = not head_only
+    epochs = config.head_epochs if head_only else full_epochs(config)
+    arguments = TrainingArguments(
+        **shared_arguments(config, folder, "eval_f1"),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=config.stage2_batch_size,
+        gradient_accumulation_steps=config.stage2_gradient_accumulation,
+        warmup_steps=config.stage2_warmup,
+        greater_is_better=True,
+    )
+
+    def tags_of(logits: Any, labels: Any) -> Any:
+        return model.viterbi(logits, labels != -100)
+
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=features["train"],
+        eval_dataset=features["dev"],
+        data_collator=collator,
+        compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, model.config.labels),
+        preprocess_logits_for_metrics=tags_of,
+        callbacks=[EarlyStoppingCallback(config.stage2_patience)],
+        optimizers=(stage2_optimizer(config, model, head_only=head_only), None),
+    )
+
+
+def full_epochs(config: RunConfig) -> int:
+    """Epochs of the full phase; the controls get the epochs that NerCo spends in its other phases."""
+    return config.stage2_epochs + (0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs)
+
+
+def stage2_optimizer(config: RunConfig, model: "NercoForTokenClassification", *, head_only: bool) -> Any:
+    """AdamW with a learning rate for the encoder and one for linear layer and CRF; no decay on biases and norms."""
+    import torch
+
+    head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("nerco."), parameter.dim() > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.stage2_learning_rate if is_encoder else head_rate,
+                "weight_decay": config.stage2_weight_decay if decays else 0.0,
+            }
+            for (is_encoder, decays), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
+    """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
+    return {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "bf16": use_bf16(config),
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_steps": 10,
+        "save_total_limit": 1,  # the newest; the best one is kept beside it
+        "load_best_model_at_end": True,
+        "metric_for_best_model": criterion,
+        "restore_callback_states_from_checkpoint": True,
+        "per_device_eval_batch_size": config.eval_batch_size,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+    }
+
+
+def use_bf16(config: RunConfig) -> bool:
+    """bfloat16 where the hardware computes it (on x86: AVX512-BF16 or AMX), or as the configuration says."""
+    import torch
+
+    if config.bf16 != "auto":
+        return config.bf16 == "true"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:  # not Linux
+        return False
+
+
+def set_encoder_dropout(model: Any, config: RunConfig) -> Any:
+    """Override the dropout rates inside the encoder, if the configuration names one."""
+    from torch import nn
+
+    if config.encoder_dropout is not None:
+        encoder = getattr(model, "nerco", model).encoder
+        for module in encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.encoder_dropout
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = config.encoder_dropout
+    return model
+
+
+def tag_scores(predicted: Any, gold: Any, labels: Sequence[str]) -> dict[str, float]:
+    """Span scores of tag ids (N, T), -100 where no tag is."""
+    from metrics_ner import span_scores
+
+    def spans(rows: Any) -> list[list[tuple[int, int, str]]]:
+        return [tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows]
+
+    micro = span_scores(spans(predicted), spans(gold))["micro"]
+    return {name: micro[name] for name in ("precision", "recall", "f1")}
+
+
+# ---------------------------------------------------------------------------------------------------- what a run leaves
+def assemble_model(trained: Path, encoder: str, run_dir: Path) -> Path:
+    """A folder ready for the Hub: weights, configuration, code and tokenizer. It gets its name `model` when the run is complete."""
+    from transformers import AutoTokenizer
+
+    from modeling_nerco import NercoForTokenClassification
+
+    folder = fresh_folder(run_dir / ".model-partial")
+    NercoForTokenClassification.from_pretrained(trained).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    return folder
+
+
+def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str, AlignReport]) -> dict[str, Any]:
+    """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
+    pipeline = load_pipeline(model_dir)
+    scores = {
+        split: evaluate_records(pipeline, data.records[split]) for split in ("dev", "test") if split in data.records
+    }
+    phases = {}
+    for name in PHASES:
+        marker = config.run_dir / name / "DONE.json"
+        if marker.is_file():
+            done = json.loads(marker.read_text("utf-8"))
+            phases[name] = {key: done[key] for key in ("seconds", "epochs", "best")}
+    files = {"train": config.train_file, "dev": config.dev_file, "test": config.test_file}
+    return {
+        "method": config.method,
+        "seed": config.seed,
+        **scores,
+        "phases": phases,
+        "data": {
+            split: {
+                "file": files[split],
+                "sha256": file_hash(expand(files[split])),
+                "texts": len(records),
+                "mentions": sum(len(record.entities) for record in records),
+                "repaired_tags": data.reports[split].repaired_tags,
+                **({"alignment": asdict(alignment[split])} if split in alignment else {}),
+            }
+            for split, records in data.records.items()
+        },
+        "labels": data.labels,
+        "config": config.to_dict(),
+        **provenance(),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit, machine."""
+    import torch
+    import transformers
+
+    here = Path(__file__).resolve().parent
+    git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    return {
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "commit": git.stdout.strip() or None,
+        "machine": f"{device} ({platform.machine()})",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def draw_plots(config: RunConfig, encoder: str, dev: Sequence[dict], labels: Sequence[str], label_unit: str) -> None:
+    """Training curves, and dev tokens before stage one, after it, after stage two."""
+    import torch
+
+    from losses_contrastive import semantic_classes
+    from modeling_nerco import NercoModel
+    from plots_ner import plot_embeddings, plot_training
+    from trainer_contrastive import embed_tokens
+
+    run_dir = config.run_dir
+    done = [name for name in PHASES if (run_dir / name / "DONE.json").is_file()]
+    logs = {name: json.loads((run_dir / name / "DONE.json").read_text("utf-8"))["log"] for name in done}
+    plot_training(logs, run_dir / "training.png")
+    models = {"encoder": NercoModel.from_encoder(encoder, label_unit=label_unit)}
+    if "stage1" in done:
+        models["after stage one"] = NercoModel.from_pretrained(run_dir / "stage1" / "model")
+    models["after stage two"] = NercoModel.from_pretrained(run_dir / "full" / "model")
+    classes_of_labels = semantic_classes(labels)
+    pad = models["encoder"].config.encoder_config.pad_token_id or 0
+    panels, classes = {}, torch.empty(0)
+    for title, model in models.items():
+        embeddings, classes = embed_tokens(model, dev, FeatureCollator(pad), classes_of_labels, config.eval_batch_size)
+        # As many O tokens as entity tokens, the same ones in each panel.
+        entity = (classes > 0).nonzero().squeeze(1)
+        outside = (classes == 0).nonzero().squeeze(1)
+        chosen = torch.randperm(len(outside), generator=torch.Generator().manual_seed(0))[: len(entity)]
+        keep = torch.cat([outside[chosen], entity])
+        panels[title], classes = embeddings[keep], classes[keep]
+    names = ["O", *dict.fromkeys(label[2:] for label in labels[1:])]
+    plot_embeddings(panels, classes, names, run_dir / "embeddings.png")
+
+
+def print_scores(metrics: dict[str, Any]) -> None:
+    for split in ("dev", "test"):
+        if split in metrics:
+            print(f"\n{split} ({metrics['method']}, seed {metrics['seed']})")
+            print(score_table({metrics["method"]: metrics[split]}))
+
+
+def score_table(columns: dict[str, dict[str, Any]]) -> str:
+    """P, R, F1 in percent per entity type and in all, a column group a system, for the eye."""
+    types = sorted({label for scores in columns.values() for label in scores["per_type"]})
+    head = f"{'':<12}" + "".join(f"{name + ' P':>10}{'R':>7}{'F1':>7}" for name in columns) + f"{'gold':>7}"
+    lines = [head]
+    empty = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "gold": 0}
+    for label in [*types, "micro", "macro"]:
+        line, gold = f"{label:<12}", ""
+        for scores in columns.values():
+            entry = scores[label] if label in ("micro", "macro") else scores["per_type"].get(label, empty)
+            line += f"{100 * entry['precision']:>10.1f}{100 * entry['recall']:>7.1f}{100 * entry['f1']:>7.1f}"
+            gold = str(entry.get("gold", ""))
+        lines.append(line + f"{gold:>7}")
+    return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------------------- evaluate
+def load_pipeline(model_dir: str | Path) -> "NerPipeline":
+    """The pipeline of a model folder, with the code of this project, not the folder's.
+
+    Raises:
+        ConfigError: the folder holds no model of this project.
+    """
+    quiet_libraries()
+    from transformers import PreTrainedTokenizerFast
+
+    from modeling_nerco import NercoForTokenClassification
+
+    folder = Path(model_dir)
+    try:
+        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    if kind != "nerco" or not (folder / "model.safetensors").is_file():
+        raise ConfigError(
+            f"{folder} is no model folder (expected config.json of a nerco model and model.safetensors; pickled weights are "
+            "refused); a run's model is in its folder model/"
+        )
+    model = NercoForTokenClassification.from_pretrained(folder)
+    return model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
+
+
+def evaluate_records(pipeline: "NerPipeline", records: Sequence[Record]) -> dict[str, Any]:
+    """Span scores of a pipeline on records. Gold are the outermost mentions; `all_mentions` counts the inner ones, too.
+
+    Raises:
+        DataError: the records hold an entity type that the model does not know.
+    """
+    from metrics_ner import span_scores
+
+    known = {label[2:] for label in pipeline.model.config.labels if label != "O"}
+    for record in records:
+        for mention in record.entities:
+            if mention.label not in known:
+                raise DataError(
+                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(sorted(known))})"
+                )
+    predictions = [mentions_of(found) for found in pipeline([record.text for record in records])]
+    flat = [outermost(record.entities)[0] for record in records]
+    everything = [record.entities for record in records]
+    scores = span_scores(predictions, flat)
+    scores["all_mentions"] = span_scores(predictions, everything)["micro"]
+    return scores
+
+
+def mentions_of(found: Iterable[dict[str, Any]]) -> list[Mention]:
+    """The pipeline's dicts as mentions."""
+    return [Mention(m["start"], m["end"], m["entity_group"], m["score"]) for m in found]
+
+
+def command_evaluate(arguments: argparse.Namespace) -> int:
+    records, report = read_records(expand(arguments.file), layout_of(arguments))
+    pipeline = load_pipeline(arguments.model)
+    scores = evaluate_records(pipeline, records)
+    print(score_table({"": scores}))
+    inner = scores["all_mentions"]
+    if inner["gold"] != scores["micro"]["gold"]:
+        print(f"with the {inner['gold'] - scores['micro']['gold']} inner mentions that a flat tagger cannot give: F1 {100 * inner['f1']:.1f}")
+    if report.repaired_tags:
+        print(f"{report.repaired_tags} tags repaired in {report.path}")
+    if arguments.output:
+        write_json({"model": arguments.model, "file": arguments.file, **scores, **provenance()}, Path(arguments.output))
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------- predict
+def command_predict(arguments: argparse.Namespace) -> int:
+    """Tag a file or standard input; with a file named by --output, it appears complete or not at all."""
+    if arguments.file == "-":
+        name, kind = "standard input", arguments.format
+        lines = sys.stdin.read().split("\n")
+        source = save_standard_input(lines) if kind not in ("auto", "text") else None
+    else:
+        name, kind, source, lines = arguments.file, arguments.format, arguments.file, []
+    if kind == "auto":
+        first = next((line for line in (lines or open_lines(arguments.file)) if line.strip()), "")
+        kind = "jsonl" if first.lstrip().startswith("{") else "text"
+    records = read_inputs(name, kind, source, lines, arguments)
+    pipeline = load_pipeline(arguments.model)
+    predictions = pipeline((record.text for record in records), batch_size=arguments.batch_size)
+    tagged = [
+        Record(record.id, record.text, mentions_of(found), record.doc, record.tokens)
+        for record, found in zip(records, predictions, strict=True)
+    ]
+    output_format = kind if arguments.output_format == "same" and kind != "text" else "jsonl"
+    scheme = "BIO" if arguments.tag_scheme == "auto" else arguments.tag_scheme
+    if arguments.output == "-":
+        sys.stdout.writelines(format_records(tagged, output_format, scheme))
+    else:
+        write_records(tagged, arguments.output, output_format, scheme)
+    return 0
+
+
+def open_lines(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); convert the file to UTF-8") from error
+
+
+def save_standard_input(lines: Sequence[str]) -> str:
+    """The readers of annotated formats read files."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt", delete=False) as file:
+        file.write("\n".join(lines))
+    return file.name
+
+
+def read_inputs(
+    name: str, kind: str, source: str | None, lines: Sequence[str], arguments: argparse.Namespace
+) -> list[Record]:
+    """Texts to tag: a line each, or records of an annotated format (its annotations are ignored)."""
+    if kind == "text":
+        rows = [line.rstrip("\r\n") for line in (lines if source is None else open_lines(source))]
+        while rows and not rows[-1]:
+            rows.pop()
+        return [Record(str(number), row) for number, row in enumerate(rows, start=1)]
+    path = source if source is not None else save_standard_input(lines)
+    layout = layout_of(argparse.Namespace(**{**vars(arguments), "format": kind}))
+    try:
+        return read_records(path, layout)[0]
+    except DataError as error:
+        raise DataError(str(error).replace(path, name)) from error
+    finally:
+        if source is None:
+            os.unlink(path)
+
+
+# --------------------------------------------------------------------------------------------------------------- inspect
+def command_inspect(arguments: argparse.Namespace) -> int:
+    """Print what annotated files hold, and what is suspicious about them."""
+    quiet_libraries()
+    seen: dict[str, str] = {}
+    for name in arguments.files:
+        records, report = read_records(expand(name), layout_of(arguments))
+        texts = Counter(record.text for record in records)
+        inner = sum(len(outermost(record.entities)[1]) for record in records)
+        longest = max(records, key=lambda record: len(record.text))
+        counts = Counter(mention.label for record in records for mention in record.entities)
+        across = Counter(seen[record.text] for record in records if record.text in seen)
+        print(f"{name}: {report.format}{', ' + report.scheme if report.scheme else ''}")
+        print(f"  sentences            {len(records)} ({sum(not record.entities for record in records)} without entity)")
+        print(f"  entities             {counts.total()}" + "".join(f", {label} {n}" for label, n in counts.most_common()))
+        print(f"  overlapping          {inner} mentions inside or across a longer one")
+        print(f"  longest text         {len(longest.text)} characters (record {longest.id})")
+        print(f"  repaired tags        {report.repaired_tags}" + "".join(f"\n    {repair}" for repair in report.repairs))
+        print(f"  duplicates within    {sum(count - 1 for count in texts.values())}")
+        for other, count in across.items():
+            print(f"  also in {other}: {count} sentences")
+        print(f"  off token boundaries {off_boundaries(records, arguments.tokenizer)}")
+        seen |= {text: name for text in texts if text not in seen}
+    return 0
+
+
+def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str:
+    """How many mentions match no token boundary: of the given tokenizer, else of the data's own tokens."""
+    if tokenizer_name is None:
+        own = [record for record in records if record.tokens is not None]
+        if not own:
+            return "not checked (the data have no tokens; name a --tokenizer)"
+        spans = [list(record.tokens or []) for record in own]
+    else:
+        from transformers import AutoTokenizer
+
+        from pipeline_ner import TextReader
+        from tokenizer_character import is_character_tokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+        unit = "token" if is_character_tokenizer(tokenizer) else "word"
+        own = list(records)
+        reader = TextReader(tokenizer, label_unit=unit, max_window_tokens=128)
+        spans = [text.spans for text in reader.tokenize([record.text for record in own])]
+    missed = 0
+    for record, tokens in zip(own, spans, strict=True):
+        starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
+        missed += sum(m.start not in starts or m.end not in ends for m in record.entities)
+    return f"{missed} mentions"
+
+
+# ------------------------------------------------------------------------------------------------------------- utilities
+def write_json(values: Any, path: Path) -> None:
+    with atomic_writer(path) as file:
+        json.dump(values, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+
+
+def fresh_folder(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def file_hash(name: str) -> str | None:
+    """SHA-256 of a file; None for a data set that is no single file."""
+    path = Path(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def quiet_libraries() -> None:
+    """Training progress stays visible; the library's loading bars and advice do not."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
