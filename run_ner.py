@@ -142,10 +142,15 @@ def command_train(config: RunConfig) -> int:
     quiet_libraries()
     data = load_data(config)
     tokenizer, label_unit = load_tokenizer(config, data.records["train"])
-    features, alignment = build_features(config, data, tokenizer, label_unit)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    is_new = not run_dir.exists()
+    try:
+        encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
+        features, alignment = build_features(config, data, tokenizer, label_unit)
+    except (ValueError, OSError):
+        if is_new:  # bad input leaves nothing behind
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
     write_json(config.to_dict(), run_dir / "config.json")
-    encoder = prepare_encoder(config, run_dir, tokenizer, label_unit)
     trained = train_phases(config, data.labels, label_unit, encoder, features)
     model_dir = assemble_model(trained, encoder, run_dir)
     metrics = measure(config, data, model_dir, alignment)
@@ -187,6 +192,10 @@ def load_data(config: RunConfig) -> Data:
             repaired = f", {reports[split].repaired_tags} tags repaired" if reports[split].repaired_tags else ""
             print(f"{split}: {len(records[split])} texts, {mentions} mentions{repaired}")
     types = entity_types(records["train"])
+    for split, own in records.items():
+        unknown = sorted(set(entity_types(own)) - set(types))
+        if unknown and types:
+            raise DataError(f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train ({', '.join(types)})")
     if not types:
         raise DataError(f"{config.train_file}: no entity at all in {len(records['train'])} texts; there is nothing to learn")
     return Data(records, reports, bio_labels(types))
@@ -216,10 +225,7 @@ def build_features(
     config: RunConfig, data: Data, tokenizer: "PreTrainedTokenizerBase", label_unit: str
 ) -> tuple[dict[str, list[dict]], dict[str, AlignReport]]:
     from pipeline_ner import TextReader
-    from tokenizer_character import character_tokenizer_like, is_character_tokenizer
 
-    if label_unit == "token" and not is_character_tokenizer(tokenizer):
-        tokenizer = character_tokenizer_like(tokenizer)
     reader = TextReader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
     features, reports = {}, {}
     for split in ("train", "dev"):
@@ -230,23 +236,25 @@ def build_features(
     return features, reports
 
 
-def prepare_encoder(config: RunConfig, run_dir: Path, tokenizer: "PreTrainedTokenizerBase", label_unit: str) -> str:
-    """The encoder's folder: as given, or rewritten to read characters, with its tokenizer, in the run directory."""
+def prepare_encoder(
+    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str
+) -> tuple[str, "PreTrainedTokenizerBase"]:
+    """The encoder's folder and tokenizer: as given, or rewritten to read characters, in the run directory."""
     from tokenizer_character import character_tokenizer, is_character_tokenizer
 
     if label_unit == "word" or is_character_tokenizer(tokenizer):
-        return config.encoder
-    folder = run_dir / "encoder"
-    if not folder.is_dir():
-        from transformers import AutoModel
+        return config.encoder, tokenizer
+    from transformers import AutoModel, AutoTokenizer
 
+    folder = config.run_dir / "encoder"
+    if not folder.is_dir():
         encoder = AutoModel.from_pretrained(config.encoder, use_safetensors=True)
         characters, encoder = character_tokenizer(tokenizer, encoder)
-        partial = fresh_folder(run_dir / ".encoder-partial")
+        partial = fresh_folder(config.run_dir / ".encoder-partial")
         encoder.save_pretrained(partial)
         characters.save_pretrained(partial)
         os.replace(partial, folder)
-    return str(folder)
+    return str(folder), AutoTokenizer.from_pretrained(folder)
 
 
 def train_phases(
@@ -271,7 +279,7 @@ def train_phases(
         tagger = NercoForTokenClassification.from_encoder(encoder, labels, **fields_of_model)
         if body is not None:
             tagger.nerco = NercoModel.from_pretrained(body)
-        return set_encoder_dropout(tagger, config)
+        return ready_for_training(tagger, config)
 
     last: Path | None = None
     if config.method == "nerco" and config.stage1_epochs:
@@ -282,7 +290,7 @@ def train_phases(
 
     def full(folder: Path) -> "Trainer":
         if last is not None and last.parent.name == "head":
-            tagger = set_encoder_dropout(NercoForTokenClassification.from_pretrained(last), config)
+            tagger = ready_for_training(NercoForTokenClassification.from_pretrained(last), config)
         else:
             tagger = new_tagger(last)
         return stage2_trainer(config, folder, tagger, features, collator, head_only=False)
@@ -348,7 +356,7 @@ def stage1_trainer(
     from modeling_nerco import NercoModel
     from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments
 
-    model = set_encoder_dropout(NercoModel.from_encoder(encoder, **fields_of_model), config)
+    model = ready_for_training(NercoModel.from_encoder(encoder, **fields_of_model), config)
     criterion = CRITERIA[config.stage1_select]
     arguments = ContrastiveTrainingArguments(
         **shared_arguments(config, folder, criterion),
@@ -397,6 +405,7 @@ def stage2_trainer(
         per_device_train_batch_size=config.stage2_batch_size,
         gradient_accumulation_steps=config.stage2_gradient_accumulation,
         warmup_steps=config.stage2_warmup,
+        train_sampling_strategy="group_by_length",
         greater_is_better=True,
     )
 
@@ -445,10 +454,13 @@ def stage2_optimizer(config: RunConfig, model: "NercoForTokenClassification", *,
 
 def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
     """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
+    import torch
+
     return {
         "output_dir": str(folder),
         "seed": config.seed,
         "bf16": use_bf16(config),
+        "use_cpu": not torch.accelerator.is_available(),
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_steps": 10,
@@ -478,17 +490,17 @@ def use_bf16(config: RunConfig) -> bool:
         return False
 
 
-def set_encoder_dropout(model: Any, config: RunConfig) -> Any:
-    """Override the dropout rates inside the encoder, if the configuration names one."""
-    from torch import nn
+def ready_for_training(model: Any, config: RunConfig) -> Any:
+    """Set what is a matter of training, not of the model: dropout inside the encoder, and the attention kernel."""
+    import torch
 
     if config.encoder_dropout is not None:
-        encoder = getattr(model, "nerco", model).encoder
-        for module in encoder.modules():
-            if isinstance(module, nn.Dropout):
+        for module in model.base_model.encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
                 module.p = config.encoder_dropout
-            if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = config.encoder_dropout
+    if not torch.accelerator.is_available():
+        # The CPU's fused attention has a backward pass in bfloat16 that takes longer than the rest of the step.
+        model.set_attn_implementation("eager")
     return model
 
 

@@ -9,6 +9,7 @@ Gradient accumulation does not enlarge a contrastive batch: k accumulated batche
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -68,38 +69,45 @@ def contrastive_batches(sentences: Sequence[Sequence[int]], batch_size: int, see
     """An epoch's batches of sentence numbers: a pure function of its arguments, every sentence once, sizes equal up to one.
 
     Where the data allow, each batch offers at least two tokens of one entity class: a sentence that has them by itself, or two
-    sentences that share a class.
+    sentences that share a class. Sentences of similar length tend to share a batch, which saves padding.
 
     Args:
-        sentences: the classes (0 = O, negative = none) of each sentence's tokens.
+        sentences: the classes (0 = O) of each sentence's tokens.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(sentences), generator=generator).tolist()
     count = -(-len(sentences) // batch_size)
-    units: list[list[int]] = []
+    # Length times a random factor: the neighbourhood of a sentence is another one in every epoch.
+    factors = (0.3 * torch.randn(len(sentences), generator=generator)).exp().tolist()
+    keys = [(len(classes) + 1) * factor for classes, factor in zip(sentences, factors, strict=True)]
+    units = _pair_units(sentences, torch.randperm(len(sentences), generator=generator).tolist())[:count]
+    sizes = [len(sentences) // count + (i < len(sentences) % count) for i in range(count)]
+    if batch_size == 1:  # no batch of one sentence can be given a pair
+        units = []
+    batches = sorted(([*unit] for unit in units), key=lambda unit: keys[unit[0]]) + [[] for _ in range(count - len(units))]
+    used = {number for batch in batches for number in batch}
+    rest = iter(sorted((number for number in range(len(sentences)) if number not in used), key=keys.__getitem__))
+    for batch, size in zip(batches, sizes, strict=True):
+        batch.extend(islice(rest, size - len(batch)))
+    return [batches[i] for i in torch.randperm(count, generator=generator).tolist()]
+
+
+def _pair_units(sentences: Sequence[Sequence[int]], order: Sequence[int]) -> list[list[int]]:
+    """Groups of one or two sentences that offer two tokens of an entity class; single sentences first, else in `order`."""
+    singles: list[list[int]] = []
+    pairs: list[list[int]] = []
     waiting: dict[int, int] = {}  # class -> a sentence with one token of it
     for number in order:
         classes = [c for c in sentences[number] if c > OUTSIDE]
         if len(set(classes)) < len(classes):
-            units.append([number])
+            singles.append([number])
             continue
         partner = next((waiting[c] for c in classes if c in waiting), None)
         if partner is not None:
-            units.append([partner, number])
+            pairs.append([partner, number])
             waiting = {c: other for c, other in waiting.items() if other != partner}
         else:
             waiting |= dict.fromkeys(classes, number)
-    # A unit each, single sentences first; then the rest in random order, to sizes that differ by one at most.
-    units = sorted(units, key=len)[:count]
-    batches: list[list[int]] = [list(unit) for unit in units] + [[] for _ in range(count - len(units))]
-    sizes = [len(sentences) // count + (i < len(sentences) % count) for i in range(count)]
-    if any(len(batch) > size for batch, size in zip(batches, sizes, strict=True)):  # batches of one sentence hold no pair
-        batches = [[] for _ in range(count)]
-    used = {number for batch in batches for number in batch}
-    rest = (number for number in order if number not in used)
-    for batch, size in zip(batches, sizes, strict=True):
-        batch.extend(number for _, number in zip(range(size - len(batch)), rest, strict=False))
-    return [batches[i] for i in torch.randperm(count, generator=generator).tolist()]
+    return singles + pairs
 
 
 class ContrastiveBatchSampler(Sampler[list[int]]):
