@@ -6,8 +6,10 @@ training features. Every reader gives `Record`s; everything trains from `Record`
 Offsets count code points, half-open, into `text` exactly as given.
 """
 
+import itertools
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -307,9 +309,7 @@ def _read_columns(name: str, layout: Layout, report: ReadReport) -> list[Record]
     return records
 
 
-def _column_spans(
-    name: str, sentence: Sequence[_Row], column: int, scheme: str, report: ReadReport
-) -> list[tuple[int, int, str]]:
+def _column_spans(name: str, sentence: Sequence[_Row], column: int, scheme: str, report: ReadReport) -> list[tuple[int, int, str]]:
     tags = [row.tags[column] for row in sentence]
     try:
         spans, repairs = tags_to_spans(tags, scheme)
@@ -425,7 +425,7 @@ def record_from_dict(row: Any, number: int) -> Record:
     tokens = row.get("tokens")
     if tokens is not None:
         tokens = [(int(start), int(end)) for start, end in tokens]
-        ordered = all(a[1] <= b[0] for a, b in zip(tokens, tokens[1:], strict=False))
+        ordered = all(a[1] <= b[0] for a, b in itertools.pairwise(tokens))
         if not ordered or any(not 0 <= start < end <= len(text) for start, end in tokens):
             raise ValueError(f"tokens overlap, are out of order or lie outside the text of {len(text)} characters")
     return Record(str(row.get("id", number)), text, sorted(dict.fromkeys(mentions)), row.get("doc"), tokens)
@@ -456,9 +456,7 @@ def _record_from_cluener(row: Any, number: int) -> Record:
     return Record(str(row.get("id", number)), row["text"], sorted(mentions))
 
 
-def _read_json_rows(
-    name: str, layout: Layout, report: ReadReport, *, parse: Callable[[Any, int], Record]
-) -> Iterator[Record]:
+def _read_json_rows(name: str, layout: Layout, report: ReadReport, *, parse: Callable[[Any, int], Record]) -> Iterator[Record]:
     for number, line in _lines(name):
         if not line.strip():
             continue
@@ -550,7 +548,7 @@ def tag_layers(record: Record, scheme: str) -> list[list[str]]:
     tokens = _tokens_of(record)
     starts = {start: i for i, (start, _) in enumerate(tokens)}
     ends = {end: i + 1 for i, (_, end) in enumerate(tokens)}
-    layers = []
+    layers: list[list[str]] = []
     rest = record.entities
     while rest or not layers:
         kept, rest = outermost(rest)
@@ -599,6 +597,20 @@ class atomic_writer:
             os.replace(self.temporary, self.path)
         else:
             os.unlink(self.temporary)
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Write a JSON file that appears complete or not at all."""
+    with atomic_writer(path) as file:
+        json.dump(values, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder in the place of whatever was there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
 
 
 # ------------------------------------------------------------------------------------------------------ training features
@@ -707,10 +719,7 @@ class FeatureCollator:
 
         width = max(len(feature["input_ids"]) for feature in features)
         fill = {"input_ids": self.pad_token_id, "labels": -100, "word_mask": False}
-        batch = {
-            name: torch.tensor([list(f[name]) + [value] * (width - len(f[name])) for f in features])
-            for name, value in fill.items()
-        }
+        batch = {name: torch.tensor([list(f[name]) + [value] * (width - len(f[name])) for f in features]) for name, value in fill.items()}
         lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
         batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
         return batch

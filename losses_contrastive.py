@@ -84,9 +84,7 @@ def pairwise_contrastive_loss(
     return per_class.sum() if reduction == "sum" else per_class.mean()
 
 
-def supervised_contrastive_loss(
-    embeddings: Tensor, classes: Tensor, *, temperature: float, with_o: bool = False
-) -> Tensor:
+def supervised_contrastive_loss(embeddings: Tensor, classes: Tensor, *, temperature: float, with_o: bool = False) -> Tensor:
     """Khosla et al. (NeurIPS 2020), Eq. 2, "out" form: every token but the anchor is in the denominator, positives included.
 
     Mean over the anchors that have a positive. Arguments, empty cases and errors as in `pairwise_contrastive_loss`.

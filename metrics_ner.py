@@ -30,9 +30,7 @@ def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict[str, fl
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-def span_scores(
-    predictions: Sequence[Iterable[Sequence[Any]]], references: Sequence[Iterable[Sequence[Any]]]
-) -> dict[str, Any]:
+def span_scores(predictions: Sequence[Iterable[Sequence[Any]]], references: Sequence[Iterable[Sequence[Any]]]) -> dict[str, Any]:
     """Scores of predicted against gold mentions.
 
     Args:
@@ -62,10 +60,7 @@ def span_scores(
 
     per_type = {label: scores(correct[label], predicted[label], gold[label]) for label in sorted(predicted | gold)}
     counted = [entry for label, entry in per_type.items() if gold[label]] or list(per_type.values())
-    macro = {
-        name: sum(entry[name] for entry in counted) / len(counted) if counted else 0.0
-        for name in ("precision", "recall", "f1")
-    }
+    macro = {name: sum(entry[name] for entry in counted) / len(counted) if counted else 0.0 for name in ("precision", "recall", "f1")}
     return {"micro": scores(correct.total(), predicted.total(), gold.total()), "macro": macro, "per_type": per_type}
 
 

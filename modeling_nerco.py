@@ -50,7 +50,7 @@ class NercoConfig(PreTrainedConfig):
     model_type = "nerco"
     sub_configs = {"encoder_config": AutoConfig}
 
-    encoder_config: dict | PreTrainedConfig | None = None
+    encoder_config: Any = None
     output_dropout: float = 0.3
     use_crf: bool = True
     constrain_transitions: bool = True
@@ -441,9 +441,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         check_bio_labels(config.labels)
         self.nerco = NercoModel(config)
         self.classifier = nn.Linear(config.encoder_config.hidden_size, len(config.labels))
-        self.crf = LinearChainCRF(
-            config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf
-        )
+        self.crf = LinearChainCRF(config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf)
         self.post_init()
 
     @classmethod
@@ -505,9 +503,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         if labels is not None:
             keep = labels != IGNORED
             loss = self.loss(logits, labels, keep if word_mask is None else keep & word_mask.bool())
-        result = TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        result = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
         return result if return_dict is None or return_dict else result.to_tuple()
 
     def loss(self, logits: Tensor, labels: Tensor, word_mask: Tensor) -> Tensor:

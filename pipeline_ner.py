@@ -13,7 +13,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -134,9 +134,7 @@ class TextReader:
         mask = [False] * len(ids)
         for token in text.first_token[first:last]:
             mask[token - begin] = True
-        return Window(
-            self.prefix + ids + self.suffix, [False] * len(self.prefix) + mask + [False] * len(self.suffix), first, last
-        )
+        return Window(self.prefix + ids + self.suffix, [False] * len(self.prefix) + mask + [False] * len(self.suffix), first, last)
 
     def fit(self, text: Tokenized, first: int) -> int:
         """The largest `last` such that positions [first, last) fit into one window (at least one position)."""
@@ -198,9 +196,7 @@ class NerPipeline(Pipeline):
         if self.tokenizer is None:
             raise ValueError("NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)")
         config = self.model.config
-        self.reader = TextReader(
-            self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
-        )
+        self.reader = TextReader(self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens)
         self.model.eval()
 
     def _sanitize_parameters(
@@ -227,9 +223,9 @@ class NerPipeline(Pipeline):
             return next(self._stream([inputs], size, **options))
         if isinstance(inputs, list | tuple):
             return list(self._stream(inputs, size, **options))
-        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes | dict):
-            return self._stream(inputs, size, **options)
-        raise ValueError(f"expected a string or an iterable of strings, found {type(inputs).__name__}")
+        if isinstance(inputs, bytes | dict) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
+            raise ValueError(f"expected a string or an iterable of strings, found {type(inputs).__name__}")
+        return self._stream(inputs, size, **options)
 
     def _stream(
         self, texts: Iterable[str], batch_size: int, stride: int | None = None, ignore_labels: Sequence[str] = ()
@@ -275,9 +271,7 @@ class NerPipeline(Pipeline):
         for first, last, label, score in merge_windows(windows, spans):
             start, end = tokenized.spans[first][0], tokenized.spans[last - 1][1]
             if label not in ignore_labels:
-                mentions.append(
-                    {"entity_group": label, "score": float(score), "word": text[start:end], "start": start, "end": end}
-                )
+                mentions.append({"entity_group": label, "score": float(score), "word": text[start:end], "start": start, "end": end})
         return mentions
 
 
@@ -292,7 +286,7 @@ def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -
         return []
     if len(windows) == 1:
         return [(span[0], span[1], span[2], span[3]) for span in spans[0]]
-    limits = [window.last + following.first for window, following in zip(windows, windows[1:], strict=False)]
+    limits = [window.last + following.first for window, following in pairwise(windows)]
     lower, upper = [float("-inf"), *limits], [*limits, float("inf")]
     owned = [
         (first + window.first, last + window.first, label, score)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The command line: train, evaluate, predict, inspect. Each step is one function; heavy imports wait until they are needed.
 
-    python run_ner.py train configs/demo.yaml [key=value ...]
-    python run_ner.py evaluate MODEL_DIR FILE
-    python run_ner.py predict MODEL_DIR [FILE]
-    python run_ner.py inspect FILE [FILE ...]
+python run_ner.py train configs/demo.yaml [key=value ...]
+python run_ner.py evaluate MODEL_DIR FILE
+python run_ner.py predict MODEL_DIR [FILE]
+python run_ner.py inspect FILE [FILE ...]
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,30 +26,27 @@ from config_ner import ConfigError, RunConfig, convert, expand, load_config
 from data_ner import (
     AlignReport,
     DataError,
-    FeatureCollator,
     Layout,
     Mention,
     ReadReport,
     Record,
-    atomic_writer,
     bio_labels,
     entity_types,
     format_records,
+    fresh_folder,
     is_ideograph,
     outermost,
     read_records,
-    tags_to_spans,
     training_features,
+    write_json,
     write_records,
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedTokenizerBase
 
-    from modeling_nerco import NercoForTokenClassification
+    from phases_ner import Task
     from pipeline_ner import NerPipeline
-
-PHASES = ("stage1", "head", "full")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,7 +134,7 @@ def command_train(config: RunConfig) -> int:
     metrics_file = run_dir / "metrics.json"
     if metrics_file.is_file():
         print(f"{run_dir} is complete")
-        print_scores(json.loads(metrics_file.read_text("utf-8")))
+        print_scores(read_json(metrics_file))
         return 0
     quiet_libraries()
     data = load_data(config)
@@ -151,10 +148,13 @@ def command_train(config: RunConfig) -> int:
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
     write_json(config.to_dict(), run_dir / "config.json")
-    trained = train_phases(config, data.labels, label_unit, encoder, features)
+    from phases_ner import Task, train_phases
+
+    task = Task(config, data.labels, label_unit, encoder, features)
+    trained = train_phases(task)
     model_dir = assemble_model(trained, encoder, run_dir)
     metrics = measure(config, data, model_dir, alignment)
-    draw_plots(config, encoder, features["dev"], data.labels, label_unit)
+    draw_plots(task)
     os.replace(model_dir, run_dir / "model")
     write_json(metrics, metrics_file)
     print_scores(metrics)
@@ -236,9 +236,7 @@ def build_features(
     return features, reports
 
 
-def prepare_encoder(
-    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str
-) -> tuple[str, "PreTrainedTokenizerBase"]:
+def prepare_encoder(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str) -> tuple[str, "PreTrainedTokenizerBase"]:
     """The encoder's folder and tokenizer: as given, or rewritten to read characters, in the run directory."""
     from tokenizer_character import character_tokenizer, is_character_tokenizer
 
@@ -257,264 +255,6 @@ def prepare_encoder(
     return str(folder), AutoTokenizer.from_pretrained(folder)
 
 
-def train_phases(
-    config: RunConfig, labels: Sequence[str], label_unit: str, encoder: str, features: dict[str, list[dict]]
-) -> Path:
-    """Run the phases of the method, each a Trainer of its own; returns the folder of the trained tagger."""
-    from transformers import AutoTokenizer
-
-    from modeling_nerco import NercoForTokenClassification, NercoModel
-
-    collator = FeatureCollator(AutoTokenizer.from_pretrained(encoder).pad_token_id)
-    fields_of_model = {
-        "output_dropout": config.output_dropout,
-        "label_unit": label_unit,
-        "max_window_tokens": config.max_window_tokens,
-        "use_crf": config.method != "ce",
-        # Independent tags have no transitions to constrain: `ce` is the plain tagger, argmax at every token.
-        "constrain_transitions": config.constrain_transitions and config.method != "ce",
-    }
-
-    def new_tagger(body: Path | None = None) -> "NercoForTokenClassification":
-        tagger = NercoForTokenClassification.from_encoder(encoder, labels, **fields_of_model)
-        if body is not None:
-            tagger.nerco = NercoModel.from_pretrained(body)
-        return ready_for_training(tagger, config)
-
-    last: Path | None = None
-    if config.method == "nerco" and config.stage1_epochs:
-        last = run_phase(config, "stage1", lambda folder: stage1_trainer(config, folder, encoder, fields_of_model, labels, features, collator))
-    if config.method == "nerco" and config.head_epochs:
-        body = last
-        last = run_phase(config, "head", lambda folder: stage2_trainer(config, folder, new_tagger(body), features, collator, head_only=True))
-
-    def full(folder: Path) -> "Trainer":
-        if last is not None and last.parent.name == "head":
-            tagger = ready_for_training(NercoForTokenClassification.from_pretrained(last), config)
-        else:
-            tagger = new_tagger(last)
-        return stage2_trainer(config, folder, tagger, features, collator, head_only=False)
-
-    return run_phase(config, "full", full)
-
-
-def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], "Trainer"]) -> Path:
-    """Train one phase unless its completion marker is there; continue from its newest complete checkpoint.
-
-    Returns the folder with the phase's best model.
-    """
-    from transformers import set_seed
-
-    folder = config.run_dir / name
-    marker = folder / "DONE.json"
-    if not marker.is_file():
-        print(f"-- {name}")
-        set_seed(config.seed)
-        trainer = make_trainer(folder)
-        started = time.monotonic()
-        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
-        seconds = time.monotonic() - started
-        partial = fresh_folder(folder / ".model-partial")
-        trainer.model.save_pretrained(partial)
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        os.replace(partial, folder / "model")
-        state = trainer.state
-        write_json(
-            {"seconds": seconds, "epochs": state.epoch, "best": state.best_metric, "log": state.log_history}, marker
-        )
-    if not config.keep_checkpoints:
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-    return folder / "model"
-
-
-def newest_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; `trainer_state.json` is what the Trainer writes last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        print(f"continuing from {checkpoint}")
-        return str(checkpoint)
-    return None
-
-
-def stage1_trainer(
-    config: RunConfig,
-    folder: Path,
-    encoder: str,
-    fields_of_model: dict[str, Any],
-    labels: Sequence[str],
-    features: dict[str, list[dict]],
-    collator: FeatureCollator,
-) -> "Trainer":
-    from transformers import EarlyStoppingCallback
-
-    from losses_contrastive import semantic_classes
-    from modeling_nerco import NercoModel
-    from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments
-
-    model = ready_for_training(NercoModel.from_encoder(encoder, **fields_of_model), config)
-    criterion = CRITERIA[config.stage1_select]
-    arguments = ContrastiveTrainingArguments(
-        **shared_arguments(config, folder, criterion),
-        num_train_epochs=config.stage1_epochs,
-        per_device_train_batch_size=config.stage1_batch_size,
-        learning_rate=config.stage1_learning_rate,
-        weight_decay=config.stage1_weight_decay,
-        warmup_steps=config.stage1_warmup,
-        greater_is_better=criterion != "eval_loss",
-        contrastive_loss=config.stage1_loss,
-        contrastive_temperature=config.stage1_temperature,
-        with_o=config.stage1_with_o,
-        class_reduction=config.stage1_reduction,
-        freeze_layers=config.stage1_freeze_layers,
-        reference_tokens=config.stage1_reference_tokens,
-    )
-    return ContrastiveTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=features["train"],
-        eval_dataset=features["dev"],
-        data_collator=collator,
-        callbacks=[EarlyStoppingCallback(config.stage1_patience)],
-        label_classes=semantic_classes(labels),
-    )
-
-
-def stage2_trainer(
-    config: RunConfig,
-    folder: Path,
-    model: "NercoForTokenClassification",
-    features: dict[str, list[dict]],
-    collator: FeatureCollator,
-    *,
-    head_only: bool,
-) -> "Trainer":
-    """The standard Trainer. `head_only`: the encoder is fixed. Otherwise encoder and head learn at rates of their own."""
-    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
-
-    for parameter in model.nerco.parameters():
-        parameter.requires_grad = not head_only
-    epochs = config.head_epochs if head_only else full_epochs(config)
-    arguments = TrainingArguments(
-        **shared_arguments(config, folder, "eval_f1"),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=config.stage2_batch_size,
-        gradient_accumulation_steps=config.stage2_gradient_accumulation,
-        warmup_steps=config.stage2_warmup,
-        train_sampling_strategy="group_by_length",
-        greater_is_better=True,
-    )
-
-    def tags_of(logits: Any, labels: Any) -> Any:
-        return model.viterbi(logits, labels != -100)
-
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=features["train"],
-        eval_dataset=features["dev"],
-        data_collator=collator,
-        compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, model.config.labels),
-        preprocess_logits_for_metrics=tags_of,
-        callbacks=[EarlyStoppingCallback(config.stage2_patience)],
-        optimizers=(stage2_optimizer(config, model, head_only=head_only), None),
-    )
-
-
-def full_epochs(config: RunConfig) -> int:
-    """Epochs of the full phase; the controls get the epochs that NerCo spends in its other phases."""
-    return config.stage2_epochs + (0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs)
-
-
-def stage2_optimizer(config: RunConfig, model: "NercoForTokenClassification", *, head_only: bool) -> Any:
-    """AdamW with a learning rate for the encoder and one for linear layer and CRF; no decay on biases and norms."""
-    import torch
-
-    head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
-    groups: dict[tuple[bool, bool], list[Any]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("nerco."), parameter.dim() > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.stage2_learning_rate if is_encoder else head_rate,
-                "weight_decay": config.stage2_weight_decay if decays else 0.0,
-            }
-            for (is_encoder, decays), parameters in groups.items()
-        ],
-        fused=True,
-    )
-
-
-def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
-    """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
-    import torch
-
-    return {
-        "output_dir": str(folder),
-        "seed": config.seed,
-        "bf16": use_bf16(config),
-        "use_cpu": not torch.accelerator.is_available(),
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "logging_steps": 10,
-        "save_total_limit": 1,  # the newest; the best one is kept beside it
-        "load_best_model_at_end": True,
-        "metric_for_best_model": criterion,
-        "restore_callback_states_from_checkpoint": True,
-        "per_device_eval_batch_size": config.eval_batch_size,
-        "label_names": ["labels"],
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "report_to": "none",
-    }
-
-
-def use_bf16(config: RunConfig) -> bool:
-    """bfloat16 where the hardware computes it (on x86: AVX512-BF16 or AMX), or as the configuration says."""
-    import torch
-
-    if config.bf16 != "auto":
-        return config.bf16 == "true"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:  # not Linux
-        return False
-
-
-def ready_for_training(model: Any, config: RunConfig) -> Any:
-    """Set what is a matter of training, not of the model: dropout inside the encoder, and the attention kernel."""
-    import torch
-
-    if config.encoder_dropout is not None:
-        for module in model.base_model.encoder.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = config.encoder_dropout
-    if not torch.accelerator.is_available():
-        # The CPU's fused attention has a backward pass in bfloat16 that takes longer than the rest of the step.
-        model.set_attn_implementation("eager")
-    return model
-
-
-def tag_scores(predicted: Any, gold: Any, labels: Sequence[str]) -> dict[str, float]:
-    """Span scores of tag ids (N, T), -100 where no tag is."""
-    from metrics_ner import span_scores
-
-    def spans(rows: Any) -> list[list[tuple[int, int, str]]]:
-        return [tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows]
-
-    micro = span_scores(spans(predicted), spans(gold))["micro"]
-    return {name: micro[name] for name in ("precision", "recall", "f1")}
-
-
 # ---------------------------------------------------------------------------------------------------- what a run leaves
 def assemble_model(trained: Path, encoder: str, run_dir: Path) -> Path:
     """A folder ready for the Hub: weights, configuration, code and tokenizer. It gets its name `model` when the run is complete."""
@@ -531,15 +271,11 @@ def assemble_model(trained: Path, encoder: str, run_dir: Path) -> Path:
 def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str, AlignReport]) -> dict[str, Any]:
     """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
     pipeline = load_pipeline(model_dir)
-    scores = {
-        split: evaluate_records(pipeline, data.records[split]) for split in ("dev", "test") if split in data.records
-    }
+    scores: dict[str, Any] = {split: evaluate_records(pipeline, data.records[split]) for split in ("dev", "test") if split in data.records}
     phases = {}
-    for name in PHASES:
-        marker = config.run_dir / name / "DONE.json"
-        if marker.is_file():
-            done = json.loads(marker.read_text("utf-8"))
-            phases[name] = {key: done[key] for key in ("seconds", "epochs", "best")}
+    for marker in sorted(config.run_dir.glob("*/DONE.json")):
+        done = read_json(marker)
+        phases[marker.parent.name] = {key: done[key] for key in ("seconds", "epochs", "best")}
     files = {"train": config.train_file, "dev": config.dev_file, "test": config.test_file}
     return {
         "method": config.method,
@@ -579,35 +315,35 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def draw_plots(config: RunConfig, encoder: str, dev: Sequence[dict], labels: Sequence[str], label_unit: str) -> None:
+def draw_plots(task: "Task") -> None:
     """Training curves, and dev tokens before stage one, after it, after stage two."""
     import torch
 
     from losses_contrastive import semantic_classes
     from modeling_nerco import NercoModel
+    from phases_ner import PHASES
     from plots_ner import plot_embeddings, plot_training
     from trainer_contrastive import embed_tokens
 
-    run_dir = config.run_dir
+    run_dir = task.config.run_dir
     done = [name for name in PHASES if (run_dir / name / "DONE.json").is_file()]
-    logs = {name: json.loads((run_dir / name / "DONE.json").read_text("utf-8"))["log"] for name in done}
-    plot_training(logs, run_dir / "training.png")
-    models = {"encoder": NercoModel.from_encoder(encoder, label_unit=label_unit)}
+    plot_training({name: read_json(run_dir / name / "DONE.json")["log"] for name in done}, run_dir / "training.png")
+    models = {"encoder": NercoModel.from_encoder(task.encoder, **task.model_fields)}
     if "stage1" in done:
         models["after stage one"] = NercoModel.from_pretrained(run_dir / "stage1" / "model")
     models["after stage two"] = NercoModel.from_pretrained(run_dir / "full" / "model")
-    classes_of_labels = semantic_classes(labels)
-    pad = models["encoder"].config.encoder_config.pad_token_id or 0
     panels, classes = {}, torch.empty(0)
     for title, model in models.items():
-        embeddings, classes = embed_tokens(model, dev, FeatureCollator(pad), classes_of_labels, config.eval_batch_size)
+        embeddings, classes = embed_tokens(
+            model, task.features["dev"], task.collator, semantic_classes(task.labels), task.config.eval_batch_size
+        )
         # As many O tokens as entity tokens, the same ones in each panel.
         entity = (classes > 0).nonzero().squeeze(1)
         outside = (classes == 0).nonzero().squeeze(1)
         chosen = torch.randperm(len(outside), generator=torch.Generator().manual_seed(0))[: len(entity)]
         keep = torch.cat([outside[chosen], entity])
         panels[title], classes = embeddings[keep], classes[keep]
-    names = ["O", *dict.fromkeys(label[2:] for label in labels[1:])]
+    names = ["O", *dict.fromkeys(label[2:] for label in task.labels[1:])]
     plot_embeddings(panels, classes, names, run_dir / "embeddings.png")
 
 
@@ -695,7 +431,8 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     print(score_table({"": scores}))
     inner = scores["all_mentions"]
     if inner["gold"] != scores["micro"]["gold"]:
-        print(f"with the {inner['gold'] - scores['micro']['gold']} inner mentions that a flat tagger cannot give: F1 {100 * inner['f1']:.1f}")
+        left_out = inner["gold"] - scores["micro"]["gold"]
+        print(f"with the {left_out} inner mentions that a flat tagger cannot give: F1 {100 * inner['f1']:.1f}")
     if report.repaired_tags:
         print(f"{report.repaired_tags} tags repaired in {report.path}")
     if arguments.output:
@@ -748,9 +485,7 @@ def save_standard_input(lines: Sequence[str]) -> str:
     return file.name
 
 
-def read_inputs(
-    name: str, kind: str, source: str | None, lines: Sequence[str], arguments: argparse.Namespace
-) -> list[Record]:
+def read_inputs(name: str, kind: str, source: str | None, lines: Sequence[str], arguments: argparse.Namespace) -> list[Record]:
     """Texts to tag: a line each, or records of an annotated format (its annotations are ignored)."""
     if kind == "text":
         rows = [line.rstrip("\r\n") for line in (lines if source is None else open_lines(source))]
@@ -820,16 +555,8 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
 
 
 # ------------------------------------------------------------------------------------------------------------- utilities
-def write_json(values: Any, path: Path) -> None:
-    with atomic_writer(path) as file:
-        json.dump(values, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-
-
-def fresh_folder(path: Path) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
 
 
 def file_hash(name: str) -> str | None:

@@ -8,7 +8,6 @@ and other compatibility forms) becomes a vocabulary entry of its own whose embed
 
 import json
 import unicodedata
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
@@ -25,9 +24,7 @@ def is_character_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     return [tuple(offset) for offset in offsets] == [(i, i + 1) for i in range(len(PROBE))]
 
 
-def character_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
-) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+def character_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     """A tokenizer that gives one token per code point, and the encoder with its embedding enlarged in place to match.
 
     All old entries keep their ids; new ones follow. Code points that neither the vocabulary nor the old normaliser knows are the
@@ -102,9 +99,9 @@ def _character_rows(vocabulary: dict[str, int], tokenizer: PreTrainedTokenizerBa
             continue
         old = normalizer.normalize_str(character).strip(" \u2581") if normalizer is not None else ""
         forms = (old, unicodedata.normalize("NFKC", character), unicodedata.normalize("NFKC", character).lower())
-        row = next((known[form[0]] for form in forms if form and form[0] in known), None)
-        if row is not None:
-            rows[character] = row
+        stands_for = next((form[0] for form in forms if form and form[0] in known), None)
+        if stands_for is not None:
+            rows[character] = known[stands_for]
     return rows
 
 

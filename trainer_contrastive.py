@@ -46,7 +46,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
             raise ValueError(f"class_reduction is {self.class_reduction!r}: expected sum or mean")
 
 
-def freeze_lowest_layers(encoder: nn.Module, count: int) -> None:
+def freeze_lowest_layers(encoder: Any, count: int) -> None:
     """Freeze an encoder's embeddings and its lowest `count` layers; 0 freezes nothing.
 
     Raises:
@@ -81,9 +81,9 @@ def contrastive_batches(sentences: Sequence[Sequence[int]], batch_size: int, see
     keys = [(len(classes) + 1) * factor for classes, factor in zip(sentences, factors, strict=True)]
     units = _pair_units(sentences, torch.randperm(len(sentences), generator=generator).tolist())[:count]
     sizes = [len(sentences) // count + (i < len(sentences) % count) for i in range(count)]
-    if batch_size == 1:  # no batch of one sentence can be given a pair
-        units = []
-    batches = sorted(([*unit] for unit in units), key=lambda unit: keys[unit[0]]) + [[] for _ in range(count - len(units))]
+    units = sorted(units, key=lambda unit: (-len(unit), keys[unit[0]])) + [[] for _ in range(count - len(units))]
+    # A batch of one sentence cannot take a pair of sentences.
+    batches = [[*unit] if len(unit) <= size else [] for unit, size in zip(units, sizes, strict=True)]
     used = {number for batch in batches for number in batch}
     rest = iter(sorted((number for number in range(len(sentences)) if number not in used), key=keys.__getitem__))
     for batch, size in zip(batches, sizes, strict=True):
@@ -162,9 +162,7 @@ def token_f1(predicted: Tensor, gold: Tensor) -> float:
 
 
 @torch.no_grad()
-def embed_tokens(
-    model: nn.Module, features: Sequence[dict], collator: Any, label_classes: Sequence[int], batch_size: int
-) -> tuple[Tensor, Tensor]:
+def embed_tokens(model: nn.Module, features: Any, collator: Any, label_classes: Sequence[int], batch_size: int) -> tuple[Tensor, Tensor]:
     """Encoder output and classes of all labelled tokens: (N, D) float32, (N,). The model is set to evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
@@ -227,12 +225,10 @@ class ContrastiveTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._plain_loader(dataset, batch_size=self.args.per_device_eval_batch_size)
 
-    def embed(self, features: Sequence[dict]) -> tuple[Tensor, Tensor]:
+    def embed(self, features: Any) -> tuple[Tensor, Tensor]:
         """`embed_tokens` of the model in training, in its arithmetic."""
         with self.compute_loss_context_manager():
-            return embed_tokens(
-                self.model, features, self.data_collator, self.label_classes, self.args.per_device_eval_batch_size
-            )
+            return embed_tokens(self.model, features, self.data_collator, self.label_classes, self.args.per_device_eval_batch_size)
 
     def reference_features(self) -> list[dict]:
         """The training sentences, in an order fixed by the seed, up to `reference_tokens` tokens."""
@@ -249,7 +245,7 @@ class ContrastiveTrainer(Trainer):
         self, dataloader: DataLoader, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
         """The criteria in place of per-example predictions; `Trainer.evaluate` logs them and calls back as ever."""
-        features = dataloader.dataset
+        features: Any = dataloader.dataset
         queries, gold = self.embed(features)
         references, classes = self.embed(self.reference_features())
         metrics = {
@@ -260,14 +256,12 @@ class ContrastiveTrainer(Trainer):
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(features))
 
-    def _mean_loss(self, embeddings: Tensor, classes: Tensor, features: Sequence[dict]) -> float:
+    def _mean_loss(self, embeddings: Tensor, classes: Tensor, features: Any) -> float:
         """Mean contrastive loss over batches of the training batch size, in the order of the data."""
         sizes = [sum(feature["word_mask"]) for feature in features]
         bounds: dict[int, int] = defaultdict(int)
         for number, size in enumerate(sizes):
             bounds[number // self.args.per_device_train_batch_size] += size
         parts = list(bounds.values())
-        losses = [
-            self.contrastive_loss(z, y) for z, y in zip(embeddings.split(parts), classes.split(parts), strict=True)
-        ]
+        losses = [self.contrastive_loss(z, y) for z, y in zip(embeddings.split(parts), classes.split(parts), strict=True)]
         return float(torch.stack(losses).mean())

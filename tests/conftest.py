@@ -32,9 +32,7 @@ def character_tok() -> PreTrainedTokenizerFast:
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, character_tok: PreTrainedTokenizerFast) -> Path:
     """A random two-layer BERT with the bundled tokenizer, on disk."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(character_tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
+    config = BertConfig(vocab_size=len(character_tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     folder = tmp_path_factory.mktemp("tiny-encoder")
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     character_tok.save_pretrained(folder)
@@ -63,8 +61,6 @@ def saved_tagger(tmp_path: Path, tiny_tagger: NercoForTokenClassification, chara
 def run_python(code: str, cwd: Path, cache: Path, *arguments: str) -> str:
     """Run code in a fresh process elsewhere, with an empty Hugging Face cache and no network; returns its standard output."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,0 +1,261 @@
+"""The phases of a run, each a Trainer of its own: contrastive stage one, head-only, full.
+
+A phase leaves its best model in PHASE/model and then, atomically, its completion marker PHASE/DONE.json. The same command given
+again skips complete phases and continues an incomplete one from its newest complete checkpoint. `requires_grad` never changes inside
+a phase.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+
+from config_ner import RunConfig
+from data_ner import FeatureCollator, fresh_folder, tags_to_spans, write_json
+from losses_contrastive import semantic_classes
+from metrics_ner import span_scores
+from modeling_nerco import NercoForTokenClassification, NercoModel
+from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments
+
+PHASES = ("stage1", "head", "full")
+
+
+@dataclass
+class Task:
+    """What every phase needs: the configuration, labels, the encoder's folder, features of train and dev."""
+
+    config: RunConfig
+    labels: list[str]
+    label_unit: str
+    encoder: str
+    features: dict[str, list[dict]]
+
+    @property
+    def collator(self) -> FeatureCollator:
+        return FeatureCollator(AutoTokenizer.from_pretrained(self.encoder).pad_token_id)
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        """Fields of `NercoConfig` that the run decides."""
+        has_crf = self.config.method != "ce"
+        return {
+            "output_dropout": self.config.output_dropout,
+            "label_unit": self.label_unit,
+            "max_window_tokens": self.config.max_window_tokens,
+            "use_crf": has_crf,
+            # Independent tags have no transitions to constrain: `ce` is the plain tagger, argmax at every token.
+            "constrain_transitions": has_crf and self.config.constrain_transitions,
+        }
+
+
+def train_phases(task: Task) -> Path:
+    """Run the phases of the method; returns the folder of the trained tagger."""
+    config = task.config
+    start: Path | None = None
+    if config.method == "nerco" and config.stage1_epochs:
+        start = run_phase(config, "stage1", lambda folder: stage1_trainer(task, folder))
+    if config.method == "nerco" and config.head_epochs:
+        body = start
+        start = run_phase(config, "head", lambda folder: stage2_trainer(task, folder, body, head_only=True))
+    return run_phase(config, "full", lambda folder: stage2_trainer(task, folder, start, head_only=False))
+
+
+def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Trainer]) -> Path:
+    """Train one phase unless its completion marker is there, from its newest complete checkpoint if there is one.
+
+    Returns the folder with the phase's best model.
+    """
+    folder = config.run_dir / name
+    marker = folder / "DONE.json"
+    if not marker.is_file():
+        print(f"-- {name}")
+        set_seed(config.seed)
+        trainer = make_trainer(folder)
+        started = time.monotonic()
+        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+        seconds = time.monotonic() - started
+        partial = fresh_folder(folder / ".model-partial")
+        trainer.model.save_pretrained(partial)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        os.replace(partial, folder / "model")
+        state = trainer.state
+        done = {"seconds": seconds, "epochs": state.epoch, "best": state.best_metric, "log": state.log_history}
+        write_json(done, marker)
+    if not config.keep_checkpoints:
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    return folder / "model"
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; `trainer_state.json` is what the Trainer writes last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        print(f"continuing from {checkpoint}")
+        return str(checkpoint)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------- stage one
+def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
+    """Contrastive training of the encoder."""
+    config = task.config
+    criterion = CRITERIA[config.stage1_select]
+    arguments = ContrastiveTrainingArguments(
+        **shared_arguments(config, folder, criterion),
+        num_train_epochs=config.stage1_epochs,
+        per_device_train_batch_size=config.stage1_batch_size,
+        learning_rate=config.stage1_learning_rate,
+        weight_decay=config.stage1_weight_decay,
+        warmup_steps=config.stage1_warmup,
+        greater_is_better=criterion != "eval_loss",
+        contrastive_loss=config.stage1_loss,
+        contrastive_temperature=config.stage1_temperature,
+        with_o=config.stage1_with_o,
+        class_reduction=config.stage1_reduction,
+        freeze_layers=config.stage1_freeze_layers,
+        reference_tokens=config.stage1_reference_tokens,
+    )
+    return ContrastiveTrainer(
+        model=ready_for_training(NercoModel.from_encoder(task.encoder, **task.model_fields), config),
+        args=arguments,
+        train_dataset=task.features["train"],
+        eval_dataset=task.features["dev"],
+        data_collator=task.collator,
+        callbacks=[EarlyStoppingCallback(config.stage1_patience)],
+        label_classes=semantic_classes(task.labels),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- stage two
+def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: bool) -> Trainer:
+    """The standard Trainer over a tagger. `head_only`: the encoder is fixed; else encoder and head learn at rates of their own.
+
+    `start`: folder of the model that an earlier phase left, a `NercoModel` or a tagger; None: the encoder as it came.
+    """
+    config = task.config
+    model = ready_for_training(_tagger(task, start), config)
+    for parameter in model.nerco.parameters():
+        parameter.requires_grad = not head_only
+    arguments = TrainingArguments(
+        **shared_arguments(config, folder, "eval_f1"),
+        num_train_epochs=config.head_epochs if head_only else full_epochs(config),
+        per_device_train_batch_size=config.stage2_batch_size,
+        gradient_accumulation_steps=config.stage2_gradient_accumulation,
+        warmup_steps=config.stage2_warmup,
+        train_sampling_strategy="group_by_length",
+        greater_is_better=True,
+    )
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=task.features["train"],
+        eval_dataset=task.features["dev"],
+        data_collator=task.collator,
+        compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, task.labels),
+        preprocess_logits_for_metrics=lambda logits, labels: model.viterbi(logits, labels != -100),
+        callbacks=[EarlyStoppingCallback(config.stage2_patience)],
+        optimizers=(stage2_optimizer(config, model, head_only=head_only), None),
+    )
+
+
+def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
+    if start is not None and start.parent.name == "head":
+        return NercoForTokenClassification.from_pretrained(start)
+    tagger = NercoForTokenClassification.from_encoder(task.encoder, task.labels, **task.model_fields)
+    if start is not None:
+        tagger.nerco = NercoModel.from_pretrained(start)
+    return tagger
+
+
+def full_epochs(config: RunConfig) -> int:
+    """Epochs of the full phase; the controls get the epochs that NerCo spends in its other phases."""
+    return config.stage2_epochs + (0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs)
+
+
+def stage2_optimizer(config: RunConfig, model: NercoForTokenClassification, *, head_only: bool) -> torch.optim.AdamW:
+    """AdamW with a learning rate for the encoder and one for linear layer and CRF; no decay on biases and norms."""
+    head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("nerco."), parameter.dim() > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.stage2_learning_rate if is_encoder else head_rate,
+                "weight_decay": config.stage2_weight_decay if decays else 0.0,
+            }
+            for (is_encoder, decays), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def tag_scores(predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, float]:
+    """Span scores of tag ids (N, T), -100 where no tag is."""
+
+    def spans(rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, str]]]:
+        return [tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows]
+
+    micro = span_scores(spans(predicted), spans(gold))["micro"]
+    return {name: micro[name] for name in ("precision", "recall", "f1")}
+
+
+# ---------------------------------------------------------------------------------------------------------- both stages
+def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
+    """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
+    return {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "bf16": use_bf16(config),
+        "use_cpu": not torch.accelerator.is_available(),
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_steps": 10,
+        "save_total_limit": 1,  # the newest; the best one is kept beside it
+        "load_best_model_at_end": True,
+        "metric_for_best_model": criterion,
+        "restore_callback_states_from_checkpoint": True,
+        "per_device_eval_batch_size": config.eval_batch_size,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+    }
+
+
+def use_bf16(config: RunConfig) -> bool:
+    """bfloat16 where the hardware computes it (on x86: AVX512-BF16 or AMX), or as the configuration says."""
+    if config.bf16 != "auto":
+        return config.bf16 == "true"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:  # not Linux
+        return False
+
+
+def ready_for_training(model: Any, config: RunConfig) -> Any:
+    """Set what is a matter of training, not of the model: dropout inside the encoder, and the attention kernel."""
+    if config.encoder_dropout is not None:
+        for module in model.base_model.encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = config.encoder_dropout
+    if not torch.accelerator.is_available():
+        # The CPU's fused attention has a backward pass in bfloat16 that takes longer than the rest of the step.
+        model.set_attn_implementation("eager")
+    return model

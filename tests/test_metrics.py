@@ -1,0 +1,171 @@
+"""Exact-span scores against seqeval on flat data and against hand-computed cases on nested data."""
+
+from typing import Any
+
+import evaluate
+import pytest
+from conftest import ROOT
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
+
+from data_ner import tags_to_spans
+from metrics_ner import precision_recall_f1, span_scores
+
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=200)
+NAMES = ("precision", "recall", "f1")
+NOTHING = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+@st.composite
+def tagged_corpora(draw: st.DrawFn) -> tuple[list[list[str]], list[list[str]]]:
+    """Gold and predicted BIO tags of a few sentences; a prediction is often close to the gold."""
+    gold, predicted = [], []
+    for length in draw(st.lists(st.integers(1, 8), min_size=1, max_size=4)):
+        gold.append(draw(bio_tags(length)))
+        predicted.append(draw(st.just(gold[-1]) | bio_tags(length)))
+    return gold, predicted
+
+
+@st.composite
+def bio_tags(draw: st.DrawFn, length: int) -> list[str]:
+    tags = ["O"] * length
+    i = 0
+    while i < length:
+        size, label = draw(st.integers(1, 3)), draw(st.sampled_from([None, "PER", "ORG", "LOC"]))
+        if label:
+            tags[i : min(i + size, length)] = [f"B-{label}", *[f"I-{label}"] * (min(size, length - i) - 1)]
+        i += size
+    return tags
+
+
+def spans(sequences: list[list[str]]) -> list[list[tuple[int, int, str]]]:
+    return [tags_to_spans(tags, "BIO")[0] for tags in sequences]
+
+
+@PROPERTY
+@given(tagged_corpora())
+def test_scores_agree_with_seqeval(corpora: tuple[list[list[str]], list[list[str]]]) -> None:
+    gold, predicted = corpora
+    assume(any(spans(gold) + spans(predicted)))  # seqeval has no report of nothing
+    ours = span_scores(spans(predicted), spans(gold))
+    theirs = {name: f(gold, predicted, zero_division=0) for name, f in zip(NAMES, (precision_score, recall_score, f1_score), strict=True)}
+    assert {name: ours["micro"][name] for name in NAMES} == pytest.approx(theirs)
+
+    report = classification_report(gold, predicted, output_dict=True, zero_division=0)
+    per_type = {name: entry for name, entry in report.items() if not name.endswith(" avg")}
+    assert ours["per_type"].keys() == per_type.keys()
+    for label, entry in per_type.items():
+        found = ours["per_type"][label]
+        wanted = (entry["precision"], entry["recall"], entry["f1-score"], entry["support"])
+        assert (found["precision"], found["recall"], found["f1"], found["gold"]) == pytest.approx(wanted)
+
+    counted = [entry for entry in per_type.values() if entry["support"]] or list(per_type.values())
+    macro = {n: sum(e["f1-score" if n == "f1" else n] for e in counted) / len(counted) for n in NAMES}
+    assert ours["macro"] == pytest.approx(macro)
+
+
+# 北京大学 is ORG with GPE inside; the prediction has the ORG, a wrong inner type, one right and one shifted PER
+GOLD = [[(0, 4, "ORG"), (0, 2, "GPE")], [(1, 3, "PER"), (5, 7, "PER")], []]
+FOUND = [[(0, 4, "ORG"), (0, 2, "PER")], [(1, 3, "PER"), (5, 8, "PER")], [(0, 1, "TITLE")]]
+
+
+def test_nested_mentions_by_hand() -> None:
+    scores = span_scores(FOUND, GOLD)
+    assert scores["micro"] == {"precision": 2 / 5, "recall": 2 / 4, "f1": 4 / 9, "correct": 2, "predicted": 5, "gold": 4}
+    assert scores["per_type"] == {
+        "GPE": {**NOTHING, "correct": 0, "predicted": 0, "gold": 1},
+        "ORG": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "correct": 1, "predicted": 1, "gold": 1},
+        "PER": {"precision": 1 / 3, "recall": 1 / 2, "f1": 2 / 5, "correct": 1, "predicted": 3, "gold": 2},
+        "TITLE": {**NOTHING, "correct": 0, "predicted": 1, "gold": 0},
+    }
+    # over GPE, ORG, PER: no mean is taken over TITLE, which the gold does not have
+    assert scores["macro"] == pytest.approx({"precision": 4 / 9, "recall": 1 / 2, "f1": 7 / 15})
+
+
+def test_one_span_with_two_types_is_two_mentions() -> None:
+    micro = span_scores([[(0, 2, "ORG")]], [[(0, 2, "ORG"), (0, 2, "GPE")]])["micro"]
+    assert (micro["precision"], micro["recall"]) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("repeated", ["predictions", "references"])
+def test_repeated_mentions_count_once(repeated: str) -> None:
+    once, twice = [[(0, 2, "ORG")]], [[(0, 2, "ORG"), (0, 2, "ORG")]]
+    scores = span_scores(twice, once) if repeated == "predictions" else span_scores(once, twice)
+    assert scores == span_scores(once, once)
+    assert scores["micro"]["predicted"] == scores["micro"]["gold"] == 1
+
+
+def test_same_mention_in_two_texts_counts_twice() -> None:
+    assert span_scores([[(0, 2, "ORG")]] * 2, [[(0, 2, "ORG")]] * 2)["micro"]["correct"] == 2
+
+
+def test_mention_of_another_text_is_wrong() -> None:
+    assert span_scores([[(0, 2, "ORG")], []], [[], [(0, 2, "ORG")]])["micro"]["correct"] == 0
+
+
+def test_score_of_a_mention_does_not_matter() -> None:
+    assert span_scores([[(0, 2, "ORG", 0.3)]], [[(0, 2, "ORG", None)]])["micro"]["f1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "predicted", "gold"),
+    [([], [], 0, 0), ([[]], [[]], 0, 0), ([[]], [[(0, 1, "X")]], 0, 1), ([[(0, 1, "X")]], [[]], 1, 0)],
+    ids=["no text", "no mention", "nothing found", "nothing there"],
+)
+def test_empty_cases_score_zero(predictions: list, references: list, predicted: int, gold: int) -> None:
+    scores = span_scores(predictions, references)
+    assert scores["micro"] == {**NOTHING, "correct": 0, "predicted": predicted, "gold": gold}
+    assert scores["macro"] == NOTHING
+    assert list(scores["per_type"]) == ["X"] * (predicted + gold)
+
+
+def test_f1_is_the_harmonic_mean() -> None:
+    scores = precision_recall_f1(3, 4, 10)
+    assert scores == pytest.approx({"precision": 0.75, "recall": 0.3, "f1": 2 / (1 / 0.75 + 1 / 0.3)})
+
+
+def test_different_numbers_of_texts_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 predictions for 1 references"):
+        span_scores([[], []], [[]])
+
+
+# --------------------------------------------------------------------------------------------------------------- evaluate
+@pytest.fixture(scope="module")
+def metric() -> evaluate.Metric:
+    return evaluate.load(str(ROOT / "metrics_ner.py"))
+
+
+def mentions(texts: list[list[tuple[int, int, str]]]) -> list[list[dict[str, Any]]]:
+    return [[{"start": start, "end": end, "label": label} for start, end, label in text] for text in texts]
+
+
+def leaves(value: Any) -> list[Any]:
+    return [leaf for item in value.values() for leaf in leaves(item)] if isinstance(value, dict) else [value]
+
+
+def test_evaluate_metric_computes_the_same(metric: evaluate.Metric) -> None:
+    scores = span_scores(FOUND, GOLD)
+    result = metric.compute(predictions=mentions(FOUND), references=mentions(GOLD))
+    macro = {f"macro_{name}": value for name, value in scores["macro"].items()}
+    assert result == {**scores["micro"], **macro, "per_type": scores["per_type"]}
+
+
+def test_evaluate_metric_returns_plain_numbers(metric: evaluate.Metric) -> None:
+    result = metric.compute(predictions=mentions(FOUND), references=mentions(GOLD))
+    assert {type(leaf) for leaf in leaves(result)} == {int, float}
+
+
+def test_evaluate_metric_takes_batches(metric: evaluate.Metric) -> None:
+    for found, gold in zip(FOUND, GOLD, strict=True):
+        metric.add_batch(predictions=mentions([found]), references=mentions([gold]))
+    assert metric.compute()["f1"] == span_scores(FOUND, GOLD)["micro"]["f1"]
+
+
+def test_evaluate_metric_scores_texts_without_mentions(metric: evaluate.Metric) -> None:
+    assert metric.compute(predictions=[[], []], references=[[], []])["f1"] == 0.0
+
+
+def test_evaluate_metric_refuses_different_numbers_of_texts(metric: evaluate.Metric) -> None:
+    with pytest.raises(ValueError, match="[Mm]ismatch"):
+        metric.compute(predictions=[[], []], references=[[]])
