@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 METHODS = ("ce", "crf", "nerco")
+PHASES = ("stage1", "head", "full")
 
 
 class ConfigError(ValueError):

@@ -613,6 +613,12 @@ def fresh_folder(path: Path) -> Path:
     return path
 
 
+def move_folder(source: Path, target: Path) -> None:
+    """Give a complete folder its name, in the place of an older one."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(source, target)
+
+
 # ------------------------------------------------------------------------------------------------------ training features
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
 STRONG_PUNCTUATION = frozenset("。！？；!?;\n")

@@ -6,7 +6,6 @@ a phase.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +17,11 @@ import torch
 from transformers import AutoTokenizer, EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from config_ner import RunConfig
-from data_ner import FeatureCollator, fresh_folder, tags_to_spans, write_json
+from data_ner import FeatureCollator, fresh_folder, move_folder, tags_to_spans, write_json
 from losses_contrastive import semantic_classes
 from metrics_ner import span_scores
 from modeling_nerco import NercoForTokenClassification, NercoModel
 from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments
-
-PHASES = ("stage1", "head", "full")
 
 
 @dataclass
@@ -83,8 +80,7 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         seconds = time.monotonic() - started
         partial = fresh_folder(folder / ".model-partial")
         trainer.model.save_pretrained(partial)
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        os.replace(partial, folder / "model")
+        move_folder(partial, folder / "model")
         state = trainer.state
         done = {"seconds": seconds, "epochs": state.epoch, "best": state.best_metric, "log": state.log_history}
         write_json(done, marker)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config_ner import ConfigError, RunConfig, convert, expand, load_config
+from config_ner import PHASES, ConfigError, RunConfig, convert, expand, load_config
 from data_ner import (
     AlignReport,
     DataError,
@@ -35,6 +35,7 @@ from data_ner import (
     format_records,
     fresh_folder,
     is_ideograph,
+    move_folder,
     outermost,
     read_records,
     training_features,
@@ -148,14 +149,16 @@ def command_train(config: RunConfig) -> int:
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
     write_json(config.to_dict(), run_dir / "config.json")
+    from hub_ner import write_card
     from phases_ner import Task, train_phases
 
     task = Task(config, data.labels, label_unit, encoder, features)
     trained = train_phases(task)
     model_dir = assemble_model(trained, encoder, run_dir)
     metrics = measure(config, data, model_dir, alignment)
+    write_card(metrics, card_example(model_dir, data.records["dev"]), model_dir)
     draw_plots(task)
-    os.replace(model_dir, run_dir / "model")
+    move_folder(model_dir, run_dir / "model")
     write_json(metrics, metrics_file)
     print_scores(metrics)
     print(f"Hub-ready model: {run_dir / 'model'}")
@@ -251,7 +254,7 @@ def prepare_encoder(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", lab
         partial = fresh_folder(config.run_dir / ".encoder-partial")
         encoder.save_pretrained(partial)
         characters.save_pretrained(partial)
-        os.replace(partial, folder)
+        move_folder(partial, folder)
     return str(folder), AutoTokenizer.from_pretrained(folder)
 
 
@@ -273,9 +276,9 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str,
     pipeline = load_pipeline(model_dir)
     scores: dict[str, Any] = {split: evaluate_records(pipeline, data.records[split]) for split in ("dev", "test") if split in data.records}
     phases = {}
-    for marker in sorted(config.run_dir.glob("*/DONE.json")):
-        done = read_json(marker)
-        phases[marker.parent.name] = {key: done[key] for key in ("seconds", "epochs", "best")}
+    for name in finished_phases(config.run_dir):
+        done = read_json(config.run_dir / name / "DONE.json")
+        phases[name] = {key: done[key] for key in ("seconds", "epochs", "best")}
     files = {"train": config.train_file, "dev": config.dev_file, "test": config.test_file}
     return {
         "method": config.method,
@@ -297,6 +300,19 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str,
         "config": config.to_dict(),
         **provenance(),
     }
+
+
+def finished_phases(run_dir: Path) -> list[str]:
+    return [name for name in PHASES if (run_dir / name / "DONE.json").is_file()]
+
+
+def card_example(model_dir: Path, records: Sequence[Record]) -> dict[str, Any]:
+    """A short text of the development set with what the model finds in it: the first of those with most mentions."""
+    pipeline = load_pipeline(model_dir)
+    short = [record.text for record in records if len(record.text) <= 60 and not set(record.text) & set('"\\\n')] or [records[0].text[:60]]
+    found = pipeline(short[:200])
+    best = max(range(len(found)), key=lambda i: len(found[i]))
+    return {"text": short[best], "mentions": found[best]}
 
 
 def provenance() -> dict[str, Any]:
@@ -321,12 +337,11 @@ def draw_plots(task: "Task") -> None:
 
     from losses_contrastive import semantic_classes
     from modeling_nerco import NercoModel
-    from phases_ner import PHASES
     from plots_ner import plot_embeddings, plot_training
     from trainer_contrastive import embed_tokens
 
     run_dir = task.config.run_dir
-    done = [name for name in PHASES if (run_dir / name / "DONE.json").is_file()]
+    done = finished_phases(run_dir)
     plot_training({name: read_json(run_dir / name / "DONE.json")["log"] for name in done}, run_dir / "training.png")
     models = {"encoder": NercoModel.from_encoder(task.encoder, **task.model_fields)}
     if "stage1" in done:

@@ -8,6 +8,7 @@ from pathlib import Path
 # Nothing in the suite may reach the Hub; set before any Hugging Face import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # the models here are tiny: threads would only wait for each other
 
 import pytest
 import torch

@@ -149,9 +149,7 @@ def test_sequence_score_equals_enumeration_for_every_sequence() -> None:
     case = random_case(0, 3, False, lengths=(4,))
     sequences, scores = enumerate_row(case, 0)
     copies = len(sequences)
-    result = crf_sequence_score(
-        case.emissions.expand(copies, -1, -1), case.transitions, case.start, sequences, case.lengths.expand(copies)
-    )
+    result = crf_sequence_score(case.emissions.expand(copies, -1, -1), case.transitions, case.start, sequences, case.lengths.expand(copies))
     torch.testing.assert_close(result, scores)
 
 
@@ -171,9 +169,7 @@ def test_no_sequence_scores_above_the_partition(seed: int, constrain: bool) -> N
 def test_gradient_of_the_partition_equals_finite_differences(constrain: bool, lengths: tuple[int, ...]) -> None:
     case = random_case(0, 5, constrain, lengths=lengths)
     emissions, transitions = case.emissions.requires_grad_(), case.transitions.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda e, t: crf_log_partition(e, t, case.start, case.lengths), (emissions, transitions), atol=1e-6
-    )
+    assert torch.autograd.gradcheck(lambda e, t: crf_log_partition(e, t, case.start, case.lengths), (emissions, transitions), atol=1e-6)
 
 
 @CONSTRAINED
@@ -258,9 +254,7 @@ def test_padding_does_not_matter(lengths: list[int], extra: int, filler: float, 
     torch.testing.assert_close(other.grad[:, : clean.shape[1]], clean.grad)
     assert other.grad[:, clean.shape[1] :].eq(0).all()
     assert torch.equal(crf_viterbi(*again)[:, : clean.shape[1]], crf_viterbi(*case))
-    spans = [
-        (row, *span) for row, length in enumerate(case.lengths.tolist()) for span in spans_of_row(length, LABELS[5])
-    ]
+    spans = [(row, *span) for row, length in enumerate(case.lengths.tolist()) for span in spans_of_row(length, LABELS[5])]
     torch.testing.assert_close(posteriors(again, spans), posteriors(case, spans))
 
 

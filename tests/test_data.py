@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -35,8 +35,8 @@ from data_ner import (
 from pipeline_ner import TextReader
 
 DATA = Path(os.environ.get("NER_DATA", ROOT.parent / "shared" / "data"))
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=150)
-SLOW_PROPERTY = settings(PROPERTY, max_examples=15)  # each example writes a `datasets` folder
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
+SLOW_PROPERTY = settings(PROPERTY, max_examples=6)  # each example writes a `datasets` folder
 TYPES = ("PER", "ORG", "PER.NAM", "B-cell")
 # U+3000, NBSP, U+2028 and U+0085 are white space or line ends for careless readers; 😀 and 𠮷 are no single UTF-16 unit
 CHARACTERS = "北京大学。Ab1 {}[]\"'\\|#-O\u3000\u00a0\u2028\u0085\u200d\ufffd😀𠮷"
@@ -130,7 +130,7 @@ def test_repairs_are_tags_that_another_spelling_of_the_spans_would_change(scheme
     tags = data.draw(st.lists(st.sampled_from(["O", *(f"{p}-{t}" for p in prefixes for t in ("X", "Y"))]), max_size=12))
     spans, repairs = tags_to_spans(tags, scheme)
     again = spans_to_tags(spans, len(tags), scheme)
-    assert repairs == sorted(set(repairs))
+    assert repairs == sorted(set(repairs))  # one wrong tag is one repair
     assert [t[1:] for t in again] == [t[1:] for t in tags]  # no tag changes its type or becomes O
     if scheme != "IOB1":
         assert {i for i in range(len(tags)) if tags[i] != again[i]} == set(repairs)
@@ -288,7 +288,7 @@ def test_docstart_without_blank_line_ends_the_sentence(file: Callable[..., Path]
 
 def test_indexed_characters_lose_their_index(file: Callable[..., Path]) -> None:
     path = file("高0\tB-PER.NAM\n兴1\tI-PER.NAM\n210\tO\n\ufffd11\tO\n")
-    assert contents(read(path, indexed_characters=True)) == [("高兴2\ufffd", [Mention(0, 2, "PER.NAM")])]
+    assert contents(read(path, indexed_characters=True, joiner="none")) == [("高兴2\ufffd", [Mention(0, 2, "PER.NAM")])]
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ BAD_JSONL = {
     "entities are no list": (row(entities={"start": 0}), "list"),
     "no object": ("[1, 2]", "object"),
     "only a string": ('"北京"', "object"),
-    "no JSON": ('{"text": "北京"', ""),
+    "no JSON": ('{"text": "北京"', "Expecting"),
     "no text": ('{"sentence": "北京"}', "text"),
     "tokens out of order": (row(tokens=[[1, 2], [0, 1]]), "tokens"),
     "token outside": (row(tokens=[[0, 3]]), "tokens"),
@@ -468,6 +468,10 @@ def test_empty_file_is_refused(file: Callable[..., Path], name: str, text: str) 
     assert str(error.value).startswith(f"{path}: ")
 
 
+def test_existing_file_with_an_at_sign_is_read_as_a_file(file: Callable[..., Path]) -> None:
+    assert contents(read(file("北 O\n", "weibo@2nd.txt"))) == [("北", [])]
+
+
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_records(tmp_path / "none.txt")
@@ -486,22 +490,32 @@ def test_dataset_without_a_column_is_refused(tmp_path: Path, column: str) -> Non
         read_records(tmp_path / "set")
 
 
-@pytest.mark.parametrize(
-    ("tags", "scheme"),
-    [
-        ([["O", "I_LOC", "O"], ["O"]], "auto"),
-        ([["O", "B-LOC", "M-LOC"], ["I-LOC"]], "auto"),
-        ([["O", "B-LOC", "I-LOC"], ["O"]], "BMES"),
-        ([["O", "O"], ["O"]], "auto"),
-        ([["O", "O", "O", "B-LOC"], ["O"]], "auto"),
-    ],
-    ids=["unknown tag", "mixed schemes", "wrong tag under a forced scheme", "fewer tags than tokens", "more tags than tokens"],
-)
-def test_bad_dataset_is_refused_with_its_name(tmp_path: Path, tags: list[list[str]], scheme: str) -> None:
-    dataset(tags, None).save_to_disk(tmp_path / "set")
+BAD_DATASETS = {
+    "unknown tag": ("北京", ["O", "I_LOC"], "auto"),
+    "mixed schemes": ("北京人", ["B-LOC", "M-LOC", "I-LOC"], "auto"),
+    "wrong tag under a forced scheme": ("北京", ["B-LOC", "I-LOC"], "BMES"),
+    "fewer tags than tokens": ("北京", ["O"], "auto"),
+    "more tags than tokens": ("北京", ["O", "O", "B-LOC"], "auto"),
+    "empty token": (["北", ""], ["O", "B-LOC"], "auto"),
+    "missing token": (["北", None], ["O", "B-LOC"], "auto"),
+    "numbers without names": ("北京", [1, 2], "auto"),
+    "no list": ("北京", "O", "auto"),
+}
+
+
+@pytest.mark.parametrize(("tokens", "tags", "scheme"), BAD_DATASETS.values(), ids=BAD_DATASETS)
+def test_bad_dataset_is_refused_with_its_name(tmp_path: Path, tokens: Sequence, tags: Sequence, scheme: str) -> None:
+    datasets.Dataset.from_dict({"tokens": [list(tokens)], "ner_tags": [tags]}).save_to_disk(tmp_path / "set")
     with pytest.raises(DataError) as error:
         read_records(tmp_path / "set", Layout(tag_scheme=scheme))
     assert str(error.value).startswith(f"{tmp_path / 'set'}")
+
+
+def test_unlabelled_class_is_not_taken_for_the_last_one(tmp_path: Path) -> None:
+    """`datasets` writes -1 where a class label is not known, as in the test splits of shared tasks."""
+    dataset([[-1, -1, -1], [-1]]).save_to_disk(tmp_path / "set")
+    with pytest.raises(DataError, match="-1"):
+        read_records(tmp_path / "set")
 
 
 # ---------------------------------------------------------------------------------------------------------------- writing
@@ -621,8 +635,8 @@ NESTED = Record("r", "北京", [Mention(0, 1, "X"), Mention(0, 2, "Y")])
         (OFF_TOKEN, "datasets", "token boundaries"),
         (NESTED, "datasets", "nested"),
         (NESTED, "xml", "'xml'"),
-        (Record("r", "a\tb", [], None, [(0, 3)]), "columns", "tab"),
-        (Record("r", "a\nb", [], None, [(0, 3)]), "columns", "line"),
+        (Record("r", "a\tb", [], None, [(0, 3)]), "columns", "token"),
+        (Record("r", "a\nb", [], None, [(0, 3)]), "columns", "token"),
     ],
     ids=["columns", "datasets", "nested-datasets", "unknown-format", "tab-in-a-token", "line-end-in-a-token"],
 )
@@ -654,10 +668,24 @@ def test_interrupted_writing_leaves_what_was_there(tmp_path: Path, old: str | No
     path = tmp_path / "data.txt"
     if old:
         path.write_text(old)
-    with pytest.raises(error), atomic_writer(path) as out:
-        out.write("half")
+
+    def half() -> Iterator[str]:
+        yield "half"
         raise error
+
+    with pytest.raises(error), atomic_writer(path) as out:
+        out.writelines(half())
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == ([("data.txt", old)] if old else [])
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_temporary_file(tmp_path: Path) -> None:
+    def lines(number: int) -> Iterator[str]:
+        yield "half"
+        os.close(number)  # what was written can no longer be flushed
+
+    with pytest.raises(OSError, match="descriptor"), atomic_writer(tmp_path / "data.txt") as out:
+        out.writelines(lines(out.fileno()))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_record_leaves_the_old_file(tmp_path: Path) -> None:

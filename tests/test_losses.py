@@ -63,10 +63,7 @@ def test_pairwise_loss_equals_double_loop(seed: int, temperature: float, with_o:
 def test_a_class_of_two_weighs_as_much_as_a_large_one(seed: int) -> None:
     embeddings, _ = random_tokens(seed, tokens=13)
     classes = torch.tensor([0] + [1] * 2 + [2] * 10)
-    alone = [
-        pairwise_contrastive_loss(embeddings, classes.where((classes == c) | (classes == 0), 0), temperature=0.1)
-        for c in (1, 2)
-    ]
+    alone = [pairwise_contrastive_loss(embeddings, classes.where((classes == c) | (classes == 0), 0), temperature=0.1) for c in (1, 2)]
     both = pairwise_contrastive_loss(embeddings, classes, temperature=0.1)
     torch.testing.assert_close(both, sum(alone))
 
@@ -75,10 +72,7 @@ def test_a_class_of_two_weighs_as_much_as_a_large_one(seed: int) -> None:
 @pytest.mark.parametrize("case", RELEASED, ids=[case["name"] for case in RELEASED])
 def test_pairwise_loss_equals_released_code(case: dict, with_o: bool) -> None:
     ids: dict[str, int] = {}
-    classes = [
-        [-1 if tag is None else 0 if tag == "O" else ids.setdefault(tag[2:], len(ids) + 1) for tag in row]
-        for row in case["tags"]
-    ]
+    classes = [[-1 if tag is None else 0 if tag == "O" else ids.setdefault(tag[2:], len(ids) + 1) for tag in row] for row in case["tags"]]
     embeddings = torch.tensor(case["embeddings"], requires_grad=True)
     loss = pairwise_contrastive_loss(embeddings, torch.tensor(classes), temperature=case["temperature"], with_o=with_o)
     loss.backward()
@@ -127,9 +121,7 @@ def test_supervised_loss_without_o_has_no_outside_anchor() -> None:
     scores = (z @ z.T / 0.1).fill_diagonal_(-torch.inf)
     log_prob = scores.log_softmax(1)
     anchors = [i for i, c in enumerate(classes.tolist()) if c > 0]
-    expected = [
-        -log_prob[i][(classes == classes[i]) & (torch.arange(len(classes)) != i)].mean() for i in anchors
-    ]
+    expected = [-log_prob[i][(classes == classes[i]) & (torch.arange(len(classes)) != i)].mean() for i in anchors]
     loss = supervised_contrastive_loss(embeddings, classes, temperature=0.1)
     torch.testing.assert_close(loss, torch.stack(expected).mean())
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -90,6 +90,15 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 EVERY_ENCODER = pytest.mark.parametrize("architecture", CONFIGS)
 CRF = pytest.mark.parametrize("use_crf", [False, True], ids=["softmax", "crf"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cost more than they save on models of this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +249,9 @@ def test_base_model_opens_a_tagger_folder_in_silence(
     model = build_tagger(encoders[architecture])
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
-    library = logging.getLogger("transformers")  # it does not propagate to the root logger
+    library = logging.getLogger("transformers")  # does not propagate to the root logger by default
     library.addHandler(caplog.handler)
+    caplog.clear()
     try:
         base, report = NercoModel.from_pretrained(tmp_path, output_loading_info=True)
     finally:
@@ -256,9 +266,7 @@ def test_base_model_opens_a_tagger_folder_in_silence(
 
 
 @EVERY_ENCODER
-def test_tagger_opens_a_base_model_folder_and_misses_only_its_head(
-    architecture: str, encoders: dict[str, str], tmp_path: Path
-) -> None:
+def test_tagger_opens_a_base_model_folder_and_misses_only_its_head(architecture: str, encoders: dict[str, str], tmp_path: Path) -> None:
     base = NercoModel.from_encoder(encoders[architecture], id2label=dict(enumerate(LABELS)))
     base.save_pretrained(tmp_path)
     tagger, report = NercoForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
@@ -431,9 +439,7 @@ def test_losses_of_single_sentences_average_to_the_batch_loss(use_crf: bool, enc
     gradients = []
     for size in (8, 1):
         model.zero_grad()
-        losses = [
-            model(**{name: values[i : i + size] for name, values in batch.items()}).loss for i in range(0, 8, size)
-        ]
+        losses = [model(**{name: values[i : i + size] for name, values in batch.items()}).loss for i in range(0, 8, size)]
         loss = torch.stack(losses).mean()
         loss.backward()
         gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
@@ -479,9 +485,7 @@ def test_twenty_steps_overfit_eight_sentences(use_crf: bool, encoders: dict[str,
         losses.append(loss.item())
     model.eval()
     assert model(**batch).loss.item() < losses[0] / 10
-    gold = [
-        spans_of([LABELS[tag] for tag in row[row != IGNORED].tolist()]) for row in batch["labels"]
-    ]
+    gold = [spans_of([LABELS[tag] for tag in row[row != IGNORED].tolist()]) for row in batch["labels"]]
     assert [[span[:3] for span in row] for row in decode(model, batch)] == gold
 
 
@@ -495,7 +499,7 @@ def test_output_dropout_acts_in_training_only(encoders: dict[str, str]) -> None:
 # -------------------------------------------------------------------------------------------------------------- decoding
 @pytest.mark.parametrize("use_crf", [False, True], ids=["softmax", "crf"])
 @pytest.mark.parametrize("constrain", [False, True], ids=["free", "bio"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_decode_equals_enumeration(use_crf: bool, constrain: bool, seed: int, encoders: dict[str, str]) -> None:
     model = build_tagger(encoders["bert"], use_crf=use_crf, constrain_transitions=constrain)
     generator = torch.Generator().manual_seed(seed)
@@ -524,7 +528,7 @@ def test_decode_equals_enumeration(use_crf: bool, constrain: bool, seed: int, en
 
 
 @CRF
-@pytest.mark.parametrize("scale", [0.1, 5.0, 100.0])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
 def test_scores_are_probabilities(use_crf: bool, scale: float, encoders: dict[str, str]) -> None:
     model = build_tagger(encoders["bert"], use_crf=use_crf)
     logits = torch.randn(8, 60, 5, generator=torch.Generator().manual_seed(0)) * scale
@@ -541,12 +545,10 @@ def test_scores_are_probabilities(use_crf: bool, scale: float, encoders: dict[st
         (["B-PER", "I-ORG", "I-ORG"], [(0, 1, "PER"), (1, 3, "ORG")]),
         (["I-PER", "B-PER", "I-PER"], [(0, 1, "PER"), (1, 3, "PER")]),
     ],
-    ids=" ".join,
+    ids=str,
 )
 @CRF
-def test_an_orphan_inside_tag_opens_a_span(
-    use_crf: bool, tags: list[str], spans: list[tuple], encoders: dict[str, str]
-) -> None:
+def test_an_orphan_inside_tag_opens_a_span(use_crf: bool, tags: list[str], spans: list[tuple], encoders: dict[str, str]) -> None:
     model = NercoForTokenClassification.from_encoder(encoders["bert"], LABELS, use_crf=use_crf, constrain_transitions=False)
     outputs, word_mask = logits_for(tags)
     (found,) = model.decode(outputs, word_mask)
@@ -574,9 +576,7 @@ def test_forward_returns_a_tuple_on_request(bert: NercoForTokenClassification) -
 # --------------------------------------------------------------------------------------------------- loading and config
 @pytest.mark.parametrize("constrain", [False, True], ids=["free", "bio"])
 @CRF
-def test_penalties_are_right_after_every_load(
-    constrain: bool, use_crf: bool, encoders: dict[str, str], tmp_path: Path
-) -> None:
+def test_penalties_are_right_after_every_load(constrain: bool, use_crf: bool, encoders: dict[str, str], tmp_path: Path) -> None:
     build_tagger(encoders["bert"], constrain_transitions=constrain, use_crf=use_crf).save_pretrained(tmp_path)
     assert not any("penalty" in name for name in load_file(tmp_path / "model.safetensors"))
     transitions, start = bio_penalties(LABELS)
@@ -696,9 +696,7 @@ def test_a_pickled_encoder_is_refused(build: Callable, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model_class", [NercoModel, NercoForTokenClassification])
-def test_a_pickled_tagger_is_refused(
-    model_class: type, bert: NercoForTokenClassification, tmp_path: Path
-) -> None:
+def test_a_pickled_tagger_is_refused(model_class: type, bert: NercoForTokenClassification, tmp_path: Path) -> None:
     bert.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({"weights": Canary(tmp_path / "trace")}, tmp_path / "pytorch_model.bin")

@@ -62,9 +62,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 def encoder(rows: int) -> BertModel:
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=rows, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, pad_token_id=0
-    )
+    config = BertConfig(vocab_size=rows, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, pad_token_id=0)
     return BertModel(config, add_pooling_layer=False)
 
 
@@ -201,9 +199,7 @@ def test_embedding_has_exactly_one_row_per_entry(converted: Converted) -> None:
         ("Unigram", "\n", "▁"),
     ],
 )
-def test_a_form_reads_the_row_of_the_character_it_stands_for(
-    conversions: dict[str, Converted], kind: str, form: str, piece: str
-) -> None:
+def test_a_form_reads_the_row_of_the_character_it_stands_for(conversions: dict[str, Converted], kind: str, form: str, piece: str) -> None:
     made = conversions[kind]
     old_row = made.old.get_vocab()[piece]
     assert made.row(form) != made.new.unk_token_id

@@ -126,9 +126,7 @@ def make_trainer(tiny_encoder: Path, tokenizer: PreTrainedTokenizerFast, output:
     )
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"with_o": True}, {"class_reduction": "mean"}, {"contrastive_loss": "supcon"}, {"bf16": True}]
-)
+@pytest.mark.parametrize("arguments", [{}, {"with_o": True}, {"class_reduction": "mean"}, {"contrastive_loss": "supcon"}, {"bf16": True}])
 def test_stage_one_lowers_the_loss(tiny_encoder, character_tok, tmp_path, arguments):
     trainer = make_trainer(tiny_encoder, character_tok, tmp_path, **arguments)
     before = trainer.evaluate()["eval_loss"]

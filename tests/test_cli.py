@@ -1,0 +1,289 @@
+"""The command line, end to end on a tiny encoder: train, evaluate, predict, inspect, and what each does with bad input."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from data_ner import Mention, Record, read_records, write_records
+from run_ner import main
+
+NAMES = ("张三", "李小四", "王五", "赵六", "钱七", "孙八")
+COMPANIES = ("华为", "中兴", "腾讯公司", "北大", "招商银行")
+
+
+def corpus(count: int, offset: int = 0) -> list[Record]:
+    records = []
+    for i in range(offset, offset + count):
+        name, company = NAMES[i % len(NAMES)], COMPANIES[i % len(COMPANIES)]
+        text = f"{name}昨天第{i}次去了{company}。"
+        at = text.index(company)
+        records.append(Record(f"s{i}", text, [Mention(0, len(name), "PER"), Mention(at, at + len(company), "ORG")]))
+    return records
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, count, offset in (("train", 40, 0), ("dev", 12, 100), ("test", 12, 200)):
+        write_records(corpus(count, offset), folder / f"{split}.jsonl")
+    write_records(corpus(12, 200), folder / "test.bmes", "columns", "BMES")
+    return folder
+
+
+def arguments(files: Path, tiny_encoder: Path, run_dir: Path, **changes: object) -> list[str]:
+    """A training command over the small corpus."""
+    config = run_dir.parent / "config.yaml"
+    config.write_text("stage1_epochs: 1\nhead_epochs: 1\nstage2_epochs: 4\nencoder_dropout: 0\nbf16: false\n", "utf-8")
+    values = {
+        "output_dir": run_dir,
+        "encoder": tiny_encoder,
+        **{f"{split}_file": files / f"{split}.jsonl" for split in ("train", "dev", "test")},
+        "stage2_batch_size": 8,
+        "stage1_batch_size": 8,
+        "stage2_learning_rate": 5e-3,
+        "stage2_head_learning_rate": 2e-2,
+        **changes,
+    }
+    return ["train", str(config), *(f"{key}={value}" for key, value in values.items())]
+
+
+@pytest.fixture(scope="session")
+def run(files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete NerCo run."""
+    run_dir = tmp_path_factory.mktemp("runs") / "nerco"
+    assert main(arguments(files, tiny_encoder, run_dir)) == 0
+    return run_dir
+
+
+def test_help_takes_less_than_a_second():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, str(ROOT / "run_ner.py"), "train", "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 1
+    assert "stage1_temperature" in done.stdout
+
+
+def test_run_directory_holds_what_it_should(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.json", "metrics.json", "training.png", "embeddings.png", "model", "stage1", "head", "full"}
+    assert {path.name for path in (run / "model").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "modeling_nerco.py",
+        "pipeline_ner.py",
+        "README.md",
+    }
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert metrics["data"]["train"]["texts"] == 40
+    assert len(metrics["data"]["train"]["sha256"]) == 64
+    assert set(metrics["phases"]) == {"stage1", "head", "full"}
+    assert set(metrics["test"]["per_type"]) == {"PER", "ORG"}
+    assert metrics["dev"]["micro"]["f1"] > 0.5
+    assert metrics["versions"]["torch"]
+
+
+def test_model_folder_holds_no_pickle(run):
+    assert not [path for path in (run / "model").rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_complete_run_is_only_reported(run, files, tiny_encoder, capsys):
+    before = (run / "model" / "model.safetensors").stat().st_mtime_ns
+    assert main(arguments(files, tiny_encoder, run)) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert (run / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_run_directory_with_another_configuration_is_refused(run, files, tiny_encoder, capsys):
+    assert main(arguments(files, tiny_encoder, run, seed=7)) == 2
+    error = capsys.readouterr().err
+    assert "another configuration" in error
+    assert "seed: 0 there, 7 now" in error
+
+
+def test_directory_that_is_no_run_is_refused(files, tiny_encoder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert main(arguments(files, tiny_encoder, tmp_path / "mine")) == 2
+    assert "no run directory" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("method", ["ce", "crf"])
+def test_controls_train_for_the_same_number_of_epochs(files, tiny_encoder, tmp_path, method):
+    run_dir = tmp_path / method
+    assert main(arguments(files, tiny_encoder, run_dir, method=method)) == 0
+    metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
+    assert {name: phase["epochs"] for name, phase in metrics["phases"].items()} == {"full": 6.0}
+    assert json.loads((run_dir / "model" / "config.json").read_text("utf-8"))["use_crf"] == (method == "crf")
+
+
+def test_killed_phase_is_continued_and_complete_ones_are_not_repeated(run, files, tiny_encoder, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "metrics.json").unlink()
+    (copy / "full" / "DONE.json").unlink()
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "output_dir": str(copy)}), "utf-8")
+    stage1 = (copy / "stage1" / "DONE.json").read_bytes()
+    assert main(arguments(files, tiny_encoder, copy)) == 0
+    output = capsys.readouterr().out
+    assert "-- full" in output
+    assert "-- stage1" not in output
+    assert (copy / "stage1" / "DONE.json").read_bytes() == stage1
+
+
+# -------------------------------------------------------------------------------------------------- evaluate and predict
+def test_evaluate_repeats_the_run_s_test_scores(run, files, tmp_path, capsys):
+    report = tmp_path / "scores.json"
+    assert main(["evaluate", str(run / "model"), str(files / "test.jsonl"), "--output", str(report)]) == 0
+    scores = json.loads(report.read_text("utf-8"))
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert scores["micro"] == metrics["test"]["micro"]
+    assert "PER" in capsys.readouterr().out
+
+
+def test_predict_writes_records_that_evaluate_scores_alike(run, files, tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert main(["predict", str(run / "model"), str(files / "test.jsonl"), "--output", str(out)]) == 0
+    predicted, gold = read_records(out)[0], read_records(files / "test.jsonl")[0]
+    correct = sum(len({m[:3] for m in p.entities} & {m[:3] for m in g.entities}) for p, g in zip(predicted, gold, strict=True))
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert correct == metrics["test"]["micro"]["correct"]
+    assert all(0 <= m.score <= 1 for p in predicted for m in p.entities)
+
+
+def test_predict_gives_the_input_s_own_format_back(run, files, tmp_path):
+    out = tmp_path / "out.bmes"
+    options = ["--format", "columns", "--tag_scheme", "BMES", "--output_format", "same", "--output", str(out)]
+    assert main(["predict", str(run / "model"), str(files / "test.bmes"), *options]) == 0
+    first = out.read_text("utf-8").splitlines()[0].split("\t")
+    assert len(first) == 2
+    assert [r.text for r in read_records(out)[0]] == [r.text for r in read_records(files / "test.bmes")[0]]
+
+
+def test_predict_reads_lines_from_standard_input(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("张三去了华为\n\n今天下雨\n"))
+    assert main(["predict", str(run / "model")]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == ["张三去了华为", "", "今天下雨"]
+    assert rows[1]["entities"] == []
+
+
+def test_columns_from_standard_input(run, files, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO((files / "test.bmes").read_text("utf-8")))
+    assert main(["predict", str(run / "model"), "-", "--format", "columns"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 12
+
+
+def test_inspect_reports_what_is_there(files, tmp_path, capsys):
+    doubled = [*corpus(3), *corpus(1)]
+    doubled[0].entities.append(Mention(0, 1, "PER"))
+    write_records(doubled, tmp_path / "doubled.jsonl")
+    (tmp_path / "orphan.bio").write_text("张\tI-PER\n三\tI-PER\n\n去\tO\n五\tB-PER\n六\tB-PER\n", "utf-8")
+    names = [str(files / "train.jsonl"), str(tmp_path / "doubled.jsonl"), str(tmp_path / "orphan.bio")]
+    assert main(["inspect", *names]) == 0
+    output = capsys.readouterr().out
+    assert "40 (0 without entity)" in output
+    assert "80, " in output
+    assert "duplicates within    1" in output
+    assert f"also in {names[0]}: 4 sentences" in output
+    assert "repaired tags        1" in output
+    assert "overlapping          1" in output
+
+
+def test_inspect_counts_mentions_off_token_boundaries(tmp_path, tiny_encoder, capsys):
+    write_records([Record("a", "Huawei在深圳", [Mention(0, 3, "ORG")])], tmp_path / "a.jsonl")
+    write_records([Record("a", "张三", [Mention(0, 1, "PER")], None, [(0, 2)])], tmp_path / "b.jsonl")
+    assert main(["inspect", str(tmp_path / "a.jsonl"), "--tokenizer", str(tiny_encoder)]) == 0
+    assert "off token boundaries 0 mentions" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "b.jsonl")]) == 0
+    assert "off token boundaries 1 mentions" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------------- bad input
+BAD_TRAIN = {
+    "malformed row": ("张\tB-PER\n三\tI-PER\textra\n", "train.txt:2"),
+    "unknown tag": ("张\tB-PER\n三\tI_PER\n", "train.txt:2"),
+    "mixed schemes": ("张\tB-PER\n三\tM-PER\n四\tE-PER\n去\tO\n中\tB-ORG\n兴\tI-ORG\n", "mixed"),
+    "empty file": ("", "no sentence"),
+    "no entity": ("张\tO\n三\tO\n", "no entity at all"),
+    "reversed": ('{"text": "张三", "entities": [{"start": 2, "end": 1, "label": "PER"}]}\n', "train.txt:1"),
+    "outside": ('{"text": "张三", "entities": [{"start": 0, "end": 9, "label": "PER"}]}\n', "train.txt:1"),
+    "no text": ('{"sentence": "张三"}\n', "train.txt:1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TRAIN)
+def test_bad_training_data_is_named_and_nothing_is_written(files, tiny_encoder, tmp_path, capsys, name):
+    content, message = BAD_TRAIN[name]
+    (tmp_path / "train.txt").write_text(content, "utf-8")
+    assert main(arguments(files, tiny_encoder, tmp_path / "run", train_file=tmp_path / "train.txt")) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_invalid_utf8_is_named(files, tiny_encoder, tmp_path, capsys):
+    (tmp_path / "train.txt").write_bytes("张\tB-PER\n".encode() + "三\tI-PER\n".encode("gb18030"))
+    assert main(arguments(files, tiny_encoder, tmp_path / "run", train_file=tmp_path / "train.txt")) == 2
+    assert "train.txt:2: not UTF-8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "magic"}, "expected one of ce, crf, nerco"),
+        ({"stage3_epochs": 1}, "unknown key stage3_epochs"),
+        ({"stage1_epochs": "many"}, "stage1_epochs is 'many': expected int"),
+        ({"stage1_temperature": 0}, "expected a positive number"),
+        ({"train_file": "absent.jsonl"}, "absent.jsonl: no such file"),
+        ({"dev_file": ""}, "train_file and dev_file are needed"),
+        ({"encoder": "absent-encoder"}, "no tokenizer could be loaded"),
+        ({"stage1_freeze_layers": 2}, "no parameter is left to train"),
+        ({"max_window_tokens": 100000}, "the encoder reads 512 at most"),
+    ],
+)
+def test_bad_configuration_is_refused(files, tiny_encoder, tmp_path, capsys, changes, message):
+    assert main(arguments(files, tiny_encoder, tmp_path / "run", **changes)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_label_unknown_to_the_model_is_named(run, tmp_path, capsys):
+    write_records([Record("odd", "张三", [Mention(0, 2, "ALIEN")])], tmp_path / "odd.jsonl")
+    assert main(["evaluate", str(run / "model"), str(tmp_path / "odd.jsonl"), "--output", str(tmp_path / "out.json")]) == 2
+    assert "'odd': entity type 'ALIEN' is unknown to the model (it knows ORG, PER)" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_dev_label_that_train_lacks_is_named(files, tiny_encoder, tmp_path, capsys):
+    write_records([Record("odd", "张三", [Mention(0, 2, "ALIEN")])], tmp_path / "odd.jsonl")
+    assert main(arguments(files, tiny_encoder, tmp_path / "run", dev_file=tmp_path / "odd.jsonl")) == 2
+    assert "ALIEN does not occur in train" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_is_no_model_is_refused(files, tmp_path, capsys):
+    assert main(["predict", str(tmp_path), str(files / "test.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert "is no model folder" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_pickled_model_is_refused(run, files, tmp_path, capsys):
+    import shutil
+
+    import torch
+
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "model" / "pytorch_model.bin")
+    assert main(["predict", str(tmp_path / "model"), str(files / "test.jsonl")]) == 2
+    assert "pickled weights are refused" in capsys.readouterr().err

@@ -1,0 +1,554 @@
+"""Raw text -> mentions: offsets that hold for any text, windows that lose nothing, results that do not depend on batching."""
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import LABELS
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, CanineTokenizer, PreTrainedTokenizerFast, dynamic_module_utils, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
+
+from modeling_nerco import NercoConfig, NercoForTokenClassification
+from pipeline_ner import NerPipeline, TextReader, Tokenized, Window, merge_windows, word_starts
+
+READ_AHEAD = 16  # batches
+PIECES = [
+    "[SEP]",
+    "</s>",
+    "\r\n",
+    "e\u0301",
+    "ＡＢ１，",
+    "北京 大学",
+    "👩‍👩‍👧",
+    "\x00",
+    "\ud800",
+    "\ufffd",
+    "ﷺ",
+    "Hello, wörld",
+    "   ",
+    "x y",
+]
+any_text = st.lists(st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=[]), max_size=8), max_size=6).map("".join)
+TEXTS = ["", " \n", "小明在北京大学读书。", "Hi 😀[SEP]", "ＡＢＣ" * 30, "张三", "\ud83d断", "我们去上海。" * 20]
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenizers
+SPECIAL = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>"}
+PIECE_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.北京大学"
+
+
+def wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """Special tokens around, as a BERT-like tokenizer has."""
+    ends = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{f"{name}_token": token for name, token in SPECIAL.items()})
+
+
+def word_piece() -> PreTrainedTokenizerFast:
+    pieces = [*SPECIAL.values(), *PIECE_CHARACTERS, *(f"##{c}" for c in PIECE_CHARACTERS)]
+    backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return wrap(backend)
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    pieces = [*SPECIAL.values(), *(f"▁{c}" for c in PIECE_CHARACTERS), "▁", *PIECE_CHARACTERS, "北京", "o,", "▁he"]
+    backend = Tokenizer(models.Unigram([(piece, -1.0 - i / 9) for i, piece in enumerate(pieces)], unk_id=1))
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return wrap(backend)
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", c) for c in "xyhw"] + [("l", "l"), ("å", "Į")]
+    pieces = [*SPECIAL.values(), *alphabet, *("".join(merge) for merge in merges)]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return wrap(backend)
+
+
+WORD_TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "WordPiece": word_piece,
+    "Unigram": unigram,
+    "byte-level": byte_level,
+}
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+def firing_pipeline(
+    tokenizer: PreTrainedTokenizerFast, unit: str, *, begin: str, inside: str, window: int = 16, **kwargs: Any
+) -> NerPipeline:
+    """A tagger without layers, its weights set by hand: `begin` is B-PER, `inside` I-PER, all else O, whatever the context."""
+    vocabulary = tokenizer.get_vocab()
+    encoder = BertConfig(vocab_size=len(tokenizer), hidden_size=4, num_hidden_layers=0, num_attention_heads=1, intermediate_size=4)
+    names = ["O", "B-PER", "I-PER"]
+    config = NercoConfig(
+        encoder_config=encoder,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+        label_unit=unit,
+        max_window_tokens=window,
+    )
+    model = NercoForTokenClassification(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        embeddings = model.nerco.encoder.embeddings
+        embeddings.LayerNorm.weight.fill_(1.0)
+        for dimension, character in enumerate((begin, inside)):
+            for piece, row in vocabulary.items():
+                if piece.lstrip("▁Ġ") == character:
+                    embeddings.word_embeddings.weight[row, dimension] = 1.0
+                    model.classifier.weight[dimension + 1, dimension] = 10.0
+        model.classifier.bias[0] = 5.0
+    return model.pipeline(tokenizer, **kwargs)
+
+
+def offsets(mentions: list[dict]) -> list[tuple[int, int]]:
+    return [(mention["start"], mention["end"]) for mention in mentions]
+
+
+def matches(pattern: str, text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in re.finditer(pattern, text)]
+
+
+@pytest.fixture
+def pipe(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> NerPipeline:
+    return tiny_tagger.pipeline(character_tok)
+
+
+@pytest.fixture(scope="module")
+def random_pipe(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast) -> NerPipeline:
+    """Small windows and a random head: mentions everywhere, across every edge."""
+    torch.manual_seed(2)
+    model = NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, label_unit="token", max_window_tokens=10)
+    torch.nn.init.normal_(model.classifier.weight, std=2.0)
+    return model.pipeline(character_tok)
+
+
+@pytest.fixture(scope="module")
+def firing(character_tok: PreTrainedTokenizerFast) -> NerPipeline:
+    return firing_pipeline(character_tok, "token", begin="甲", inside="乙")
+
+
+@pytest.fixture(scope="module")
+def word_readers() -> dict[str, TextReader]:
+    return {name: TextReader(build(), label_unit="word", max_window_tokens=16) for name, build in WORD_TOKENIZERS.items()}
+
+
+@pytest.fixture(scope="module")
+def word_firing() -> dict[str, NerPipeline]:
+    return {name: firing_pipeline(build(), "word", begin="x", inside="y") for name, build in WORD_TOKENIZERS.items()}
+
+
+# ----------------------------------------------------------------------------------------------------- what a mention is
+@settings(deadline=None, max_examples=100)
+@given(texts=st.lists(any_text, min_size=1, max_size=4))
+def test_text_at_the_offsets_is_the_word_and_results_are_json(random_pipe: NerPipeline, texts: list[str]) -> None:
+    results = random_pipe(texts)
+    assert json.loads(json.dumps(results)) == results
+    for text, mentions in zip(texts, results, strict=True):
+        assert all(text[m["start"] : m["end"]] == m["word"] != "" for m in mentions)
+        assert all(left["end"] <= right["start"] for left, right in itertools.pairwise(mentions))
+        assert all(0 <= m["score"] <= 1 for m in mentions)
+
+
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+@settings(deadline=None, max_examples=100)
+@given(texts=st.lists(any_text, min_size=1, max_size=4))
+def test_word_units_keep_offsets_exact_too(word_firing: dict[str, NerPipeline], name: str, texts: list[str]) -> None:
+    for text, mentions in zip(texts, word_firing[name](texts), strict=True):
+        assert all(text[m["start"] : m["end"]] == m["word"] == m["word"].strip() != "" for m in mentions)
+
+
+def test_a_mention_is_made_of_plain_python_values(pipe: NerPipeline) -> None:
+    mentions = pipe("小明在北京大学读书，小红在上海工作。")
+    assert mentions
+    for mention in mentions:
+        assert {key: type(value) for key, value in mention.items()} == {
+            "entity_group": str,
+            "score": float,
+            "word": str,
+            "start": int,
+            "end": int,
+        }
+        assert mention["entity_group"] in ("PER", "ORG")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u3000"])
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+def test_empty_text_has_no_mention(word_firing: dict[str, NerPipeline], firing: NerPipeline, name: str, text: str) -> None:
+    assert firing(text) == []
+    assert word_firing[name]([text, "x"])[0] == []
+
+
+@pytest.mark.parametrize("text", ["甲", "的甲乙乙的", "甲甲乙", "😀甲[SEP]甲乙\n", "\ud800甲乙"])
+def test_mentions_are_those_of_the_tags(firing: NerPipeline, text: str) -> None:
+    assert offsets(firing(text)) == matches("甲乙*", text)
+
+
+# --------------------------------------------------------------------------------------------------- inputs and outputs
+def test_a_string_gives_a_list_and_a_list_a_list_of_lists(firing: NerPipeline) -> None:
+    [mention] = firing("在甲乙")
+    assert firing(["在甲乙", "的", "在甲乙"]) == [[mention], [], [mention]]
+    assert firing(("在甲乙",)) == [[mention]]
+    assert firing([]) == []
+
+
+class CountingTexts:
+    """A data set that counts the rows read."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.read = size, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        self.read += 1
+        return {"text": "的" * (index % 5) + "甲"}
+
+    def texts(self) -> Iterator[str]:
+        return (self[i]["text"] for i in range(self.size))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("as_input", [CountingTexts.texts, lambda rows: KeyDataset(rows, "text")], ids=["generator", "KeyDataset"])
+def test_iterables_are_read_as_results_are_asked_for(firing: NerPipeline, as_input: Callable, batch_size: int) -> None:
+    rows = CountingTexts(200)
+    results = firing(as_input(rows), batch_size=batch_size)
+    assert rows.read == 0
+    for done, mentions in enumerate(results):
+        assert offsets(mentions) == [(done % 5, done % 5 + 1)]
+        assert rows.read <= done + READ_AHEAD * batch_size
+    assert done == 199
+
+
+def test_a_data_set_column_is_read_in_order(firing: NerPipeline) -> None:
+    data = Dataset.from_list([{"text": "的" * i + "甲"} for i in range(40)])
+    expected = [[(i, i + 1)] for i in range(40)]
+    assert [offsets(mentions) for mentions in firing(data["text"])] == expected
+    assert [offsets(mentions) for mentions in firing(KeyDataset(data, "text"))] == expected
+
+
+def test_an_endless_generator_gives_its_first_results(firing: NerPipeline) -> None:
+    results = firing(itertools.repeat("甲"), batch_size=1)
+    assert [offsets(mentions) for mentions in itertools.islice(results, 50)] == [[(0, 1)]] * 50
+
+
+@pytest.mark.parametrize("value", [3, None, b"bytes", {"text": "a"}, ["a", 3], [["a"]], [None]])
+def test_what_is_no_text_is_refused(firing: NerPipeline, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected a string .*found (int|NoneType|bytes|dict|list)|expected a string, found"):
+        firing(value)
+
+
+def test_what_is_no_text_in_a_generator_is_refused_by_its_number(firing: NerPipeline) -> None:
+    with pytest.raises(ValueError, match="text 2: expected a string, found int"):
+        list(firing(value for value in ["a", "b", 3]))
+
+
+# ---------------------------------------------------------------------------------------------------- batches and order
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_batch_size_does_not_change_results(random_pipe: NerPipeline, batch_size: int) -> None:
+    results, alone = random_pipe(TEXTS, batch_size=batch_size), [random_pipe(text) for text in TEXTS]
+    assert sum(map(len, alone)) > 20
+    for mentions, expected in zip(results, alone, strict=True):
+        assert [{**m, "score": pytest.approx(m["score"], abs=1e-5)} for m in mentions] == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, None])
+def test_results_keep_the_order_of_the_texts(firing: NerPipeline, batch_size: int | None) -> None:
+    lengths = random.Random(0).sample(range(300), 100)
+    texts = ["的" * length + "甲" for length in lengths]
+    assert [offsets(m) for m in firing(texts, batch_size=batch_size)] == [[(n, n + 1)] for n in lengths]
+
+
+def test_batch_size_of_the_constructor_is_used(character_tok: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", batch_size=3)
+    sizes: list[int] = []
+    forward = made._forward
+    monkeypatch.setattr(made, "_forward", lambda batch: sizes.append(len(batch["input_ids"])) or forward(batch))
+    made(["甲"] * 7)
+    assert sizes == [3, 3, 1]
+
+
+# --------------------------------------------------------------------------------------------------------------- windows
+@pytest.mark.parametrize("text", ["张", "小明在北京大学读书，Ｘ=1。😀\n[SEP]", "我们去上海" * 25])
+def test_text_of_one_window_gives_the_plain_decode(
+    tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast, text: str
+) -> None:
+    inputs = character_tok(text, return_tensors="pt", return_special_tokens_mask=True)
+    word_mask = inputs.pop("special_tokens_mask") == 0
+    with torch.no_grad():
+        [spans] = tiny_tagger.decode(tiny_tagger(**inputs), word_mask)
+    assert spans
+    found = [(m["start"], m["end"], m["entity_group"], m["score"]) for m in tiny_tagger.pipeline(character_tok)(text)]
+    assert found == [(s.start, s.end, s.label, pytest.approx(s.score, abs=1e-6)) for s in spans]
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_windows_cover_every_position_and_overlap(character_tok: PreTrainedTokenizerFast, data: st.DataObject) -> None:
+    reader = TextReader(character_tok, label_unit="token", max_window_tokens=data.draw(st.integers(8, 20)))
+    overlap = data.draw(st.integers(0, reader.capacity - 1))
+    gaps = data.draw(st.lists(st.integers(1, 9) | st.just(40), max_size=40))  # tokens of each word
+    lead = data.draw(st.integers(0, 3))  # tokens before the first word
+    first_token = list(itertools.accumulate(gaps[:-1], initial=lead)) if gaps else []
+    text = Tokenized(list(range(100, 100 + lead + sum(gaps))), first_token, [(i, i + 1) for i in range(len(gaps))])
+    windows = reader.overlapping_windows(text, overlap)
+
+    assert sorted({p for w in windows for p in range(w.first, w.last)}) == list(range(len(gaps)))
+    for window in windows:
+        assert len(window.input_ids) == len(window.word_mask) <= reader.capacity + 2
+        marked = [token for token, is_first in zip(window.input_ids, window.word_mask, strict=True) if is_first]
+        assert marked == [100 + token for token in first_token[window.first : window.last]]
+    for window, following in itertools.pairwise(windows):
+        assert window.first < following.first <= window.last < following.last
+        shared = first_token[window.last] - first_token[following.first]
+        assert shared >= overlap or following.first == window.first + 1
+
+
+CHINESE = ["的", "一二三", "甲", "甲乙", "甲乙乙乙", "\n", "😀", "[SEP]"]
+ENGLISH = ["x", "x y", "x y y", "foo", "ab", "京", "1,2"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(parts=st.lists(st.sampled_from(CHINESE), max_size=60), stride=st.integers(4, 13))
+def test_windows_lose_and_add_nothing_in_characters(firing: NerPipeline, parts: list[str], stride: int) -> None:
+    text = "".join(parts)
+    assert offsets(firing(text, stride=stride)) == matches("甲乙*", text)
+
+
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+@settings(deadline=None, max_examples=60)
+@given(parts=st.lists(st.sampled_from(ENGLISH), max_size=40), stride=st.integers(4, 6))
+def test_windows_lose_and_add_nothing_in_words(word_firing: dict[str, NerPipeline], name: str, parts: list[str], stride: int) -> None:
+    text = " ".join(parts)
+    assert offsets(word_firing[name](text, stride=stride)) == matches(r"\bx(?: y)*", text)
+
+
+@pytest.mark.parametrize("size", [5_000, 100_000])
+def test_a_mention_at_the_end_of_a_long_text_is_found(firing: NerPipeline, size: int) -> None:
+    assert offsets(firing("的" * (size - 2) + "甲乙")) == [(size - 2, size)]
+
+
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+def test_an_endless_word_is_read(word_firing: dict[str, NerPipeline], name: str) -> None:
+    assert word_firing[name]("a" * 100_000) == []
+    assert offsets(word_firing[name]("a" * 100_000 + " x")) == [(100_001, 100_002)]
+
+
+@pytest.mark.parametrize("name", ["Unigram", "byte-level"])
+def test_an_endless_word_is_one_mention(word_firing: dict[str, NerPipeline], name: str) -> None:
+    assert offsets(word_firing[name]("x" * 100_000)) == [(0, 100_000)]
+
+
+def test_training_data_longer_than_the_window_still_fits_one_position(character_tok: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="max_window_tokens is 2: too small"):
+        TextReader(character_tok, label_unit="token", max_window_tokens=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------- merge
+def window(first: int, last: int) -> Window:
+    return Window([], [], first, last)
+
+
+PAIR = [window(0, 10), window(6, 16)]  # share 6..9; a span belongs to the first while first + last <= 16
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ([], [], []),
+        ([(1, 3, "P", 0.5)], [(5, 7, "P", 0.5)], [(1, 3, "P", 0.5), (11, 13, "P", 0.5)]),
+        ([(7, 9, "P", 0.5)], [(1, 3, "P", 0.9)], [(7, 9, "P", 0.5)]),  # farther from the first one's edge: it decides
+        ([(8, 9, "P", 0.9)], [(2, 3, "P", 0.5)], [(8, 9, "P", 0.5)]),  # farther from the second one's edge
+        ([(8, 10, "P", 0.9)], [], []),  # only the window that does not own it saw it
+        ([], [(0, 2, "P", 0.9)], []),
+        ([(7, 9, "P", 0.5)], [(1, 3, "Q", 0.9)], [(7, 9, "P", 0.5)]),
+        ([(5, 8, "P", 0.6)], [(1, 6, "P", 0.9)], [(7, 12, "P", 0.9)]),  # overlapping mentions: the more probable one
+        ([(5, 8, "P", 0.9)], [(1, 6, "P", 0.6)], [(5, 8, "P", 0.9)]),
+        ([(5, 8, "P", 0.6)], [(2, 6, "P", 0.9)], [(5, 8, "P", 0.6), (8, 12, "P", 0.9)]),  # touching is no overlap
+    ],
+)
+def test_the_window_in_which_a_mention_is_farther_from_the_edge_decides(left: list, right: list, expected: list) -> None:
+    assert merge_windows(PAIR, [left, right]) == expected
+
+
+def test_a_mention_stays_when_the_one_that_beat_it_is_beaten() -> None:
+    left = [(0, 5, "P", 0.5), (6, 8, "P", 0.95)]
+    right = [(0, 16, "P", 0.9)]  # positions 4..20: overlaps both
+    assert merge_windows([window(0, 12), window(4, 24)], [left, right]) == left
+
+
+def test_one_window_or_none_is_taken_as_it_is() -> None:
+    spans = [(0, 2, "P", 0.1), (2, 3, "Q", 0.2)]
+    assert merge_windows([window(0, 4)], [spans]) == spans
+    assert merge_windows([], []) == []
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_merged_mentions_are_ordered_and_never_overlap(data: st.DataObject) -> None:
+    size, step = data.draw(st.integers(4, 12)), data.draw(st.integers(1, 4))
+    windows = [window(i * step, i * step + size) for i in range(data.draw(st.integers(1, 5)))]
+    score = st.floats(0, 1)
+    spans: list[list[tuple]] = []
+    for _ in windows:
+        edges = sorted(data.draw(st.sets(st.integers(0, size), max_size=6)))
+        spans.append([(a, b, "P", data.draw(score)) for a, b in zip(edges[::2], edges[1::2], strict=False)])
+    merged = merge_windows(windows, spans)
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(merged))
+    seen = {(a + w.first, b + w.first, label, p) for w, own in zip(windows, spans, strict=True) for a, b, label, p in own}
+    assert set(merged) <= seen
+
+
+# -------------------------------------------------------------------------------------------------------------- options
+@pytest.mark.parametrize("stride", [-1, 14, 1000])
+def test_stride_outside_the_window_is_refused(firing: NerPipeline, stride: int) -> None:
+    with pytest.raises(ValueError, match=f"stride is {stride}: expected 0 to 13 tokens"):
+        firing("甲", stride=stride)
+
+
+@pytest.mark.parametrize("stride", [0, 1, 13])
+def test_stride_within_the_window_is_accepted(character_tok: PreTrainedTokenizerFast, firing: NerPipeline, stride: int) -> None:
+    text = "的甲的" * 30
+    assert offsets(firing(text, stride=stride)) == matches("甲", text)
+    made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", stride=stride)
+    assert offsets(made(text)) == matches("甲", text)
+
+
+def test_stride_is_the_overlap_of_the_windows(character_tok: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", stride=5)
+    overlaps: list[int] = []
+    read = made.reader.overlapping_windows
+    monkeypatch.setattr(made.reader, "overlapping_windows", lambda text, overlap: overlaps.append(overlap) or read(text, overlap))
+    made("的")
+    made("的", stride=0)
+    assert overlaps == [5, 0]
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_every_aggregation_strategy_gives_whole_mentions(
+    firing: NerPipeline, character_tok: PreTrainedTokenizerFast, strategy: str
+) -> None:
+    assert firing("的甲乙", aggregation_strategy=strategy) == firing("的甲乙")
+    made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", aggregation_strategy=strategy)
+    assert made("的甲乙") == firing("的甲乙")
+
+
+def test_an_unknown_argument_is_refused(firing: NerPipeline, character_tok: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match=r"unknown pipeline arguments \['strid'\]: expected stride, batch_size"):
+        firing("甲", strid=3)
+    with pytest.raises(ValueError, match=r"unknown pipeline arguments \['grouped'\]"):
+        firing_pipeline(character_tok, "token", begin="甲", inside="乙", grouped=True)
+
+
+def test_ignored_labels_are_left_out(
+    pipe: NerPipeline, tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
+) -> None:
+    text = "小明在北京大学读书，小红在上海工作。" * 3
+    found = pipe(text)
+    assert {m["entity_group"] for m in found} == {"PER", "ORG"}
+    only_org = [m for m in found if m["entity_group"] == "ORG"]
+    assert pipe(text, ignore_labels=["PER"]) == only_org
+    assert tiny_tagger.pipeline(character_tok, ignore_labels=["PER"])(text) == only_org
+    assert pipe(text, ignore_labels=["PER", "ORG"]) == []
+    assert pipe(text) == found
+
+
+def test_a_missing_or_slow_tokenizer_is_refused(tiny_tagger: NercoForTokenClassification) -> None:
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        tiny_tagger.pipeline(None)
+    with pytest.raises(ValueError, match="CanineTokenizer is a slow tokenizer"):
+        tiny_tagger.pipeline(CanineTokenizer())
+
+
+def test_dropout_is_off_in_the_pipeline(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> None:
+    made = tiny_tagger.train().pipeline(character_tok)
+    assert made("小明在北京大学读书") == made("小明在北京大学读书")
+    assert not tiny_tagger.training
+
+
+def test_pipeline_of_the_object_equals_pipeline_of_the_folder(
+    saved_tagger: Path, pipe: NerPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for task in ("ner", "token-classification"):
+        loaded = pipeline(task, model=str(saved_tagger), trust_remote_code=True)
+        assert type(loaded).__name__ == "NerPipeline"
+        assert loaded(TEXTS) == pipe(TEXTS)
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        (" \n\u3000", []),
+        ("Hello world", ["Hello", "world"]),
+        ("don't", ["don", "'", "t"]),
+        ("北京大学", ["北", "京", "大", "学"]),
+        ("iPhone手机15号", ["iPhone", "手", "机", "15", "号"]),
+        ("ＡＢ，１２", ["ＡＢ", "，", "１２"]),
+        ("e\u0301te\u0301 cafe\u0301", ["e\u0301te\u0301", "cafe\u0301"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("ひらがなカナ", ["ひ", "ら", "が", "な", "カ", "ナ"]),
+        ("한국어 말", ["한국어", "말"]),
+        ("😀😀", ["😀", "😀"]),
+        ("𠀀a", ["𠀀", "a"]),
+        ("a_b-c", ["a_b", "-", "c"]),
+        ("[SEP]\x00", ["[", "SEP", "]", "\x00"]),
+    ],
+)
+def test_word_starts(text: str, words: list[str]) -> None:
+    starts, at = set(), 0
+    for word in words:
+        at = text.index(word, at)
+        starts.add(at)
+        at += len(word)
+    assert word_starts(text) == starts
+
+
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+@settings(deadline=None, max_examples=300)
+@given(text=any_text)
+def test_word_positions_start_at_words_in_order(word_readers: dict[str, TextReader], name: str, text: str) -> None:
+    [read] = word_readers[name].tokenize([text])
+    readable = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    starts = word_starts(readable)
+    assert all(start in starts for start, _ in read.spans)
+    assert all(readable[start:end] == readable[start:end].strip() != "" for start, end in read.spans)
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(read.spans))
+    assert all(left < right for left, right in itertools.pairwise(read.first_token))
+    assert len(read.first_token) == len(read.spans)
+    assert not read.first_token or read.first_token[-1] < len(read.ids)
+
+
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+def test_words_are_the_same_for_every_tokenizer(word_readers: dict[str, TextReader], name: str) -> None:
+    text = " Hello  wörld, 北京 a1\n1,2"
+    [read] = word_readers[name].tokenize([text])
+    assert [text[start:end] for start, end in read.spans] == ["Hello", "wörld", ",", "北", "京", "a1", "1", ",", "2"]
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_reading_many_texts_is_reading_each(character_tok: PreTrainedTokenizerFast, unit: str) -> None:
+    reader = TextReader(character_tok, label_unit=unit, max_window_tokens=16)
+    assert reader.tokenize(TEXTS) == [reader.tokenize([text])[0] for text in TEXTS]
+    assert reader.tokenize([]) == []
