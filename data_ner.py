@@ -9,6 +9,7 @@ Offsets count code points, half-open, into `text` exactly as given.
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -169,7 +170,7 @@ def tags_to_spans(tags: Sequence[str], scheme: str) -> tuple[list[tuple[int, int
             open_ = False
     if open_:
         close(len(tags), not closing)
-    return spans, repairs
+    return spans, sorted(set(repairs))
 
 
 def spans_to_tags(spans: Iterable[tuple[int, int, str]], length: int, scheme: str) -> list[str]:
@@ -206,8 +207,8 @@ class Layout:
         format: "auto", or one of "columns", "jsonl", "cluener", "datasets".
         tag_scheme: "auto", or one of IOB1, BIO, BIOES, BMES.
         delimiter: "auto" (a tab where the file has one, else a space), "tab", "space".
-        token_column: index of the column with the token. tag_columns: indices of the tag columns; empty: every column after
-            the token's whose first rows hold tags.
+        token_column: index of the column with the token. tag_columns: indices of the tag columns; empty: all columns after the
+            token's if the first row has tags in all of them, else the last one.
         indexed_characters: the token is the column's first character; the rest is an index (Weibo's "高0", "兴1").
         joiner: what stands between tokens in the text: "auto" ("" where tokens are mostly Chinese characters, else a space),
             "none", "space".
@@ -250,7 +251,7 @@ def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Reco
 def detect_format(name: str) -> str:
     """Format by name and first line: "@" or a folder is a data set, JSON with "label" is CLUENER, other JSON is JSONL."""
     path = Path(name)
-    if "@" in path.name or path.is_dir():
+    if path.is_dir() or ("@" in path.name and not path.is_file()):
         return "datasets"
     first = next((line for _, line in _lines(name) if line.strip()), "")
     if not first.lstrip().startswith("{"):
@@ -335,6 +336,9 @@ def _column_sentences(name: str, layout: Layout, delimiter: str) -> Iterator[tup
             continue
         cells = line.split(delimiter)
         if cells[0] == "-DOCSTART-":
+            if sentence:
+                yield sentence, doc
+                sentence = []
             documents += 1
             doc = f"{Path(name).stem}-doc-{documents}"
             continue
@@ -365,7 +369,7 @@ def _column_sentences(name: str, layout: Layout, delimiter: str) -> Iterator[tup
 
 
 def _tag_columns(cells: Sequence[str], token_column: int) -> tuple[int, ...]:
-    """The trailing columns that hold tags in the first row."""
+    """The trailing columns that hold tags in the first row; only the last one where something else stands before them."""
     columns: list[int] = []
     for column in range(len(cells) - 1, token_column, -1):
         try:
@@ -373,6 +377,8 @@ def _tag_columns(cells: Sequence[str], token_column: int) -> tuple[int, ...]:
         except ValueError:
             break
         columns.insert(0, column)
+    if columns and columns[0] != token_column + 1:  # other annotation stands between, as in CoNLL-2003: part of speech, chunks
+        return (columns[-1],)
     return tuple(columns) or ((len(cells) - 1,) if len(cells) > token_column + 1 else ())
 
 
@@ -382,7 +388,8 @@ def _delimiter(name: str, layout: Layout) -> str:
         return given
     if layout.delimiter != "auto":
         raise DataError(f"delimiter is {layout.delimiter!r}: expected auto, tab or space")
-    return next(("\t" if "\t" in line else " " for _, line in _lines(name) if line.strip(" \t\r")), " ")
+    rows = (line for _, line in _lines(name) if line.strip(" \t\r") and not line.startswith("-DOCSTART-"))
+    return next(("\t" if "\t" in line else " " for line in rows), " ")
 
 
 def is_ideograph(character: str) -> bool:
@@ -414,6 +421,8 @@ def record_from_dict(row: Any, number: int) -> Record:
         raise ValueError(f"expected an object, found {type(row).__name__}")
     if not isinstance(row.get("text"), str):
         raise ValueError(f"expected a string in 'text', found {sorted(row)}; is the text in another column?")
+    if "entities" not in row and isinstance(row.get("label"), list):
+        raise ValueError("expected mentions in 'entities' as {start, end, label}, found a list in 'label'; rename and convert it")
     text, entities = row["text"], row.get("entities", [])
     if not isinstance(entities, list):
         raise ValueError(f"expected a list in 'entities', found {type(entities).__name__}")
@@ -447,6 +456,8 @@ def _record_from_cluener(row: Any, number: int) -> Record:
         raise ValueError("expected CLUENER's 'text' and 'label' (type -> surface -> [[first, last]])")
     mentions = []
     for label, surfaces in row.get("label", {}).items():
+        if not isinstance(surfaces, dict):
+            raise ValueError(f"expected surface -> [[first, last]] under {label!r}, found {surfaces!r}")
         for surface, places in surfaces.items():
             for first, last in places:
                 mention = _mention(row["text"], first, last + 1, label)
@@ -471,7 +482,8 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
     """A `datasets` data set with `tokens` and `ner_tags` (ClassLabel names), on disk or on the Hub: "NAME@SPLIT"."""
     import datasets
 
-    place, _, split = name.rpartition("@") if "@" in Path(name).name else (name, "", "")
+    has_split = "@" in Path(name).name and not Path(name).is_dir()
+    place, _, split = name.rpartition("@") if has_split else (name, "", "")
     try:
         data = datasets.load_from_disk(place) if Path(place).is_dir() else datasets.load_dataset(place)
     except Exception as error:
@@ -483,20 +495,49 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
     missing = {"tokens", "ner_tags"} - set(data.column_names)
     if missing:
         raise DataError(f"{name}: column {sorted(missing)} is missing (found {data.column_names})")
-    feature = data.features["ner_tags"].feature
-    names = getattr(feature, "names", None)  # strings are taken as they are
-    rows = [(row["tokens"], [names[t] if names else t for t in row["ner_tags"]]) for row in data]
-    report.scheme = detect_scheme(tags for _, tags in rows) if layout.tag_scheme == "auto" else layout.tag_scheme
-    joiner = _joiner(layout, (token for tokens, _ in rows for token in tokens if token))
+    rows = [_dataset_row(name, number, row, data.features["ner_tags"]) for number, row in enumerate(data)]
+    scheme = layout.tag_scheme
+    if scheme == "auto":
+        try:
+            scheme = detect_scheme(tags for _, tags in rows)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
+    report.scheme = scheme
+    joiner = _joiner(layout, (token for tokens, _ in rows for token in tokens))
     records = []
     for number, (words, tags) in enumerate(rows):
         text, tokens = join_tokens(words, joiner)
-        spans, repairs = tags_to_spans(tags, report.scheme)
+        try:
+            spans, repairs = tags_to_spans(tags, scheme)
+        except ValueError as error:
+            raise DataError(f"{name}: row {number}: {error}") from error
         for i in repairs:
-            report.repair(f"row {number}: {tags[i]} where {report.scheme} does not allow it")
+            report.repair(f"row {number}: {tags[i]} where {scheme} does not allow it")
         mentions = [Mention(tokens[start][0], tokens[end - 1][1], label) for start, end, label in spans]
         records.append(Record(f"{split or Path(place).name}-{number}", text, mentions, None, tokens))
     return records
+
+
+def _dataset_row(name: str, number: int, row: dict[str, Any], feature: Any) -> tuple[list[str], list[str]]:
+    """Tokens and tag names of a data set's row; DataError where they are not that."""
+    where = f"{name}: row {number}"
+    tokens, tags = row["tokens"], row["ner_tags"]
+    if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
+        raise DataError(f"{where}: expected as many ner_tags as tokens, found {tags!r} for {tokens!r}")
+    if any(not isinstance(token, str) or not token for token in tokens):
+        raise DataError(f"{where}: expected strings in tokens, none of them empty, found {tokens!r}")
+    names = getattr(getattr(feature, "feature", None), "names", None)
+    for i, tag in enumerate(tags):
+        if names is not None and not (isinstance(tag, int) and 0 <= tag < len(names)):
+            raise DataError(f"{where}: ner_tags hold {tag!r}, which is no class (0 to {len(names) - 1}; -1 is unlabelled: drop such rows)")
+        tags[i] = names[tag] if names is not None else tag
+        if not isinstance(tags[i], str):
+            raise DataError(f"{where}: ner_tags hold {tag!r} without ClassLabel names; cast the column to ClassLabel or strings")
+        try:
+            split_tag(tags[i])
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from error
+    return tokens, tags
 
 
 # -- writing
@@ -512,31 +553,42 @@ def write_records(records: Sequence[Record], path: str | Path, format: str = "js
         _write_datasets(records, Path(path), scheme)
     else:
         with atomic_writer(path) as file:
-            file.writelines(format_records(records, format, scheme))
+            for number, piece in enumerate(format_records(records, format, scheme)):
+                # A text that starts with U+FEFF would lose it to the reader's byte-order mark: give it one to lose.
+                file.write("\ufeff" + piece if number == 0 and piece.startswith("\ufeff") else piece)
 
 
 def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") -> Iterator[str]:
     """The text of records in a file format, a piece a record."""
     if format == "jsonl":
         for record in records:
-            yield json.dumps(record.to_dict(), ensure_ascii=False) + "\n"
+            yield _json_line(record.to_dict())
     elif format == "cluener":
         for record in records:
             label: dict[str, dict[str, list[list[int]]]] = {}
             for m in record.entities:
                 label.setdefault(m.label, {}).setdefault(record.text[m.start : m.end], []).append([m.start, m.end - 1])
-            yield json.dumps({"text": record.text, "label": label}, ensure_ascii=False) + "\n"
+            yield _json_line({"text": record.text, "label": label})
     elif format == "columns":
         layered = [tag_layers(record, scheme) for record in records]
         width = max((len(layers) for layers in layered), default=1)
         for record, layers in zip(records, layered, strict=True):
             tokens = _tokens_of(record)
+            broken = next((record.text[a:b] for a, b in tokens if set(record.text[a:b]) & {"\t", "\r", "\n"}), None)
+            if broken is not None:
+                raise ValueError(f"record {record.id!r}: token {broken!r} holds a tab or line end: write jsonl instead")
             layers += [["O"] * len(tokens)] * (width - len(layers))
             for i, (start, end) in enumerate(tokens):
                 yield "\t".join([record.text[start:end], *(layer[i] for layer in layers)]) + "\n"
             yield "\n"
     else:
         raise ValueError(f"format {format!r} cannot be written as text (expected jsonl, cluener or columns)")
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    # A lone surrogate has no UTF-8: such a row is written in escapes.
+    return (line if line.isascii() or not re.search("[\ud800-\udfff]", line) else json.dumps(row)) + "\n"
 
 
 def _tokens_of(record: Record) -> list[tuple[int, int]]:
@@ -591,12 +643,13 @@ class atomic_writer:
         return self.file
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.file.close()
-        if kind is None:
-            os.chmod(self.temporary, 0o644)
-            os.replace(self.temporary, self.path)
-        else:
-            os.unlink(self.temporary)
+        try:
+            self.file.close()
+            if kind is None:
+                os.chmod(self.temporary, 0o644)
+                os.replace(self.temporary, self.path)
+        finally:
+            Path(self.temporary).unlink(missing_ok=True)
 
 
 def write_json(values: Any, path: Path) -> None:
