@@ -1,6 +1,6 @@
 """Make samples/zh/{train,dev,test}.jsonl from the inline markup in samples/zh/source/.
 
-    python samples/convert.py            writes the splits and prints their counts
+    python samples/convert.py            writes the splits and the table of counts in samples/README.md
     python samples/convert.py --check    only reads: errors and counts
 
 Whole documents go to one split, the same share of every register to each; the choice is a function of the document's name.
@@ -14,9 +14,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from data_ner import Mention, Record, write_records  # noqa: E402
+from data_ner import Mention, Record, atomic_writer, write_records  # noqa: E402
 
 TYPES = ("PER", "ORG", "LOC", "GPE", "TITLE", "PRODUCT")
+BEGIN, END = "<!-- counts: written by convert.py -->", "<!-- /counts -->"
 SHARES = {"train": 0.70, "dev": 0.15, "test": 0.15}
 
 
@@ -90,7 +91,8 @@ def inner_mentions(record: Record) -> int:
     return sum(any(o != m and o.start <= m.start and m.end <= o.end for o in record.entities) for m in record.entities)
 
 
-def main() -> None:
+def make_splits() -> dict[str, list[Record]]:
+    """All registers, split; SystemExit at an error or a text that occurs twice."""
     splits: dict[str, list[Record]] = {"train": [], "dev": [], "test": []}
     seen: dict[str, str] = {}
     for path in sorted((HERE / "zh" / "source").glob("*.txt")):
@@ -100,15 +102,33 @@ def main() -> None:
                 if record.text in seen:
                     raise SystemExit(f"{record.id} repeats {seen[record.text]}: {record.text}")
                 seen[record.text] = record.id
-    for name, records in splits.items():
+    return splits
+
+
+def counts_table(splits: dict[str, list[Record]]) -> str:
+    """The table of samples/README.md."""
+    lines = [f"| | sentences | without entity | characters | {' | '.join(TYPES)} | all | nested |", "|---|" + "---|" * (len(TYPES) + 5)]
+    every = [record for records in splits.values() for record in records]
+    for name, records in [*splits.items(), ("all", every)]:
         counts = Counter(mention.label for record in records for mention in record.entities)
-        print(
-            f"{name}: {len(records)} sentences, {sum(len(r.text) for r in records)} characters, "
-            f"{sum(not r.entities for r in records)} without entity, {sum(counts.values())} mentions, "
-            f"{sum(map(inner_mentions, records))} nested, {dict(counts.most_common())}"
-        )
-        if "--check" not in sys.argv[1:]:
-            write_records(records, HERE / "zh" / f"{name}.jsonl")
+        cells = [len(records), sum(not r.entities for r in records), sum(len(r.text) for r in records)]
+        cells += [counts[label] for label in TYPES] + [counts.total(), sum(map(inner_mentions, records))]
+        lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    splits = make_splits()
+    table = counts_table(splits)
+    print(table)
+    if "--check" in sys.argv[1:]:
+        return
+    for name, records in splits.items():
+        write_records(records, HERE / "zh" / f"{name}.jsonl")
+    readme = HERE / "README.md"
+    before, _, rest = readme.read_text("utf-8").partition(BEGIN)
+    with atomic_writer(readme) as file:
+        file.write(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

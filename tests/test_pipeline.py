@@ -15,7 +15,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, CanineTokenizer, PreTrainedTokenizerFast, dynamic_module_utils, pipeline
+from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, dynamic_module_utils, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_nerco import NercoConfig, NercoForTokenClassification
@@ -124,6 +124,15 @@ def matches(pattern: str, text: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(pattern, text)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads only cost for models this small, and much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def pipe(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> NerPipeline:
     return tiny_tagger.pipeline(character_tok)
@@ -229,13 +238,13 @@ class CountingTexts:
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("as_input", [CountingTexts.texts, lambda rows: KeyDataset(rows, "text")], ids=["generator", "KeyDataset"])
 def test_iterables_are_read_as_results_are_asked_for(firing: NerPipeline, as_input: Callable, batch_size: int) -> None:
-    rows = CountingTexts(200)
+    rows = CountingTexts(100)
     results = firing(as_input(rows), batch_size=batch_size)
     assert rows.read == 0
     for done, mentions in enumerate(results):
         assert offsets(mentions) == [(done % 5, done % 5 + 1)]
         assert rows.read <= done + READ_AHEAD * batch_size
-    assert done == 199
+    assert done == 99
 
 
 def test_a_data_set_column_is_read_in_order(firing: NerPipeline) -> None:
@@ -272,7 +281,7 @@ def test_batch_size_does_not_change_results(random_pipe: NerPipeline, batch_size
 
 @pytest.mark.parametrize("batch_size", [1, 4, None])
 def test_results_keep_the_order_of_the_texts(firing: NerPipeline, batch_size: int | None) -> None:
-    lengths = random.Random(0).sample(range(300), 100)
+    lengths = random.Random(0).sample(range(60), 30)
     texts = ["的" * length + "甲" for length in lengths]
     assert [offsets(m) for m in firing(texts, batch_size=batch_size)] == [[(n, n + 1)] for n in lengths]
 
@@ -287,7 +296,7 @@ def test_batch_size_of_the_constructor_is_used(character_tok: PreTrainedTokenize
 
 
 # --------------------------------------------------------------------------------------------------------------- windows
-@pytest.mark.parametrize("text", ["张", "小明在北京大学读书，Ｘ=1。😀\n[SEP]", "我们去上海" * 25])
+@pytest.mark.parametrize("text", ["小明在北京大学读书，Ｘ=1。😀\n[SEP]", "我们去上海" * 25])
 def test_text_of_one_window_gives_the_plain_decode(
     tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast, text: str
 ) -> None:
@@ -317,9 +326,18 @@ def test_windows_cover_every_position_and_overlap(character_tok: PreTrainedToken
         marked = [token for token, is_first in zip(window.input_ids, window.word_mask, strict=True) if is_first]
         assert marked == [100 + token for token in first_token[window.first : window.last]]
     for window, following in itertools.pairwise(windows):
-        assert window.first < following.first <= window.last < following.last
+        assert window.first < following.first <= window.last <= following.last
         shared = first_token[window.last] - first_token[following.first]
-        assert shared >= overlap or following.first == window.first + 1
+        # Less only where a word is so long that starting earlier would show nothing new.
+        assert shared >= overlap or reader.fit(text, following.first - 1) == window.last
+
+
+def test_no_window_lies_inside_the_one_before(character_tok: PreTrainedTokenizerFast) -> None:
+    """It would only decide mentions at its right edge with less context on their left."""
+    reader = TextReader(character_tok, label_unit="token", max_window_tokens=14)
+    words = [1] * 12 + [40]
+    text = Tokenized(list(range(52)), list(itertools.accumulate(words[:-1], initial=0)), [(i, i + 1) for i in range(13)])
+    assert [(w.first, w.last) for w in reader.overlapping_windows(text, 4)] == [(0, 12), (12, 13)]
 
 
 CHINESE = ["的", "一二三", "甲", "甲乙", "甲乙乙乙", "\n", "😀", "[SEP]"]
@@ -357,7 +375,7 @@ def test_an_endless_word_is_one_mention(word_firing: dict[str, NerPipeline], nam
     assert offsets(word_firing[name]("x" * 100_000)) == [(0, 100_000)]
 
 
-def test_training_data_longer_than_the_window_still_fits_one_position(character_tok: PreTrainedTokenizerFast) -> None:
+def test_a_window_without_room_beside_the_special_tokens_is_refused(character_tok: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="max_window_tokens is 2: too small"):
         TextReader(character_tok, label_unit="token", max_window_tokens=2)
 
@@ -474,8 +492,8 @@ def test_ignored_labels_are_left_out(
 def test_a_missing_or_slow_tokenizer_is_refused(tiny_tagger: NercoForTokenClassification) -> None:
     with pytest.raises(ValueError, match="needs a tokenizer"):
         tiny_tagger.pipeline(None)
-    with pytest.raises(ValueError, match="CanineTokenizer is a slow tokenizer"):
-        tiny_tagger.pipeline(CanineTokenizer())
+    with pytest.raises(ValueError, match="ByT5Tokenizer is a slow tokenizer"):
+        tiny_tagger.pipeline(ByT5Tokenizer())
 
 
 def test_dropout_is_off_in_the_pipeline(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> None:

@@ -36,6 +36,7 @@ def splits() -> dict[str, list[Record]]:
 def corpus_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the corpus' source in it, in which `convert.main` works."""
     shutil.copytree(SAMPLES / "zh" / "source", tmp_path / "zh" / "source")
+    shutil.copy(SAMPLES / "README.md", tmp_path)
     monkeypatch.setattr(convert, "HERE", tmp_path)
     monkeypatch.setattr("sys.argv", ["convert.py"])
     return tmp_path / "zh"
@@ -166,3 +167,7 @@ def test_repeated_sentence_is_refused_and_nothing_written(corpus_copy: Path) -> 
     with pytest.raises(SystemExit, match="repeats"):
         convert.main()
     assert [path.name for path in corpus_copy.iterdir()] == ["source"]
+
+
+def test_readme_states_the_counts_of_the_corpus():
+    assert convert.counts_table(convert.make_splits()) in (SAMPLES / "README.md").read_text("utf-8")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, CanineTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from tokenizer_character import character_tokenizer, is_character_tokenizer
 
@@ -245,8 +245,8 @@ def test_byte_level_bpe_is_refused_with_an_explanation() -> None:
 
 
 def test_a_slow_tokenizer_is_refused() -> None:
-    with pytest.raises(ValueError, match="CanineTokenizer is a slow tokenizer"):
-        character_tokenizer(CanineTokenizer(), encoder(8))
+    with pytest.raises(ValueError, match="ByT5Tokenizer is a slow tokenizer"):
+        character_tokenizer(ByT5Tokenizer(), encoder(8))
 
 
 @pytest.mark.parametrize("name", ["cls", "sep", "pad"])
@@ -263,6 +263,6 @@ def test_is_character_tokenizer_recognises_one_to_one(converted: Converted, char
     assert is_character_tokenizer(character_tok)
 
 
-@pytest.mark.parametrize("build", [word_piece, unigram, byte_level, CanineTokenizer])
+@pytest.mark.parametrize("build", [word_piece, unigram, byte_level, ByT5Tokenizer])
 def test_is_character_tokenizer_rejects_others(build: Callable) -> None:
     assert not is_character_tokenizer(build())
