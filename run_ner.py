@@ -206,14 +206,17 @@ def load_data(config: RunConfig) -> Data:
 
 def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrainedTokenizerBase", str]:
     """The encoder's tokenizer and the label unit: "token" for character text, else "word"."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.encoder)
+        # An encoder that carries code of its own is refused, not run.
+        tokenizer = AutoTokenizer.from_pretrained(config.encoder, trust_remote_code=False)
+        positions = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False).get_text_config().max_position_embeddings
     except (OSError, ValueError) as error:
-        raise ConfigError(f"encoder {config.encoder!r}: no tokenizer could be loaded: {str(error).splitlines()[0]}") from error
-    if config.max_window_tokens > tokenizer.model_max_length:
-        raise ConfigError(f"max_window_tokens is {config.max_window_tokens}: the encoder reads {tokenizer.model_max_length} at most")
+        raise ConfigError(f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}") from error
+    longest = min(tokenizer.model_max_length, positions)
+    if config.max_window_tokens > longest:
+        raise ConfigError(f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most")
     character = is_chinese(train) if config.text_unit == "auto" else config.text_unit == "character"
     return tokenizer, "token" if character else "word"
 
@@ -552,12 +555,14 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
             return "not checked (the data have no tokens; name a --tokenizer)"
         spans = [list(record.tokens or []) for record in own]
     else:
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         from pipeline_ner import TextReader
         from tokenizer_character import is_character_tokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+        # A folder's own tokenizer.json needs none of the code that a model folder carries.
+        local = (Path(tokenizer_name) / "tokenizer.json").is_file()
+        tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(tokenizer_name)
         unit = "token" if is_character_tokenizer(tokenizer) else "word"
         own = list(records)
         reader = TextReader(tokenizer, label_unit=unit, max_window_tokens=128)

@@ -21,7 +21,8 @@ def table(measurements: list[dict[str, Any]]) -> str:
     """A row per data set and method: mean (and deviation over seeds) of micro F1, in percent."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for metrics in measurements:
-        groups[Path(metrics["config"]["train_file"]).parent.name, metrics["method"]].append(metrics)
+        place = str(Path(metrics["config"]["train_file"]).parent).removeprefix("${NER_DATA}/")
+        groups[place, metrics["method"]].append(metrics)
     lines = ["| data | method | dev F1 | test P | test R | test F1 | seeds | epochs | training |", "|---|---|---|---|---|---|---|---|---|"]
     for name, method in sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]))):
         runs = groups[name, method]

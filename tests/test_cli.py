@@ -246,7 +246,7 @@ def test_invalid_utf8_is_named(files, tiny_encoder, tmp_path, capsys):
         ({"stage1_temperature": 0}, "expected a positive number"),
         ({"train_file": "absent.jsonl"}, "absent.jsonl: no such file"),
         ({"dev_file": ""}, "train_file and dev_file are needed"),
-        ({"encoder": "absent-encoder"}, "no tokenizer could be loaded"),
+        ({"encoder": "absent-encoder"}, "could not be loaded"),
         ({"stage1_freeze_layers": 2}, "no parameter is left to train"),
         ({"max_window_tokens": 100000}, "the encoder reads 512 at most"),
     ],

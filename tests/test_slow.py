@@ -1,0 +1,78 @@
+"""What a stranger would do, as written: the demo and every command of the README, in a clean copy of the repository."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files in a directory of their own, with this environment's Python as its .venv."""
+    folder = tmp_path_factory.mktemp("clone")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    return folder
+
+
+def run(command: list[str], clone: Path) -> str:
+    import os
+
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"HF_HOME": str(clone / "hf-cache")}
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(clone: Path) -> str:
+    return run(["make", "demo"], clone)
+
+
+def test_demo_compares_tags_and_names_the_model_folder(demo: str, clone: Path):
+    for split in ("dev", "test"):
+        assert f"=== {split}: NerCo beside a plain token classifier" in demo
+    assert re.search(r"nerco P +R +F1 +ce P +R +F1", demo)
+    assert demo.count('"entity_group"') >= 4
+    assert "Hub-ready folder: runs/demo-nerco-0/model" in demo
+    assert (clone / "runs/demo-nerco-0/model/README.md").is_file()
+
+
+def test_demo_trains_for_at_most_four_minutes(demo: str):
+    seconds = int(re.search(r"\(training (\d+) s", demo).group(1))
+    assert seconds <= 240
+
+
+def test_demo_learns_something(demo: str):
+    micro = [line for line in demo.splitlines() if line.startswith("micro") and len(line.split()) == 8]
+    scores = [float(line.split()[3]) for line in micro]
+    assert len(scores) == 2
+    assert min(scores) > 50
+
+
+def test_commands_of_the_readme_run(demo: str, clone: Path):
+    blocks = re.findall(r"```bash\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S)
+    assert len(blocks) >= 4
+    for block in blocks:
+        if "make demo" not in block:  # the demo has run, and this suite is `make test`
+            run(["bash", "-euo", "pipefail", "-c", block], clone)
+
+
+def test_python_of_the_readme_runs(demo: str, clone: Path):
+    blocks = re.findall(r"```python\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        run([sys.executable, "-c", block], clone)
+
+
+def test_result_tables_of_the_readme_are_up_to_date(clone: Path):
+    run([sys.executable, "results/tables.py", "--check"], clone)
