@@ -62,11 +62,11 @@ def pairwise_contrastive_loss(
         eligible[OUTSIDE] = False
     anchors = eligible[y].nonzero().squeeze(1)  # (A,)
     if anchors.numel() == 0:
-        return embeddings.float().sum() * 0.0
+        return z.sum() * 0.0
     # Sorting the anchors by class makes the positives of each class one diagonal block of the similarity matrix.
     anchors = anchors[torch.argsort(y[anchors], stable=True)]
     anchor_class = y[anchors]  # (A,)
-    scores = z[anchors] @ z.T / temperature  # (A, N)
+    scores = _similarity(z[anchors], z) / temperature  # (A, N)
     is_negative = anchor_class[:, None] != y[None, :]  # (A, N)
     lowest = torch.finfo(scores.dtype).min
     negatives = scores.masked_fill(~is_negative, lowest).logsumexp(dim=1)  # (A,) N_i
@@ -96,14 +96,20 @@ def supervised_contrastive_loss(embeddings: Tensor, classes: Tensor, *, temperat
         eligible[OUTSIDE] = False
     anchors = eligible[y].nonzero().squeeze(1)  # (A,)
     if anchors.numel() == 0:
-        return embeddings.float().sum() * 0.0
-    scores = z[anchors] @ z.T / temperature  # (A, N)
+        return z.sum() * 0.0
+    scores = _similarity(z[anchors], z) / temperature  # (A, N)
     is_self = anchors[:, None] == torch.arange(y.numel(), device=y.device)[None, :]  # (A, N)
     scores = scores.masked_fill(is_self, torch.finfo(scores.dtype).min)
     log_prob = scores - scores.logsumexp(dim=1, keepdim=True)
     is_positive = (y[anchors][:, None] == y[None, :]) & ~is_self
     per_anchor = log_prob.masked_fill(~is_positive, 0.0).sum(1) / is_positive.sum(1)
     return -per_anchor.mean()
+
+
+def _similarity(anchors: Tensor, tokens: Tensor) -> Tensor:
+    """(A, D), (N, D) -> (A, N) in float32, also where the caller's autocast would lower the precision."""
+    with torch.autocast(anchors.device.type, enabled=False):
+        return anchors @ tokens.T
 
 
 def _prepare(embeddings: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

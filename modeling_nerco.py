@@ -240,7 +240,15 @@ def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: 
 
 
 def crf_span_posterior(
-    fb: ForwardBackward, transitions: Tensor, rows: Tensor, first: Tensor, last: Tensor, begin: Tensor, inside: Tensor
+    fb: ForwardBackward,
+    transitions: Tensor,
+    rows: Tensor,
+    first: Tensor,
+    last: Tensor,
+    begin: Tensor,
+    inside: Tensor,
+    *,
+    accept_orphans: bool = False,
 ) -> Tensor:
     """P(span = X over first..last | x): the tags are B-X, I-X, ..., I-X and the next one is not I-X.
 
@@ -250,27 +258,40 @@ def crf_span_posterior(
     Args:
         fb: of the batch. transitions: (C, C). rows, first, last (inclusive): (S,) where the spans are.
         begin, inside: (S,) ids of each span's B-X and I-X.
+        accept_orphans: an I-X after neither B-X nor I-X opens a mention, too: its probability is added.
     """
     weights = transitions.detach().to(fb.alpha.dtype).exp()  # (C, C)
-    smallest = torch.finfo(fb.alpha.dtype).tiny
     # One I-X step into position t costs weight * potential / scale; the product over a span is a difference of running sums.
-    into = (fb.potentials[:, rows, inside] / fb.scale[:, rows]).clamp_min(smallest).log()  # (L, S)
+    into = _safe_log(fb.potentials[:, rows, inside] / fb.scale[:, rows])  # (L, S)
     running = into.cumsum(0)
-    steps = running.gather(0, last[None, :])[0] - running.gather(0, first[None, :])[0]  # (S,)
-    long = (last > first).to(steps.dtype)
-    enter = weights[begin, inside].clamp_min(smallest).log()
-    loop = weights[inside, inside].clamp_min(smallest).log()
-    steps = steps + long * enter + (last - first - 1).clamp_min(0) * loop
+    steps = (running.gather(0, last[None, :]) - running.gather(0, first[None, :]))[0]  # (S,)
+    steps = steps + (last - first - 1).clamp_min(0) * _safe_log(weights[inside, inside])
     # Closing: the messages of the next position from every tag but I-X.
     following = (last + 1).clamp_max(fb.alpha.shape[0] - 1)
     message = fb.potentials[following, rows] * fb.beta[following, rows] / fb.scale[following, rows][:, None]  # (S, C)
-    final_tag = torch.where(last > first, inside, begin)
-    outgoing = weights[final_tag] * message  # (S, C)
-    outgoing = outgoing.scatter(1, inside[:, None], 0.0).sum(1)
+    message = message.scatter(1, inside[:, None], 0.0)
     is_end = last + 1 >= fb.valid.sum(0)[rows]
-    closing = torch.where(is_end, 1.0, outgoing).clamp_min(smallest).log()
-    opening = fb.alpha[first, rows, begin].clamp_min(smallest).log()
-    return (opening + steps + closing).exp().clamp(0.0, 1.0)
+
+    def posterior(opening: Tensor, tag: Tensor) -> Tensor:
+        """Of a mention whose first tag is `tag`, reached with probability `opening`. (S,), (S,) -> (S,)."""
+        final_tag = torch.where(last > first, inside, tag)
+        closing = torch.where(is_end, 1.0, (weights[final_tag] * message).sum(1))
+        enter = torch.where(last > first, _safe_log(weights[tag, inside]), 0.0)
+        return (_safe_log(opening) + enter + steps + _safe_log(closing)).exp()
+
+    total = posterior(fb.alpha[first, rows, begin], begin)
+    if accept_orphans:
+        before = fb.alpha[(first - 1).clamp_min(0), rows]  # (S, C)
+        before = before.scatter(1, begin[:, None], 0.0).scatter(1, inside[:, None], 0.0)
+        arriving = (before * weights[:, inside].T).sum(1) * fb.potentials[first, rows, inside] / fb.scale[first, rows]
+        opening = torch.where(first == 0, fb.alpha[first, rows, inside], arriving)
+        total = total + posterior(opening, inside)
+    return total.clamp(0.0, 1.0)
+
+
+def _safe_log(x: Tensor) -> Tensor:
+    """log, with the smallest normal number in the place of 0."""
+    return x.clamp_min(torch.finfo(x.dtype).tiny).log()
 
 
 def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -538,7 +559,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
     def decode(self, outputs: TokenClassifierOutput, word_mask: Tensor) -> list[list[Span]]:
         """Spans of each row over its labelled positions, in order, each with its posterior probability.
 
-        An orphan I-X (possible only with `constrain_transitions=False`) opens a span as B-X would.
+        An orphan I-X (possible only with `constrain_transitions=False`) opens a span as B-X would; the score counts both readings.
 
         Args:
             outputs: of `forward`. word_mask: (B, T) as in `forward`.
@@ -554,7 +575,8 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         used, rows_of_used = rows.unique(return_inverse=True)
         fb = forward_backward(emissions[used], transitions, start, lengths[used])
         begin, inside = table.begin_of[types], table.inside_of[types]
-        scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside)
+        orphans = not self.config.constrain_transitions
+        scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside, accept_orphans=orphans)
         names = [label[2:] for label in self.config.labels]
         columns = zip(rows.tolist(), first.tolist(), last.tolist(), begin.tolist(), scores.tolist(), strict=True)
         for row, i, j, tag, score in columns:

@@ -211,10 +211,11 @@ def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrai
     try:
         # An encoder that carries code of its own is refused, not run.
         tokenizer = AutoTokenizer.from_pretrained(config.encoder, trust_remote_code=False)
-        positions = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False).get_text_config().max_position_embeddings
+        encoder_config = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}") from error
-    longest = min(tokenizer.model_max_length, positions)
+    # Encoders with relative positions only have no such bound.
+    longest = min(tokenizer.model_max_length, getattr(encoder_config, "max_position_embeddings", tokenizer.model_max_length))
     if config.max_window_tokens > longest:
         raise ConfigError(f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most")
     character = is_chinese(train) if config.text_unit == "auto" else config.text_unit == "character"

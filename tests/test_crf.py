@@ -1,6 +1,7 @@
 """The linear-chain CRF against enumeration of all tag sequences."""
 
-from itertools import product
+import math
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import pytest
@@ -326,3 +327,25 @@ def test_a_new_crf_scores_only_the_penalties(constrain: bool, use_transitions: b
     assert torch.equal(transitions, penalty * constrain)
     assert torch.equal(start, start_penalty * constrain)
     assert [name for name, _ in crf.named_parameters()] == (["transitions"] if use_transitions else [])
+
+
+def test_span_posterior_with_orphans_counts_every_reading_of_the_mention():
+    # Tags O, B, I without constraints: by enumeration, the mass of sequences in which positions 1..2 are one mention.
+    torch.manual_seed(0)
+    emissions, transitions, start = torch.randn(1, 4, 3), torch.randn(3, 3), torch.zeros(3)
+    lengths = torch.tensor([4])
+    fb = forward_backward(emissions, transitions, start, lengths)
+    for first, last in ((0, 0), (0, 3), (1, 2), (2, 2), (2, 3), (3, 3)):
+        mass = total = 0.0
+        for tags in product(range(3), repeat=4):
+            score = sum(emissions[0, t, tag].item() for t, tag in enumerate(tags))
+            score += sum(transitions[a, b].item() for a, b in pairwise(tags))
+            weight = math.exp(score)
+            total += weight
+            opens = tags[first] == 1 or (tags[first] == 2 and (first == 0 or tags[first - 1] == 0))
+            stays = all(tag == 2 for tag in tags[first + 1 : last + 1])
+            ends = last == 3 or tags[last + 1] != 2
+            mass += weight * (opens and stays and ends)
+        at = [torch.tensor([value]) for value in (0, first, last, 1, 2)]
+        found = crf_span_posterior(fb, transitions, *at, accept_orphans=True)
+        assert found.item() == pytest.approx(mass / total, rel=1e-5)
