@@ -11,7 +11,7 @@ demo: .venv/run  ## train NerCo and a plain token classifier on the bundled corp
 	$(BIN)/python samples/demo.py
 
 test: .venv/dev  ## the default test suite, offline
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: .venv/dev  ## the slow tests: demo, README, fresh processes
 	$(BIN)/python -m pytest -m slow

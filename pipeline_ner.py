@@ -152,6 +152,8 @@ class TextReader:
             if last == len(text.spans):
                 break
             first = max(bisect_right(text.first_token, text.first_token[last] - overlap) - 1, first + 1)
+            while self.fit(text, first) == last:  # before an endless word: a window inside the one before is no gain
+                first += 1
         return windows
 
 
@@ -210,6 +212,8 @@ class NerPipeline(Pipeline):
             raise ValueError(
                 f"unknown pipeline arguments {sorted(unknown)}: expected stride, batch_size, aggregation_strategy, ignore_labels"
             )
+        if isinstance(ignore_labels, str):
+            raise ValueError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
         preprocess = {} if stride is None else {"stride": stride}
         postprocess = {} if ignore_labels is None else {"ignore_labels": tuple(ignore_labels)}
         return preprocess, {}, postprocess
@@ -295,10 +299,19 @@ def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -
         if low < first + last + 2 * window.first <= high
     ]
     kept: list[tuple[int, int, str, float]] = []
+    cluster: list[tuple[int, int, str, float]] = []  # mentions that overlap, directly or through others
     for span in sorted(owned):
-        if kept and span[0] < kept[-1][1]:
-            if span[3] > kept[-1][3]:
-                kept[-1] = span
-        else:
-            kept.append(span)
-    return kept
+        if cluster and span[0] >= max(other[1] for other in cluster):
+            kept += _most_probable(cluster)
+            cluster = []
+        cluster.append(span)
+    return kept + _most_probable(cluster)
+
+
+def _most_probable(cluster: Sequence[tuple[int, int, str, float]]) -> list[tuple[int, int, str, float]]:
+    """The mentions that stay where some overlap: by falling score, each unless it overlaps one that stays; in order."""
+    stay: list[tuple[int, int, str, float]] = []
+    for span in sorted(cluster, key=lambda span: -span[3]):
+        if all(span[1] <= other[0] or other[1] <= span[0] for other in stay):
+            stay.append(span)
+    return sorted(stay)

@@ -33,7 +33,7 @@ def plot_training(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def plot_embeddings(panels: dict[str, Tensor], classes: Tensor, names: Sequence[str], path: Path) -> None:
     """Two principal components of the same dev tokens, a panel a moment. panels: title -> (N, D); classes (N,), 0 = O."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), squeeze=False)
-    palette = plt.get_cmap("tab10")
+    palette = [matplotlib.colormaps["tab10"](i) for i in range(10) if i != 7]  # grey is for O
     for axis, (title, embeddings) in zip(axes[0], panels.items(), strict=True):
         centred = torch.nn.functional.normalize(embeddings.float(), dim=-1)
         centred = centred - centred.mean(0)
@@ -41,7 +41,7 @@ def plot_embeddings(panels: dict[str, Tensor], classes: Tensor, names: Sequence[
         points = centred @ directions[:2].T  # (N, 2)
         for number, name in enumerate(names):
             own = points[classes == number]
-            colour = "lightgray" if number == 0 else palette((number - 1) % 10)
+            colour = "lightgray" if number == 0 else palette[(number - 1) % len(palette)]
             axis.scatter(own[:, 0], own[:, 1], s=4, color=colour, label=name, linewidths=0)
         axis.set(title=title, xticks=[], yticks=[])
     axes[0][-1].legend(fontsize=6, markerscale=2, loc="best")

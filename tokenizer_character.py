@@ -97,8 +97,9 @@ def _character_rows(vocabulary: dict[str, int], tokenizer: PreTrainedTokenizerBa
             if " " in known:
                 rows[character] = known[" "]
             continue
-        old = normalizer.normalize_str(character).strip(" \u2581") if normalizer is not None else ""
-        forms = (old, unicodedata.normalize("NFKC", character), unicodedata.normalize("NFKC", character).lower())
+        composed = unicodedata.normalize("NFKC", character)
+        old = [normalizer.normalize_str(form).strip(" \u2581") for form in (character, composed)] if normalizer is not None else []
+        forms = (*old, composed, composed.lower())
         stands_for = next((form[0] for form in forms if form and form[0] in known), None)
         if stands_for is not None:
             rows[character] = known[stands_for]

@@ -20,7 +20,7 @@ from tokenizer_character import character_tokenizer, is_character_tokenizer
 
 BERT_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 XLMR_SPECIAL = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
-PIECES = ["[SEP]", "</s>", "<mask>", "[unused-row-3]", "the", "\r\n", "e\u0301", "ＡＢ１", "中国", "👩‍👩‍👧", "▁", "\x00", "ﬁ", "  "]
+PIECES = ["[SEP]", "</s>", "<mask>", "[unused-row-3]", "the", "\r\n\n\n", "e\u0301", "ＡＢ１", "中国", "👩‍👩‍👧", "▁", "\x00", "ﬁ", "  "]
 any_text = st.lists(st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=["Cs"]))).map("".join)
 
 
