@@ -230,6 +230,7 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
         "report_to": "none",
+        "disable_tqdm": False,  # else the library hides its progress bars together with its advice
     }
 
 

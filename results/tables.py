@@ -23,7 +23,7 @@ def table(measurements: list[dict[str, Any]]) -> str:
     for metrics in measurements:
         place = str(Path(metrics["config"]["train_file"]).parent).removeprefix("${NER_DATA}/")
         groups[place, metrics["method"]].append(metrics)
-    lines = ["| data | method | dev F1 | test P | test R | test F1 | seeds | epochs | training |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| data | method | dev F1 | test P | test R | test F1 | seeds | epochs |", "|---|---|---|---|---|---|---|---|"]
     for name, method in sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]))):
         runs = groups[name, method]
 
@@ -32,9 +32,8 @@ def table(measurements: list[dict[str, Any]]) -> str:
             return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
         epochs = mean(sum(phase["epochs"] for phase in run["phases"].values()) for run in runs)
-        minutes = mean(sum(phase["seconds"] for phase in run["phases"].values()) for run in runs) / 60
         cells = [name, method, percent("dev", "f1"), percent("test", "precision"), percent("test", "recall"), percent("test", "f1")]
-        cells += [", ".join(str(run["seed"]) for run in sorted(runs, key=lambda run: run["seed"])), f"{epochs:g}", f"{minutes:.0f} min"]
+        cells += [", ".join(str(run["seed"]) for run in sorted(runs, key=lambda run: run["seed"])), f"{epochs:g}"]
         lines.append("| " + " | ".join(cells) + " |")
     machines = sorted({metrics["machine"] for metrics in measurements})
     versions = sorted({f"torch {m['versions']['torch']}, transformers {m['versions']['transformers']}" for m in measurements})
