@@ -34,7 +34,7 @@ from data_ner import (
 )
 from pipeline_ner import TextReader
 
-DATA = Path(os.environ.get("NER_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("NER_DATA", ROOT / "data"))
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
 SLOW_PROPERTY = settings(PROPERTY, max_examples=6)  # each example writes a `datasets` folder
 TYPES = ("PER", "ORG", "PER.NAM", "B-cell")
