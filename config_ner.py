@@ -95,6 +95,16 @@ class RunConfig:
                 raise ConfigError(f"{item.name} is {value}: expected at least {_smallest(item.name)}")
             if item.name.endswith(("learning_rate", "temperature")) and not value > 0:
                 raise ConfigError(f"{item.name} is {value}: expected a positive number")
+            if item.name.endswith(("dropout", "warmup")) and value is not None and not 0 <= value < 1:
+                raise ConfigError(f"{item.name} is {value}: expected a number in [0, 1)")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}: expected 0 to 2**32 - 1")
+        if self.max_window_tokens < 8:
+            raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
+        try:
+            self.output_dir.format(method=self.method, seed=self.seed)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(f"output_dir is {self.output_dir!r}: only {{method}} and {{seed}} are filled in") from error
 
     @property
     def run_dir(self) -> Path:
@@ -128,9 +138,11 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     return RunConfig(**{key: convert(key, value, hints[key]) for key, value in values.items()})
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     import yaml
 
+    if path.resolve() in derived:
+        raise ConfigError(f"{path}: its base leads back to itself")
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
@@ -140,7 +152,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     base = values.pop("base", None)
-    return values if base is None else {**_read_yaml(path.parent / base), **values}
+    return values if base is None else {**_read_yaml(path.parent / base, (*derived, path.resolve())), **values}
 
 
 def convert(key: str, value: Any, kind: Any) -> Any:

@@ -253,7 +253,7 @@ def detect_format(name: str) -> str:
     path = Path(name)
     if path.is_dir() or ("@" in path.name and not path.is_file()):
         return "datasets"
-    first = next((line for _, line in _lines(name) if line.strip()), "")
+    first = next((line for _, line in read_lines(name) if line.strip()), "")
     if not first.lstrip().startswith("{"):
         return "columns"
     try:
@@ -263,7 +263,7 @@ def detect_format(name: str) -> str:
     return "cluener" if isinstance(row.get("label"), dict) else "jsonl"
 
 
-def _lines(name: str) -> Iterator[tuple[int, str]]:
+def read_lines(name: str) -> Iterator[tuple[int, str]]:
     """(number, line) of a UTF-8 file; lines end at \\n or \\r\\n only, a byte-order mark at the start is skipped."""
     if not Path(name).is_file():
         raise DataError(f"{name}: no such file")
@@ -328,7 +328,7 @@ def _column_sentences(name: str, layout: Layout, delimiter: str) -> Iterator[tup
     doc: str | None = None
     documents, width = 0, 0
     tag_columns = layout.tag_columns
-    for number, line in _lines(name):
+    for number, line in read_lines(name):
         if not line.strip(" \t\r"):  # not U+3000 or NBSP: they can be tokens
             if sentence:
                 yield sentence, doc
@@ -388,7 +388,7 @@ def _delimiter(name: str, layout: Layout) -> str:
         return given
     if layout.delimiter != "auto":
         raise DataError(f"delimiter is {layout.delimiter!r}: expected auto, tab or space")
-    rows = (line for _, line in _lines(name) if line.strip(" \t\r") and not line.startswith("-DOCSTART-"))
+    rows = (line for _, line in read_lines(name) if line.strip(" \t\r") and not line.startswith("-DOCSTART-"))
     return next(("\t" if "\t" in line else " " for line in rows), " ")
 
 
@@ -468,7 +468,7 @@ def _record_from_cluener(row: Any, number: int) -> Record:
 
 
 def _read_json_rows(name: str, layout: Layout, report: ReadReport, *, parse: Callable[[Any, int], Record]) -> Iterator[Record]:
-    for number, line in _lines(name):
+    for number, line in read_lines(name):
         if not line.strip():
             continue
         try:
@@ -635,8 +635,12 @@ class atomic_writer:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.temporary: str | None = None
 
     def __enter__(self) -> Any:
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            self.file = open(self.path, "w", encoding="utf-8", newline="\n")  # a link or device is written through, never replaced
+            return self.file
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         self.file = os.fdopen(handle, "w", encoding="utf-8", newline="\n")
@@ -645,11 +649,12 @@ class atomic_writer:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             self.file.close()
-            if kind is None:
+            if kind is None and self.temporary is not None:
                 os.chmod(self.temporary, 0o644)
                 os.replace(self.temporary, self.path)
         finally:
-            Path(self.temporary).unlink(missing_ok=True)
+            if self.temporary is not None:
+                Path(self.temporary).unlink(missing_ok=True)
 
 
 def write_json(values: Any, path: Path) -> None:
@@ -718,7 +723,10 @@ def training_features(records: Sequence[Record], reader: Any, labels: Sequence[s
         tags = spans_to_tags(spans, len(text.spans), "BIO")
         for first, last in _split_positions(record.text, text, spans, reader, report):
             window = reader.window(text, first, last)
-            values = iter(tags[first:last])
+            own = tags[first:last]
+            if own[0].startswith("I-"):  # the rest of a mention longer than a window: to the model a mention of its own
+                own[0] = "B-" + own[0][2:]
+            values = iter(own)
             row = [ids[next(values)] if is_word else -100 for is_word in window.word_mask]
             features.append({"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row})
     report.windows = len(features)

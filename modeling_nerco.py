@@ -406,8 +406,7 @@ class NercoModel(NercoPreTrainedModel):
     @classmethod
     def from_encoder(cls, name_or_path: str, **config: Any) -> "NercoModel":
         """A new model around a pretrained encoder. `config`: fields of `NercoConfig`."""
-        encoder_config = AutoConfig.from_pretrained(name_or_path)
-        model = cls(NercoConfig(encoder_config=encoder_config, **config))
+        model = cls(NercoConfig(encoder_config=_encoder_config(name_or_path), **config))
         model.load_encoder(name_or_path)
         return model
 
@@ -478,7 +477,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             ValueError: the labels are not BIO, or the encoder cannot be read.
         """
         check_bio_labels(labels)
-        encoder_config = AutoConfig.from_pretrained(name_or_path)
+        encoder_config = _encoder_config(name_or_path)
         names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
         model = cls(NercoConfig(encoder_config=encoder_config, **names, **config))
         model.nerco.load_encoder(name_or_path)
@@ -604,6 +603,13 @@ def _spans_of_tags(path: Tensor, labels: Sequence[str]) -> tuple[Tensor, Tensor,
     rows, first = opens.nonzero(as_tuple=True)
     last = closes.nonzero(as_tuple=True)[1]
     return rows, first, last, types[rows, first], table
+
+
+def _encoder_config(name_or_path: str) -> PreTrainedConfig:
+    """An encoder's configuration, without the place where it lay: that would be published with the model."""
+    config = AutoConfig.from_pretrained(name_or_path)
+    config._name_or_path = ""
+    return config
 
 
 def _drop_pooler(encoder: PreTrainedModel) -> None:

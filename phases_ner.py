@@ -36,7 +36,7 @@ class Task:
 
     @property
     def collator(self) -> FeatureCollator:
-        return FeatureCollator(AutoTokenizer.from_pretrained(self.encoder).pad_token_id)
+        return FeatureCollator(AutoTokenizer.from_pretrained(self.encoder).pad_token_id or 0)
 
     @property
     def model_fields(self) -> dict[str, Any]:
@@ -144,14 +144,15 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
     model = ready_for_training(_tagger(task, start), config)
     for parameter in model.nerco.parameters():
         parameter.requires_grad = not head_only
+    # A short head-only phase may find no mention yet: its loss still tells its epochs apart, its F1 (the paper's criterion) does not.
     arguments = TrainingArguments(
-        **shared_arguments(config, folder, "eval_f1"),
+        **shared_arguments(config, folder, "eval_loss" if head_only else "eval_f1"),
         num_train_epochs=config.head_epochs if head_only else full_epochs(config),
         per_device_train_batch_size=config.stage2_batch_size,
         gradient_accumulation_steps=config.stage2_gradient_accumulation,
         warmup_steps=config.stage2_warmup,
         train_sampling_strategy="group_by_length",
-        greater_is_better=True,
+        greater_is_better=not head_only,
     )
     return Trainer(
         model=model,

@@ -39,6 +39,7 @@ def plot_embeddings(panels: dict[str, Tensor], classes: Tensor, names: Sequence[
         centred = centred - centred.mean(0)
         _, _, directions = torch.linalg.svd(centred, full_matrices=False)
         points = centred @ directions[:2].T  # (N, 2)
+        points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))  # a single token has no second component
         for number, name in enumerate(names):
             own = points[classes == number]
             colour = "lightgray" if number == 0 else palette[(number - 1) % len(palette)]

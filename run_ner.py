@@ -15,9 +15,10 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,16 @@ from data_ner import (
     ReadReport,
     Record,
     bio_labels,
+    detect_format,
     entity_types,
     format_records,
     fresh_folder,
     is_ideograph,
     move_folder,
     outermost,
+    read_lines,
     read_records,
+    split_tag,
     training_features,
     write_json,
     write_records,
@@ -54,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.command(arguments)
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -139,21 +144,21 @@ def command_train(config: RunConfig) -> int:
         return 0
     quiet_libraries()
     data = load_data(config)
-    tokenizer, label_unit = load_tokenizer(config, data.records["train"])
-    is_new = not run_dir.exists()
-    try:
-        encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
-        features, alignment = build_features(config, data, tokenizer, label_unit)
-    except (ValueError, OSError):
-        if is_new:  # bad input leaves nothing behind
-            shutil.rmtree(run_dir, ignore_errors=True)
-        raise
-    write_json(config.to_dict(), run_dir / "config.json")
     from hub_ner import write_card
     from phases_ner import Task, train_phases
 
-    task = Task(config, data.labels, label_unit, encoder, features)
-    trained = train_phases(task)
+    tokenizer, label_unit = load_tokenizer(config, data.records["train"])
+    is_new = not (run_dir / "config.json").is_file()
+    write_json({**config.to_dict(), "data_sha256": data_hashes(config)}, run_dir / "config.json")
+    try:
+        encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
+        features, alignment = build_features(config, data, tokenizer, label_unit)
+        task = Task(config, data.labels, label_unit, encoder, features)
+        trained = train_phases(task)
+    except (ValueError, OSError):
+        if is_new and not (any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir)):
+            shutil.rmtree(run_dir, ignore_errors=True)  # bad input leaves nothing behind
+        raise
     model_dir = assemble_model(trained, encoder, run_dir)
     metrics = measure(config, data, model_dir, alignment)
     write_card(metrics, card_example(model_dir, data.records["dev"]), model_dir)
@@ -177,10 +182,15 @@ def check_run_dir(config: RunConfig) -> None:
         old = json.loads(saved.read_text("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{saved} cannot be read ({error}); remove {run_dir} or choose another output_dir") from error
-    new = config.to_dict()
+    new = {**config.to_dict(), "data_sha256": data_hashes(config)}
     changed = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in {**old, **new} if old.get(key) != new.get(key)]
     if changed:
         raise ConfigError(f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose another output_dir")
+
+
+def data_hashes(config: RunConfig) -> dict[str, str | None]:
+    """SHA-256 of each data file: a run that is continued must find the data that it began with."""
+    return {path: file_hash(expand(path)) for path in (config.train_file, config.dev_file, config.test_file) if path}
 
 
 def load_data(config: RunConfig) -> Data:
@@ -239,7 +249,9 @@ def build_features(
         features[split], reports[split] = training_features(data.records[split], reader, data.labels)
         print(f"{split}: {reports[split]}")
         if not reports[split].mentions:
-            raise DataError(f"{split}: no mention is left to learn; is text_unit right for this data?")
+            there = sum(len(record.entities) for record in data.records[split])
+            reason = "no mention falls on token boundaries; is text_unit right for this data?" if there else "there is no mention at all"
+            raise DataError(f"{split}: nothing to learn or select by: {reason}")
     return features, reports
 
 
@@ -325,11 +337,14 @@ def provenance() -> dict[str, Any]:
     import transformers
 
     here = Path(__file__).resolve().parent
-    git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    commit = None
+    if shutil.which("git"):
+        git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
+        commit = git.stdout.strip() or None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-        "commit": git.stdout.strip() or None,
+        "commit": commit,
         "machine": f"{device} ({platform.machine()})",
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -462,16 +477,18 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
 # --------------------------------------------------------------------------------------------------------------- predict
 def command_predict(arguments: argparse.Namespace) -> int:
     """Tag a file or standard input; with a file named by --output, it appears complete or not at all."""
-    if arguments.file == "-":
-        name, kind = "standard input", arguments.format
-        lines = sys.stdin.read().split("\n")
-        source = save_standard_input(lines) if kind not in ("auto", "text") else None
-    else:
-        name, kind, source, lines = arguments.file, arguments.format, arguments.file, []
-    if kind == "auto":
-        first = next((line for line in (lines or open_lines(arguments.file)) if line.strip()), "")
-        kind = "jsonl" if first.lstrip().startswith("{") else "text"
-    records = read_inputs(name, kind, source, lines, arguments)
+    if arguments.batch_size < 1:
+        raise ConfigError(f"batch_size is {arguments.batch_size}: expected at least 1")
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.file
+        if path == "-":  # the readers of annotated formats read files
+            path = str(Path(folder) / "standard input")
+            Path(path).write_bytes(sys.stdin.buffer.read())
+        kind = input_format(path) if arguments.format == "auto" else arguments.format
+        try:
+            records, scheme = read_inputs(path, kind, arguments)
+        except DataError as error:
+            raise DataError(str(error).replace(f"{folder}/", "")) from error
     pipeline = load_pipeline(arguments.model)
     predictions = pipeline((record.text for record in records), batch_size=arguments.batch_size)
     tagged = [
@@ -479,7 +496,10 @@ def command_predict(arguments: argparse.Namespace) -> int:
         for record, found in zip(records, predictions, strict=True)
     ]
     output_format = kind if arguments.output_format == "same" and kind != "text" else "jsonl"
-    scheme = "BIO" if arguments.tag_scheme == "auto" else arguments.tag_scheme
+    if output_format == "columns":
+        dropped = sum(map(keep_aligned, tagged))
+        if dropped:
+            print(f"{dropped} mentions fall on no boundary of the given tokens and cannot be written as columns", file=sys.stderr)
     if arguments.output == "-":
         sys.stdout.writelines(format_records(tagged, output_format, scheme))
     else:
@@ -487,39 +507,37 @@ def command_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def open_lines(path: str) -> Iterator[str]:
+def input_format(path: str) -> str:
+    """Format of a text to tag: JSON and columns as `read_records` finds them, where the first row ends in a tag; else "text"."""
+    found = detect_format(path)
+    if found != "columns":
+        return found
+    first = next((line for _, line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")), "")
+    cells = first.split("\t") if "\t" in first else first.split(" ")
     try:
-        with open(path, encoding="utf-8") as file:
-            yield from file
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); convert the file to UTF-8") from error
+        split_tag(cells[-1])
+    except ValueError:
+        return "text"
+    return "columns" if len(cells) > 1 and ("\t" in first or len(cells) == 2) else "text"
 
 
-def save_standard_input(lines: Sequence[str]) -> str:
-    """The readers of annotated formats read files."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt", delete=False) as file:
-        file.write("\n".join(lines))
-    return file.name
-
-
-def read_inputs(name: str, kind: str, source: str | None, lines: Sequence[str], arguments: argparse.Namespace) -> list[Record]:
-    """Texts to tag: a line each, or records of an annotated format (its annotations are ignored)."""
+def read_inputs(path: str, kind: str, arguments: argparse.Namespace) -> tuple[list[Record], str]:
+    """Texts to tag, a line each, or the records of an annotated format; and the tag scheme to write."""
     if kind == "text":
-        rows = [line.rstrip("\r\n") for line in (lines if source is None else open_lines(source))]
-        while rows and not rows[-1]:
-            rows.pop()
-        return [Record(str(number), row) for number, row in enumerate(rows, start=1)]
-    path = source if source is not None else save_standard_input(lines)
-    layout = layout_of(argparse.Namespace(**{**vars(arguments), "format": kind}))
-    try:
-        return read_records(path, layout)[0]
-    except DataError as error:
-        raise DataError(str(error).replace(path, name)) from error
-    finally:
-        if source is None:
-            os.unlink(path)
+        rows = [line for _, line in read_lines(path)]
+        return [Record(str(number), row) for number, row in enumerate(rows, start=1)], "BIO"
+    records, report = read_records(path, layout_of(argparse.Namespace(**{**vars(arguments), "format": kind})))
+    return records, report.scheme or "BIO"
+
+
+def keep_aligned(record: Record) -> int:
+    """Drop the mentions that do not start and end with the record's tokens; how many they were."""
+    starts = {start for start, _ in record.tokens or []}
+    ends = {end for _, end in record.tokens or []}
+    kept = [m for m in record.entities if record.tokens is None or (m.start in starts and m.end in ends)]
+    dropped = len(record.entities) - len(kept)
+    record.entities = kept
+    return dropped
 
 
 # --------------------------------------------------------------------------------------------------------------- inspect

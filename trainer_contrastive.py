@@ -55,6 +55,8 @@ def freeze_lowest_layers(encoder: Any, count: int) -> None:
     layers = max((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList())
     if not 0 <= count <= len(layers):
         raise ValueError(f"stage1_freeze_layers is {count}: expected 0 to {len(layers)}, the encoder's number of layers")
+    if count and len(layers) != encoder.config.num_hidden_layers:
+        raise ValueError(f"{type(encoder).__name__} shares its layers: they cannot be frozen one by one; set stage1_freeze_layers=0")
     if count:
         frozen = [encoder.get_input_embeddings(), *layers[:count]]
         frozen += [child for name, child in encoder.named_children() if "embedding" in name]

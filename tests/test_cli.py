@@ -170,7 +170,7 @@ def test_predict_gives_the_input_s_own_format_back(run, files, tmp_path):
 
 
 def test_predict_reads_lines_from_standard_input(run, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.StringIO("张三去了华为\n\n今天下雨\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("张三去了华为\n\n今天下雨\n").encode())))
     assert main(["predict", str(run / "model")]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in rows] == ["张三去了华为", "", "今天下雨"]
@@ -178,9 +178,61 @@ def test_predict_reads_lines_from_standard_input(run, monkeypatch, capsys):
 
 
 def test_columns_from_standard_input(run, files, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.StringIO((files / "test.bmes").read_text("utf-8")))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(((files / "test.bmes").read_text("utf-8")).encode())))
     assert main(["predict", str(run / "model"), "-", "--format", "columns"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 12
+
+
+@pytest.mark.parametrize("content", ["\ufeff张三去了华为\n", '\ufeff{"text": "张三去了华为"}\n'], ids=["text", "jsonl"])
+def test_byte_order_mark_is_no_part_of_the_text(run, tmp_path, capsys, content):
+    (tmp_path / "in.txt").write_text(content, "utf-8")
+    assert main(["predict", str(run / "model"), str(tmp_path / "in.txt")]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "张三去了华为"
+
+
+def test_columns_are_recognised_and_keep_their_scheme(run, files, tmp_path):
+    out = tmp_path / "out.bmes"
+    assert main(["predict", str(run / "model"), str(files / "test.bmes"), "--output_format", "same", "--output", str(out)]) == 0
+    assert {line.split("\t")[1][0] for line in out.read_text("utf-8").splitlines() if line} == set("BMEO")
+
+
+def test_mentions_off_the_given_tokens_are_counted_not_fatal(run, tmp_path, capsys):
+    (tmp_path / "in.bio").write_text("张\tO\n三昨天\tO\n去了华为。\tO\n", "utf-8")
+    assert main(["predict", str(run / "model"), str(tmp_path / "in.bio"), "--output_format", "same"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "张\tO\n三昨天\tO\n去了华为。\tO\n\n"
+    assert "fall on no boundary of the given tokens" in captured.err
+
+
+def test_output_through_a_link_leaves_the_link(run, files, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert main(["predict", str(run / "model"), str(files / "test.jsonl"), "--output", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert len((tmp_path / "target").read_text("utf-8").splitlines()) == 12
+
+
+def test_run_is_not_continued_on_other_data(run, files, tiny_encoder, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(run, tmp_path / "copy")
+    config = tmp_path / "copy" / "config.json"
+    values = json.loads(config.read_text("utf-8"))
+    hashes = dict.fromkeys(values["data_sha256"], "0" * 64)
+    config.write_text(json.dumps({**values, "output_dir": str(tmp_path / "copy"), "data_sha256": hashes}), "utf-8")
+    assert main(arguments(files, tiny_encoder, tmp_path / "copy")) == 2
+    assert "data_sha256" in capsys.readouterr().err
+
+
+def test_published_configuration_names_no_place_on_this_machine(run):
+    assert str(run.parent.parent) not in (run / "model" / "config.json").read_text("utf-8")
+    assert json.loads((run / "model" / "config.json").read_text("utf-8"))["encoder_config"].get("_name_or_path", "") == ""
+
+
+def test_runs_without_git(monkeypatch):
+    from run_ner import provenance
+
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["commit"] is None
 
 
 def test_inspect_reports_what_is_there(files, tmp_path, capsys):
@@ -249,12 +301,15 @@ def test_invalid_utf8_is_named(files, tiny_encoder, tmp_path, capsys):
         ({"encoder": "absent-encoder"}, "could not be loaded"),
         ({"stage1_freeze_layers": 2}, "no parameter is left to train"),
         ({"max_window_tokens": 100000}, "the encoder reads 512 at most"),
+        ({"output_dropout": 2}, "expected a number in [0, 1)"),
+        ({"stage2_warmup": 7}, "expected a number in [0, 1)"),
+        ({"output_dir": "runs/{dataset}"}, "only {method} and {seed} are filled in"),
     ],
 )
 def test_bad_configuration_is_refused(files, tiny_encoder, tmp_path, capsys, changes, message):
     assert main(arguments(files, tiny_encoder, tmp_path / "run", **changes)) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_label_unknown_to_the_model_is_named(run, tmp_path, capsys):
