@@ -7,12 +7,14 @@ Notation: N tokens, A anchors, C classes, D width. Class 0 is O ("outside"); a n
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 OUTSIDE = 0
+BLOCK_ENTRIES = 2**22  # similarities held at once, about 16 MB: the loss's memory does not grow with the square of the batch
 
 
 def semantic_classes(labels: Sequence[str]) -> list[int]:
@@ -53,35 +55,88 @@ def pairwise_contrastive_loss(
     Raises:
         ValueError: shapes do not match, the temperature is not positive, or the reduction is unknown.
     """
-    z, y = _prepare(embeddings, classes, temperature)  # (N, D), (N,)
+    _validate(embeddings, classes, temperature)
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction is {reduction!r}: expected 'sum' or 'mean'")
+    kept = (classes >= 0).flatten().nonzero().squeeze(1)  # (N,)
+    y = classes.flatten()[kept].long()  # (N,)
     counts = torch.bincount(y, minlength=1)  # (C,)
     eligible = (counts >= 2) & (counts < y.numel())  # (C,) a pair and a negative
     if not with_o:
         eligible[OUTSIDE] = False
-    anchors = eligible[y].nonzero().squeeze(1)  # (A,)
-    if anchors.numel() == 0:
-        return z.sum() * 0.0
-    # Sorting the anchors by class makes the positives of each class one diagonal block of the similarity matrix.
-    anchors = anchors[torch.argsort(y[anchors], stable=True)]
-    anchor_class = y[anchors]  # (A,)
-    scores = _similarity(z[anchors], z) / temperature  # (A, N)
-    is_negative = anchor_class[:, None] != y[None, :]  # (A, N)
-    lowest = torch.finfo(scores.dtype).min
-    negatives = scores.masked_fill(~is_negative, lowest).logsumexp(dim=1)  # (A,) N_i
-    class_ids = eligible.nonzero().squeeze(1)
-    sizes = counts[class_ids].tolist()
-    terms, first = [], 0
-    for size in sizes:  # over classes, never over tokens
-        block = slice(first, first + size)
-        positives = scores[block].index_select(1, anchors[block])  # (n_c, n_c)
-        # Exact: -log(e^s / (e^s + e^N)) = softplus(N - s). The diagonal (a token with itself) is no pair.
-        pair = F.softplus(negatives[block, None] - positives)
-        terms.append((pair.sum() - pair.diagonal().sum()) / (size * (size - 1)))
-        first += size
-    per_class = torch.stack(terms)
-    return per_class.sum() if reduction == "sum" else per_class.mean()
+    # Anchors first, class by class: the positives of a class are then one diagonal block of the similarity matrix.
+    order = torch.where(eligible[y], y, len(counts)).argsort(stable=True)
+    sizes = counts[eligible].tolist()
+    total = _PairwiseContrast.apply(embeddings.flatten(0, -2), kept[order], sizes, temperature)
+    return total if reduction == "sum" else total / max(len(sizes), 1)
+
+
+class _PairwiseContrast(torch.autograd.Function):
+    """The loss with its gradient in closed form, block by block of anchors.
+
+    With N_i = logsumexp of the negatives of anchor i, a pair costs -log(e^s / (e^s + e^N)) = softplus(N_i - s_ij), exactly. Its
+    derivative is -p to s_ij and p * softmax_k(s_ik) to the negatives, p = sigmoid(N_i - s_ij): one exponential an entry, and no
+    (A, N) matrix outlives its block.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, index: Tensor, sizes: list[int], temperature: float) -> Tensor:
+        """Sum over the classes of the mean over pairs.
+
+        embeddings (M, D); index (N,): the rows to read, those of each class of `sizes` in turn, then all others.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            z = embeddings[index].float()  # (N, D)
+            norms = z.norm(dim=-1, keepdim=True).clamp_min_(1e-12)  # (N, 1)
+            z = z / norms
+            gradient = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
+            loss = z.new_zeros(())
+            rows = max(1, BLOCK_ENTRIES // max(len(z), 1))
+            first = 0
+            for size in sizes:  # over classes, never over tokens
+                members = slice(first, first + size)
+                for start in range(first, members.stop, rows):
+                    anchors = slice(start, min(start + rows, members.stop))
+                    loss += _contrast_block(z, anchors, members, temperature, gradient)
+                first += size
+        if gradient is not None:  # through the normalisation: what changes a length only is projected out
+            gradient.addcmul_(z, (z * gradient).sum(-1, keepdim=True), value=-1).div_(norms)
+            ctx.save_for_backward(index, gradient)
+            ctx.shape, ctx.dtype = embeddings.shape, embeddings.dtype
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        index, gradient = ctx.saved_tensors
+        whole = torch.zeros(ctx.shape, dtype=ctx.dtype, device=gradient.device)  # (M, D)
+        whole[index] = (gradient * upstream).to(ctx.dtype)
+        return whole, None, None, None
+
+
+def _contrast_block(z: Tensor, anchors: slice, members: slice, temperature: float, gradient: Tensor | None) -> Tensor:
+    """Loss of some anchors of one class, averaged over all pairs of the class; its gradient to z is added to `gradient`.
+
+    z (N, D), normalised; `anchors` within `members`, the rows of the class.
+    """
+    size = members.stop - members.start
+    weight = 1.0 / (size * (size - 1))
+    scores = (z[anchors] @ z.T).div_(temperature)  # (a, N)
+    positives = scores[:, members].clone()  # (a, n_c)
+    scores[:, members] = torch.finfo(scores.dtype).min  # the rest are negatives
+    highest = scores.amax(1, keepdim=True)  # (a, 1)
+    scores.sub_(highest).exp_()
+    total = scores.sum(1, keepdim=True)  # (a, 1)
+    margin = (highest + total.log()) - positives  # (a, n_c) N_i - s_ij
+    own = torch.arange(anchors.start - members.start, anchors.stop - members.start, device=z.device)[:, None]
+    loss = weight * F.softplus(margin).scatter_(1, own, 0.0).sum()  # a token with itself is no pair
+    if gradient is not None:
+        slope = margin.sigmoid_().scatter_(1, own, 0.0).mul_(weight / temperature)  # (a, n_c)
+        scores.mul_(slope.sum(1, keepdim=True) / total)  # (a, N) to the similarities
+        scores[:, members] = -slope
+        gradient.addmm_(scores.T, z[anchors])
+        gradient[anchors].addmm_(scores, z)
+    return loss
 
 
 def supervised_contrastive_loss(embeddings: Tensor, classes: Tensor, *, temperature: float, with_o: bool = False) -> Tensor:
@@ -114,10 +169,13 @@ def _similarity(anchors: Tensor, tokens: Tensor) -> Tensor:
 
 def _prepare(embeddings: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Validate, drop ignored tokens, normalise in float32: (N, D), (N,)."""
+    _validate(embeddings, classes, temperature)
+    keep = classes >= 0
+    return F.normalize(embeddings[keep].float(), dim=-1), classes[keep].long()
+
+
+def _validate(embeddings: Tensor, classes: Tensor, temperature: float) -> None:
     if embeddings.shape[:-1] != classes.shape:
         raise ValueError(f"embeddings {tuple(embeddings.shape)} and classes {tuple(classes.shape)} do not match")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: expected a positive number")
-    keep = classes >= 0
-    z = F.normalize(embeddings[keep].float(), dim=-1)
-    return z, classes[keep].long()
