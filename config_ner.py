@@ -49,6 +49,7 @@ class RunConfig:
 
     stage1_epochs: int = option(5, "stage one (contrastive): epochs (paper: at most 100)")
     stage1_batch_size: int = option(32, "stage one: sentences in a contrastive batch (paper: 20 to 40)")
+    stage1_chunk_size: int = option(0, "stage one: sentences embedded at once, for batches beyond memory; 0: the whole batch")
     stage1_learning_rate: float = option(5e-5, "stage one: learning rate of the encoder")
     stage1_weight_decay: float = option(0.05, "stage one: weight decay (paper: 0.05)")
     stage1_warmup: float = option(0.1, "stage one: share of the steps with rising learning rate (paper: 0.05 to 0.1)")
@@ -115,7 +116,7 @@ class RunConfig:
 
 
 def _smallest(name: str) -> int:
-    return 0 if name in ("stage1_epochs", "head_epochs", "stage1_freeze_layers") else 1
+    return 0 if name in ("stage1_epochs", "stage1_chunk_size", "head_epochs", "stage1_freeze_layers") else 1
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:

@@ -21,7 +21,7 @@ from data_ner import FeatureCollator, fresh_folder, move_folder, tags_to_spans, 
 from losses_contrastive import semantic_classes
 from metrics_ner import span_scores
 from modeling_nerco import NercoForTokenClassification, NercoModel
-from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments
+from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments, SentenceTrainer
 
 
 @dataclass
@@ -121,6 +121,7 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         with_o=config.stage1_with_o,
         class_reduction=config.stage1_reduction,
         freeze_layers=config.stage1_freeze_layers,
+        chunk_size=config.stage1_chunk_size,
         reference_tokens=config.stage1_reference_tokens,
     )
     return ContrastiveTrainer(
@@ -151,10 +152,9 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         per_device_train_batch_size=config.stage2_batch_size,
         gradient_accumulation_steps=config.stage2_gradient_accumulation,
         warmup_steps=config.stage2_warmup,
-        train_sampling_strategy="group_by_length",
         greater_is_better=not head_only,
     )
-    return Trainer(
+    return SentenceTrainer(
         model=model,
         args=arguments,
         train_dataset=task.features["train"],

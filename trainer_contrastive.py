@@ -8,12 +8,17 @@ Gradient accumulation does not enlarge a contrastive batch: k accumulated batche
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
@@ -34,6 +39,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     class_reduction: str = field(default="sum", metadata={"help": "sum (the paper's) or mean over the classes"})
     freeze_layers: int = field(default=0, metadata={"help": "freeze the embeddings and the lowest N layers; 0: nothing"})
     knn_neighbours: int = field(default=10, metadata={"help": "neighbours of the k-NN criterion"})
+    chunk_size: int = field(default=0, metadata={"help": "sentences embedded at once, for batches beyond memory; 0: the whole batch"})
     reference_tokens: int = field(default=20000, metadata={"help": "training tokens that the criteria compare dev tokens with"})
 
     def __post_init__(self) -> None:
@@ -67,27 +73,41 @@ def freeze_lowest_layers(encoder: Any, count: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- batches
-def contrastive_batches(sentences: Sequence[Sequence[int]], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """An epoch's batches of sentence numbers: a pure function of its arguments, every sentence once, sizes equal up to one.
+def sentence_batches(
+    sentences: Sequence[Sequence[int]], batch_size: int, seed: int, epoch: int, *, processes: int = 1, paired: bool = True
+) -> list[list[int]]:
+    """An epoch's batches of sentence numbers: a pure function of its arguments, so that a run can continue anywhere.
 
-    Where the data allow, each batch offers at least two tokens of one entity class: a sentence that has them by itself, or two
-    sentences that share a class. Sentences of similar length tend to share a batch, which saves padding.
+    Every sentence occurs once; with several processes up to `processes - 1` of them, others in every epoch, are left out: each batch
+    then splits into equal parts, none of them padded with repeated sentences (to a contrastive loss these are perfect positives).
+    The parts' sizes are equal up to one. Sentences of similar length tend to share a batch, which saves padding.
 
     Args:
         sentences: the classes (0 = O) of each sentence's tokens.
+        batch_size: sentences of one process.
+        paired: where the data allow, each batch offers at least two tokens of one entity class: a sentence that has them by itself,
+            or two sentences that share a class.
+
+    Raises:
+        ValueError: fewer sentences than processes.
     """
+    if len(sentences) < processes:
+        raise ValueError(f"{len(sentences)} sentences for {processes} processes: expected at least one for each")
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    count = -(-len(sentences) // batch_size)
+    shuffled = torch.randperm(len(sentences), generator=generator).tolist()
+    used = shuffled[: len(sentences) - len(sentences) % processes]
+    shares = len(used) // processes  # sentences of a process
+    count = -(-shares // batch_size)
+    sizes = [processes * (shares // count + (i < shares % count)) for i in range(count)]
     # Length times a random factor: the neighbourhood of a sentence is another one in every epoch.
     factors = (0.3 * torch.randn(len(sentences), generator=generator)).exp().tolist()
     keys = [(len(classes) + 1) * factor for classes, factor in zip(sentences, factors, strict=True)]
-    units = _pair_units(sentences, torch.randperm(len(sentences), generator=generator).tolist())[:count]
-    sizes = [len(sentences) // count + (i < len(sentences) % count) for i in range(count)]
+    units = _pair_units(sentences, used)[:count] if paired else []
     units = sorted(units, key=lambda unit: (-len(unit), keys[unit[0]])) + [[] for _ in range(count - len(units))]
     # A batch of one sentence cannot take a pair of sentences.
     batches = [[*unit] if len(unit) <= size else [] for unit, size in zip(units, sizes, strict=True)]
-    used = {number for batch in batches for number in batch}
-    rest = iter(sorted((number for number in range(len(sentences)) if number not in used), key=keys.__getitem__))
+    placed = {number for batch in batches for number in batch}
+    rest = iter(sorted((number for number in used if number not in placed), key=keys.__getitem__))
     for batch, size in zip(batches, sizes, strict=True):
         batch.extend(islice(rest, size - len(batch)))
     return [batches[i] for i in torch.randperm(count, generator=generator).tolist()]
@@ -112,21 +132,25 @@ def _pair_units(sentences: Sequence[Sequence[int]], order: Sequence[int]) -> lis
     return singles + pairs
 
 
-class ContrastiveBatchSampler(Sampler[list[int]]):
-    """`contrastive_batches` for a DataLoader; `set_epoch` is called by the Trainer."""
+class EpochBatches(Sampler[list[int]]):
+    """`sentence_batches` for a DataLoader: this process's part of each batch. `set_epoch` is called by the Trainer."""
 
-    def __init__(self, sentences: Sequence[Sequence[int]], batch_size: int, seed: int) -> None:
-        self.sentences, self.batch_size, self.seed, self.epoch = sentences, batch_size, seed, 0
+    def __init__(
+        self, sentences: Sequence[Sequence[int]], batch_size: int, seed: int, *, paired: bool, process: int = 0, processes: int = 1
+    ) -> None:
+        self.sentences, self.batch_size, self.seed, self.paired, self.epoch = sentences, batch_size, seed, paired, 0
+        self.process, self.processes = process, processes
         self.drop_last = False  # read by accelerate
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from contrastive_batches(self.sentences, self.batch_size, self.seed, self.epoch)
+        batches = sentence_batches(self.sentences, self.batch_size, self.seed, self.epoch, processes=self.processes, paired=self.paired)
+        yield from (batch[self.process :: self.processes] for batch in batches)
 
     def __len__(self) -> int:
-        return -(-len(self.sentences) // self.batch_size)
+        return -(-(len(self.sentences) // self.processes) // self.batch_size)
 
 
 # -------------------------------------------------------------------------------------------------------------- criteria
@@ -178,22 +202,105 @@ def embed_tokens(model: nn.Module, features: Any, collator: Any, label_classes: 
     return torch.cat(embeddings), torch.cat(classes)
 
 
+def chunks_of(inputs: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+    """A batch of (B, T) tensors in parts of `size` rows, each as wide as its longest row."""
+    for first in range(0, len(inputs["labels"]), size):
+        rows = slice(first, first + size)
+        width = int(inputs["attention_mask"][rows].sum(1).max())
+        yield {name: tensor[rows, :width] for name, tensor in inputs.items()}
+
+
 def classes_of(labels: Tensor, label_classes: Sequence[int]) -> Tensor:
     """Classes of label ids, any shape; -1 where the label is -100."""
     classes = torch.tensor(label_classes, device=labels.device)[labels.clamp_min(0)]
     return classes.masked_fill(labels < 0, -1)
 
 
+# ---------------------------------------------------------------------------------------------- several processes, chunks
+class GatherRows(torch.autograd.Function):
+    """(N_r, D) of every process -> (N, D) of all, in the order of the processes, with gradient.
+
+    Every process computes the same loss from the result, so that the gradient of its own rows is known to it without communication.
+    `DistributedDataParallel` averages parameter gradients over the processes; the factor undoes that.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        counts = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        sizes = [int(count) for count in counts]
+        # Processes have different numbers of tokens: pad, gather, cut.
+        padded = nn.functional.pad(rows, (0, 0, 0, max(sizes) - len(rows)))
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded.contiguous())
+        first = sum(sizes[: dist.get_rank()])
+        ctx.own = slice(first, first + len(rows))
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient[ctx.own] * dist.get_world_size()
+
+
+def gather_tokens(embeddings: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of all processes, with gradient to one's own: (N_r, D), (N_r,) -> (N, D), (N,). In a single process: as given."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return embeddings, classes
+    # Classes as a column of the matrix would be rounded in half precision: they travel by themselves.
+    return GatherRows.apply(embeddings), GatherRows.apply(classes[:, None])[:, 0]
+
+
+class RandomState:
+    """The state of the random generators, to embed a chunk a second time under the same dropout masks."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(*tensors)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        with torch.random.fork_rng(devices=self.devices):
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states)
+            yield
+
+
 # --------------------------------------------------------------------------------------------------------------- trainer
-class ContrastiveTrainer(Trainer):
+class SentenceTrainer(Trainer):
+    """A `Trainer` whose batches are a function of seed and epoch (`sentence_batches`), whatever happened before.
+
+    A run that is continued in the middle of an epoch thus sees the sentences that are left, and no other; several processes share
+    each batch equally. Otherwise the standard Trainer.
+    """
+
+    def sampler(self) -> EpochBatches:
+        sentences = [[0] * len(feature["labels"]) for feature in self.train_dataset]
+        return self._sampler(sentences, paired=False)
+
+    def _sampler(self, sentences: Sequence[Sequence[int]], *, paired: bool) -> EpochBatches:
+        size, process, processes = self.args.per_device_train_batch_size, self.args.process_index, self.args.world_size
+        return EpochBatches(sentences, size, self.args.data_seed or self.args.seed, paired=paired, process=process, processes=processes)
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = self._plain_loader(self.train_dataset, batch_sampler=self.sampler())
+        # num_processes=1: the sampler has already taken this process's part.
+        return prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
+        return DataLoader(dataset, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory, **sampling)
+
+
+class ContrastiveTrainer(SentenceTrainer):
     """Trains an encoder by contrast.
 
     Args (beyond `Trainer`'s):
         label_classes: class of each label id in the features' `labels`: 0 for O, 1.. for entity types
             (`losses_contrastive.semantic_classes`).
 
-    Evaluation reports `eval_knn_f1` and `eval_prototype_f1` (token types of the dev set against training tokens; independent of
-    batches) and `eval_loss` (which is not: it depends on what shares a batch).
+    With several processes the tokens of all of them share one contrast. With `args.chunk_size` a batch may be larger than what fits
+    into memory at once (gradient caching; Gao et al. 2021, section 3). Evaluation reports `eval_knn_f1` and `eval_prototype_f1`
+    (token types of the dev set against training tokens; independent of batches) and `eval_loss` (which is not: it depends on what
+    shares a batch).
     """
 
     def __init__(self, *args: Any, label_classes: Sequence[int], **kwargs: Any) -> None:
@@ -210,18 +317,49 @@ class ContrastiveTrainer(Trainer):
             return supervised_contrastive_loss(embeddings, classes, **shared)
         return pairwise_contrastive_loss(embeddings, classes, reduction=self.args.class_reduction, **shared)
 
+    def token_embeddings(self, model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor]:
+        """The labelled tokens of a batch: (N, D), (N,)."""
+        hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state  # (B, T, D)
+        classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
+        return hidden[classes >= 0], classes[classes >= 0]
+
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Any:
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = self.contrastive_loss(outputs.last_hidden_state, classes_of(inputs["labels"], self.label_classes))
-        return (loss, outputs) if return_outputs else loss
+        embeddings, classes = self.token_embeddings(model, inputs)
+        loss = self.contrastive_loss(*gather_tokens(embeddings, classes))
+        return (loss, {"embeddings": embeddings}) if return_outputs else loss
 
-    def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
-        return DataLoader(dataset, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory, **sampling)
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """A step; with `chunk_size` by gradient caching: the gradient of the whole batch, in the memory of a chunk.
 
-    def get_train_dataloader(self) -> DataLoader:
+        1. Embed chunk by chunk, without graph. 2. The loss of all tokens, and its gradient to each embedding. 3. Embed each chunk
+        again, under the same dropout masks, and propagate its share of that gradient.
+        """
+        if not 0 < self.args.chunk_size < len(inputs["labels"]):
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        chunks = list(chunks_of(self._prepare_inputs(inputs), self.args.chunk_size))
+        states, embedded, classes = [], [], []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for chunk in chunks:
+                states.append(RandomState(chunk["labels"]))
+                z, y = self.token_embeddings(model, chunk)
+                embedded.append(z.float())
+                classes.append(y)
+        tokens = torch.cat(embedded).requires_grad_()  # (N, D)
+        loss = self.contrastive_loss(*gather_tokens(tokens, torch.cat(classes)))
+        loss.backward()
+        gradients = tokens.grad.split([len(z) for z in embedded])
+        for number, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
+            is_last = number == len(chunks) - 1  # parameter gradients are exchanged once
+            with nullcontext() if is_last else self.accelerator.no_sync(model=model):
+                with state.replayed(), self.compute_loss_context_manager():
+                    z, _ = self.token_embeddings(model, chunk)
+                self.accelerator.backward((z.float() * gradient).sum() / self.current_gradient_accumulation_steps)
+        return loss.detach() / self.current_gradient_accumulation_steps
+
+    def sampler(self) -> EpochBatches:
         sentences = [[self.label_classes[label] for label in feature["labels"] if label >= 0] for feature in self.train_dataset]
-        sampler = ContrastiveBatchSampler(sentences, self.args.per_device_train_batch_size, self.args.seed)
-        return self.accelerator.prepare(self._plain_loader(self.train_dataset, batch_sampler=sampler))
+        return self._sampler(sentences, paired=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -246,17 +384,24 @@ class ContrastiveTrainer(Trainer):
     def evaluation_loop(
         self, dataloader: DataLoader, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """The criteria in place of per-example predictions; `Trainer.evaluate` logs them and calls back as ever."""
+        """The criteria in place of per-example predictions; `Trainer.evaluate` logs them and calls back as ever.
+
+        With several processes the first one computes them and tells the others.
+        """
         features: Any = dataloader.dataset
+        metrics = [self._criteria(features) if self.is_world_process_zero() else None]
+        broadcast_object_list(metrics)
+        named = {f"{metric_key_prefix}_{name}": value for name, value in (metrics[0] or {}).items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(features))
+
+    def _criteria(self, features: Any) -> dict[str, float]:
         queries, gold = self.embed(features)
         references, classes = self.embed(self.reference_features())
-        metrics = {
+        return {
             "loss": self._mean_loss(queries, gold, features),
             "knn_f1": token_f1(knn_classes(queries, references, classes, neighbours=self.args.knn_neighbours), gold),
             "prototype_f1": token_f1(prototype_classes(queries, references, classes), gold),
         }
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(features))
 
     def _mean_loss(self, embeddings: Tensor, classes: Tensor, features: Any) -> float:
         """Mean contrastive loss over batches of the training batch size, in the order of the data."""

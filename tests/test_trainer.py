@@ -17,10 +17,10 @@ from pipeline_ner import TextReader
 from trainer_contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
-    contrastive_batches,
     freeze_lowest_layers,
     knn_classes,
     prototype_classes,
+    sentence_batches,
     token_f1,
 )
 
@@ -35,7 +35,7 @@ def offers_a_pair(batch: list[int], sentences: list[list[int]]) -> bool:
 @given(CORPUS, st.integers(1, 12), st.integers(0, 5), st.integers(0, 5))
 @settings(deadline=None)
 def test_batches_hold_every_sentence_once_in_equal_sizes(sentences, batch_size, seed, epoch):
-    batches = contrastive_batches(sentences, batch_size, seed, epoch)
+    batches = sentence_batches(sentences, batch_size, seed, epoch)
     assert sorted(number for batch in batches for number in batch) == list(range(len(sentences)))
     sizes = [len(batch) for batch in batches]
     assert max(sizes) - min(sizes) <= 1
@@ -45,14 +45,14 @@ def test_batches_hold_every_sentence_once_in_equal_sizes(sentences, batch_size, 
 @given(CORPUS, st.integers(2, 12), st.integers(0, 5), st.integers(0, 5))
 @settings(deadline=None)
 def test_batches_are_a_function_of_seed_and_epoch(sentences, batch_size, seed, epoch):
-    first = contrastive_batches(sentences, batch_size, seed, epoch)
+    first = sentence_batches(sentences, batch_size, seed, epoch)
     random.random(), torch.rand(1)
-    assert contrastive_batches(sentences, batch_size, seed, epoch) == first
+    assert sentence_batches(sentences, batch_size, seed, epoch) == first
 
 
 def test_batches_differ_between_epochs_and_seeds():
     sentences = [[0, 1, 1, 0]] * 40
-    batches = {str(contrastive_batches(sentences, 8, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    batches = {str(sentence_batches(sentences, 8, seed, epoch)) for seed in range(3) for epoch in range(3)}
     assert len(batches) == 9
 
 
@@ -60,13 +60,13 @@ def test_every_batch_offers_a_pair_where_the_data_allow():
     # Four sentences with a pair of their own among forty, four batches: random batches would leave some without.
     sentences = [[0] * 5 for _ in range(36)] + [[1, 1, 0]] * 4
     for epoch in range(20):
-        assert all(offers_a_pair(batch, sentences) for batch in contrastive_batches(sentences, 10, 0, epoch))
+        assert all(offers_a_pair(batch, sentences) for batch in sentence_batches(sentences, 10, 0, epoch))
 
 
 def test_two_sentences_with_one_token_of_a_class_share_a_batch():
     sentences = [[0, 0]] * 6 + [[0, 1], [2, 0], [1, 0], [0, 2]]
     for epoch in range(20):
-        assert all(offers_a_pair(batch, sentences) for batch in contrastive_batches(sentences, 5, 0, epoch))
+        assert all(offers_a_pair(batch, sentences) for batch in sentence_batches(sentences, 5, 0, epoch))
 
 
 def test_knn_and_prototypes_find_the_clusters():
@@ -175,7 +175,7 @@ def test_trainer_walks_through_the_sampler_s_epochs(tiny_encoder, character_tok,
     trainer.compute_loss = lambda model, inputs, **k: (seen.append(inputs["input_ids"].clone()), plain(model, inputs, **k))[1]
     trainer.train()
     sentences = [[semantic_classes(LABELS)[x] for x in f["labels"] if x >= 0] for f in trainer.train_dataset]
-    expected = [batch for epoch in range(2) for batch in contrastive_batches(sentences, 8, trainer.args.seed, epoch)]
+    expected = [batch for epoch in range(2) for batch in sentence_batches(sentences, 8, trainer.args.seed, epoch)]
     assert len(seen) == len(expected)
     for ids, batch in zip(seen, expected, strict=True):
         assert torch.equal(ids, trainer.data_collator([trainer.train_dataset[i] for i in batch])["input_ids"])
