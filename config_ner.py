@@ -45,6 +45,7 @@ class RunConfig:
     max_window_tokens: int = option(128, "longest model input; longer texts are split (training) or windowed (prediction)")
     output_dropout: float = option(0.3, "dropout on the encoder's output in both stages (paper: 0.3)")
     encoder_dropout: float | None = option(None, "dropout inside the encoder; empty: as the encoder's configuration says")
+    use_crf: bool = option(True, "a CRF on top (paper: yes); method=ce never has one")
     constrain_transitions: bool = option(True, "forbid tag sequences that are no BIO (paper: no)")
 
     stage1_epochs: int = option(5, "stage one (contrastive): epochs (paper: at most 100)")
@@ -74,6 +75,8 @@ class RunConfig:
     stage2_warmup: float = option(0.1, "stage two: share of the steps with rising learning rate (paper: 0 to 0.1)")
     stage2_patience: int = option(15, "stage two: stop after N epochs without a better dev F1 (paper: 15)")
 
+    stage2_contrastive_weight: float = option(0.0, "stage two, full phase: weight of a contrastive loss beside the tagger's (paper: none)")
+
     bf16: str = option("auto", "bfloat16 arithmetic in training: auto (where the hardware has it), true or false")
     eval_batch_size: int = option(32, "windows in a batch of evaluation")
     keep_checkpoints: bool = option(False, "keep a phase's checkpoints after it is complete")
@@ -94,6 +97,8 @@ class RunConfig:
             value = getattr(self, item.name)
             if item.type is int and item.name not in ("seed", "token_column") and value < _smallest(item.name):
                 raise ConfigError(f"{item.name} is {value}: expected at least {_smallest(item.name)}")
+            if item.name.endswith("_weight") and not value >= 0:
+                raise ConfigError(f"{item.name} is {value}: expected zero or a positive number")
             if item.name.endswith(("learning_rate", "temperature")) and not value > 0:
                 raise ConfigError(f"{item.name} is {value}: expected a positive number")
             if item.name.endswith(("dropout", "warmup")) and value is not None and not 0 <= value < 1:
@@ -186,3 +191,8 @@ def expand(path: str) -> str:
         return environment[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", fill, path)
+
+
+def is_first_process() -> bool:
+    """Whether this process prints and writes: the only one, or the first of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -5,9 +5,7 @@ again skips complete phases and continues an incomplete one from its newest comp
 a phase.
 """
 
-import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
-from config_ner import RunConfig
+from checkpoints_ner import GracefulStop, Stopwatch, checkpoints, full_disk_explained, newest_checkpoint, resume
+from config_ner import RunConfig, is_first_process
 from data_ner import FeatureCollator, fresh_folder, move_folder, tags_to_spans, write_json
 from losses_contrastive import semantic_classes
 from metrics_ner import span_scores
 from modeling_nerco import NercoForTokenClassification, NercoModel
-from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments, SentenceTrainer
+from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Task:
     @property
     def model_fields(self) -> dict[str, Any]:
         """Fields of `NercoConfig` that the run decides."""
-        has_crf = self.config.method != "ce"
+        has_crf = self.config.method != "ce" and self.config.use_crf
         return {
             "output_dropout": self.config.output_dropout,
             "label_unit": self.label_unit,
@@ -68,6 +67,10 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
     """Train one phase unless its completion marker is there, from its newest complete checkpoint if there is one.
 
     Returns the folder with the phase's best model.
+
+    Raises:
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
+        OSError: the disk is full; earlier checkpoints are intact.
     """
     folder = config.run_dir / name
     marker = folder / "DONE.json"
@@ -75,32 +78,28 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         print(f"-- {name}")
         set_seed(config.seed)
         trainer = make_trainer(folder)
-        started = time.monotonic()
-        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
-        seconds = time.monotonic() - started
-        partial = fresh_folder(folder / ".model-partial")
-        trainer.model.save_pretrained(partial)
-        move_folder(partial, folder / "model")
-        state = trainer.state
-        done = {"seconds": seconds, "epochs": state.epoch, "best": state.best_metric, "log": state.log_history}
-        write_json(done, marker)
-    if not config.keep_checkpoints:
-        for checkpoint in folder.glob("checkpoint-*"):
+        with GracefulStop() as stop, full_disk_explained(folder):
+            trainer.add_callback(stop)
+            trainer.add_callback(Stopwatch())
+            resume(trainer, newest_checkpoint(folder))
+        if trainer.is_world_process_zero():
+            with full_disk_explained(folder):
+                leave_model(trainer, folder, marker)
+        trainer.accelerator.wait_for_everyone()
+    if is_first_process() and not config.keep_checkpoints:
+        for checkpoint in checkpoints(folder):
             shutil.rmtree(checkpoint)
     return folder / "model"
 
 
-def newest_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; `trainer_state.json` is what the Trainer writes last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        print(f"continuing from {checkpoint}")
-        return str(checkpoint)
-    return None
+def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
+    """The best model, then the marker: each appears whole or not at all."""
+    partial = fresh_folder(folder / ".model-partial")
+    trainer.model.save_pretrained(partial)
+    move_folder(partial, folder / "model")
+    state = trainer.state
+    done = {"seconds": Stopwatch.of(trainer).seconds, "epochs": state.epoch, "best": state.best_metric, "log": state.log_history}
+    write_json(done, marker)
 
 
 # ------------------------------------------------------------------------------------------------------------- stage one
@@ -154,7 +153,14 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         warmup_steps=config.stage2_warmup,
         greater_is_better=not head_only,
     )
-    return SentenceTrainer(
+    trainer_class: type[SentenceTrainer] = SentenceTrainer
+    extra: dict[str, Any] = {}
+    if config.stage2_contrastive_weight and not head_only:
+        weight, temperature = config.stage2_contrastive_weight, config.stage1_temperature
+        trainer_class = JointTrainer
+        extra = {"label_classes": semantic_classes(task.labels), "weight": weight, "temperature": temperature}
+    return trainer_class(
+        **extra,
         model=model,
         args=arguments,
         train_dataset=task.features["train"],

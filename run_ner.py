@@ -13,17 +13,19 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config_ner import PHASES, ConfigError, RunConfig, convert, expand, load_config
+from config_ner import PHASES, ConfigError, RunConfig, convert, expand, is_first_process, load_config
 from data_ner import (
     AlignReport,
     DataError,
@@ -48,10 +50,13 @@ from data_ner import (
 )
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from transformers import PreTrainedTokenizerBase
 
     from phases_ner import Task
     from pipeline_ner import NerPipeline
+
+LOCK_FILE = ".lock"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted; a run that was in training continues with the same command", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,40 +142,104 @@ class Data:
 
 
 def command_train(config: RunConfig) -> int:
-    """Train all phases of a run, evaluate, write the run directory. A complete run is only reported."""
+    """Train all phases of a run, evaluate, write the run directory. A complete run is only reported.
+
+    Under torchrun every process trains; the first one alone prints, evaluates and writes.
+    """
+    if not is_first_process():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     run_dir = config.run_dir
-    check_run_dir(config)
-    metrics_file = run_dir / "metrics.json"
-    if metrics_file.is_file():
-        print(f"{run_dir} is complete")
-        print_scores(read_json(metrics_file))
-        return 0
+    with first_process_first():
+        if is_first_process():
+            check_run_dir(config)
+        if (run_dir / "metrics.json").is_file():
+            print(f"{run_dir} is complete")
+            print_scores(read_json(run_dir / "metrics.json"))
+            return 0
+        lock = lock_run_dir(run_dir)
+    with nothing_left_of_a_false_start(run_dir):
+        with first_process_first():
+            task, data, alignment = prepare(config)
+        from phases_ner import train_phases
+
+        trained = train_phases(task)
+    if is_first_process():
+        finish(task, data, alignment, trained)
+        lock.release()
+        (run_dir / LOCK_FILE).unlink()
+    return 0
+
+
+def prepare(config: RunConfig) -> tuple["Task", Data, dict[str, AlignReport]]:
+    """Read the data, write the resolved configuration, make the encoder ready."""
     quiet_libraries()
     data = load_data(config)
-    from hub_ner import write_card
-    from phases_ner import Task, train_phases
+    from phases_ner import Task
 
     tokenizer, label_unit = load_tokenizer(config, data.records["train"])
-    is_new = not (run_dir / "config.json").is_file()
-    write_json({**config.to_dict(), "data_sha256": data_hashes(config)}, run_dir / "config.json")
-    try:
-        encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
-        features, alignment = build_features(config, data, tokenizer, label_unit)
-        task = Task(config, data.labels, label_unit, encoder, features)
-        trained = train_phases(task)
-    except (ValueError, OSError):
-        if is_new and not (any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir)):
-            shutil.rmtree(run_dir, ignore_errors=True)  # bad input leaves nothing behind
-        raise
-    model_dir = assemble_model(trained, encoder, run_dir)
-    metrics = measure(config, data, model_dir, alignment)
+    if is_first_process():
+        write_json({**config.to_dict(), "data_sha256": data_hashes(config)}, config.run_dir / "config.json")
+    encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
+    features, alignment = build_features(config, data, tokenizer, label_unit)
+    return Task(config, data.labels, label_unit, encoder, features), data, alignment
+
+
+def finish(task: "Task", data: Data, alignment: dict[str, AlignReport], trained: Path) -> None:
+    """Measure the trained model and leave it, its card, the plots and `metrics.json`, which says that the run is complete."""
+    from hub_ner import write_card
+
+    run_dir = task.config.run_dir
+    model_dir = assemble_model(trained, task.encoder, run_dir)
+    metrics = measure(task.config, data, model_dir, alignment)
     write_card(metrics, card_example(model_dir, data.records["dev"]), model_dir)
     draw_plots(task)
     move_folder(model_dir, run_dir / "model")
-    write_json(metrics, metrics_file)
+    write_json(metrics, run_dir / "metrics.json")
     print_scores(metrics)
     print(f"Hub-ready model: {run_dir / 'model'}")
-    return 0
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """What the first process prepares, the others find: they wait for it. A single process just goes on."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import torch
+    from accelerate import PartialState
+
+    with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
+        yield
+
+
+@contextmanager
+def nothing_left_of_a_false_start(run_dir: Path) -> Iterator[None]:
+    """Bad input leaves no new run directory behind; a run that has trained keeps what it has."""
+    is_new = not (run_dir / "config.json").is_file()
+    try:
+        yield
+    except (ValueError, OSError):
+        if is_new and is_first_process() and not (any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir)):
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+
+
+def lock_run_dir(run_dir: Path) -> "BaseFileLock":
+    """Two runs in one directory would mix their checkpoints. The system releases the lock when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(run_dir / LOCK_FILE)
+    if is_first_process():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"{run_dir} is in use: another process trains there; wait for it or choose another output_dir") from error
+    return lock
 
 
 def check_run_dir(config: RunConfig) -> None:
@@ -175,13 +247,15 @@ def check_run_dir(config: RunConfig) -> None:
     run_dir = config.run_dir
     saved = run_dir / "config.json"
     if not saved.is_file():
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if run_dir.exists() and (not run_dir.is_dir() or any(path.name != LOCK_FILE for path in run_dir.iterdir())):
             raise ConfigError(f"{run_dir} exists and is no run directory; choose another output_dir")
         return
     try:
         old = json.loads(saved.read_text("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{saved} cannot be read ({error}); remove {run_dir} or choose another output_dir") from error
+    # A key that did not exist when the run began had the effect of its default.
+    old = {**RunConfig().to_dict(), **old}
     new = {**config.to_dict(), "data_sha256": data_hashes(config)}
     changed = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in {**old, **new} if old.get(key) != new.get(key)]
     if changed:

@@ -347,8 +347,8 @@ class ContrastiveTrainer(SentenceTrainer):
                 classes.append(y)
         tokens = torch.cat(embedded).requires_grad_()  # (N, D)
         loss = self.contrastive_loss(*gather_tokens(tokens, torch.cat(classes)))
-        loss.backward()
-        gradients = tokens.grad.split([len(z) for z in embedded])
+        (gradient,) = torch.autograd.grad(loss, tokens)
+        gradients = gradient.split([len(z) for z in embedded])
         for number, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
             is_last = number == len(chunks) - 1  # parameter gradients are exchanged once
             with nullcontext() if is_last else self.accelerator.no_sync(model=model):
@@ -412,3 +412,24 @@ class ContrastiveTrainer(SentenceTrainer):
         parts = list(bounds.values())
         losses = [self.contrastive_loss(z, y) for z, y in zip(embeddings.split(parts), classes.split(parts), strict=True)]
         return float(torch.stack(losses).mean())
+
+
+class JointTrainer(SentenceTrainer):
+    """Stage two with the contrastive loss beside the tagger's: tagging + `weight` * contrast, over the encoder's last layer.
+
+    Not NerCo, which contrasts first and tags afterwards: for comparison. Args beyond `Trainer`'s: `label_classes` as in
+    `ContrastiveTrainer`, `weight`, `temperature`.
+    """
+
+    def __init__(self, *args: Any, label_classes: Sequence[int], weight: float, temperature: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label_classes, self.weight, self.temperature = list(label_classes), weight, temperature
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs: Any) -> Any:
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        loss, outputs = super().compute_loss(model, {**inputs, "output_hidden_states": True}, return_outputs=True, **kwargs)
+        classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
+        tokens = gather_tokens(outputs.hidden_states[-1][classes >= 0], classes[classes >= 0])
+        loss = loss + self.weight * pairwise_contrastive_loss(*tokens, temperature=self.temperature)
+        return (loss, outputs) if return_outputs else loss
