@@ -1,0 +1,59 @@
+"""Run configurations with several seeds, some at a time, and keep their metrics in results/.
+
+python benchmarks/experiments.py configs/weibo_*.yaml --seeds 0 1 2 3 4 --jobs 2 [key=value ...]
+
+Every run is `run_ner.py train CONFIG seed=S`; started again, complete runs are skipped and killed ones continue. The jobs share the cores;
+all methods of a seed come before the next seed, so that a table of what is there compares like with like.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from config_ner import RunConfig, load_config  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="configurations, and keys to replace in all of them")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of each configuration")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder for the metrics")
+    arguments = parser.parse_args()
+    overrides = [item for item in arguments.arguments if "=" in item]
+    configs = [item for item in arguments.arguments if "=" not in item]
+    runs = [(config, [*overrides, f"seed={seed}"]) for seed in arguments.seeds for config in configs]
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        failed = [code for code in pool.map(lambda run: train(*run, threads=threads, results=arguments.results), runs) if code]
+    return 1 if failed else 0
+
+
+def train(config_file: str, overrides: list[str], *, threads: int, results: Path) -> int:
+    """One run in a process of its own; its output goes to a file beside the run directory. Returns its exit code."""
+    config: RunConfig = load_config(config_file, overrides)
+    run_dir = config.run_dir
+    if not (run_dir / "metrics.json").is_file():
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, str(ROOT / "run_ner.py"), "train", config_file, *overrides]
+        with open(f"{run_dir}.log", "a", encoding="utf-8") as log:
+            code = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+        if code:
+            print(f"{run_dir}: exit code {code}, see {run_dir}.log", flush=True)
+            return code
+    results.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run_dir / "metrics.json", results / f"{run_dir.name}.json")
+    print(f"{run_dir.name} is complete", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
