@@ -25,12 +25,13 @@ def main() -> int:
     parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="configurations, and keys to replace in all of them")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of each configuration")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, help="threads of each run; by default the cores are shared equally")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder for the metrics")
     arguments = parser.parse_args()
     overrides = [item for item in arguments.arguments if "=" in item]
     configs = [item for item in arguments.arguments if "=" not in item]
     runs = [(config, [*overrides, f"seed={seed}"]) for seed in arguments.seeds for config in configs]
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.jobs)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         failed = [code for code in pool.map(lambda run: train(*run, threads=threads, results=arguments.results), runs) if code]
     return 1 if failed else 0
