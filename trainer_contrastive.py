@@ -404,11 +404,12 @@ class ContrastiveTrainer(SentenceTrainer):
         }
 
     def _mean_loss(self, embeddings: Tensor, classes: Tensor, features: Any) -> float:
-        """Mean contrastive loss over batches of the training batch size, in the order of the data."""
+        """Mean contrastive loss over batches of the size of training (of all processes), in the order of the data."""
+        batch_size = self.args.per_device_train_batch_size * self.args.world_size
         sizes = [sum(feature["word_mask"]) for feature in features]
         bounds: dict[int, int] = defaultdict(int)
         for number, size in enumerate(sizes):
-            bounds[number // self.args.per_device_train_batch_size] += size
+            bounds[number // batch_size] += size
         parts = list(bounds.values())
         losses = [self.contrastive_loss(z, y) for z, y in zip(embeddings.split(parts), classes.split(parts), strict=True)]
         return float(torch.stack(losses).mean())

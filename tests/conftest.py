@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from data_ner import Mention, Record, write_records  # noqa: E402
 from modeling_nerco import NercoForTokenClassification  # noqa: E402
 
 ENCODER = ROOT / "encoders" / "zh-char-mini"
@@ -65,3 +66,43 @@ def run_python(code: str, cwd: Path, cache: Path, *arguments: str) -> str:
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+NAMES = ("张三", "李小四", "王五", "赵六", "钱七", "孙八")
+COMPANIES = ("华为", "中兴", "腾讯公司", "北大", "招商银行")
+
+
+def corpus(count: int, offset: int = 0) -> list[Record]:
+    records = []
+    for i in range(offset, offset + count):
+        name, company = NAMES[i % len(NAMES)], COMPANIES[i % len(COMPANIES)]
+        text = f"{name}昨天第{i}次去了{company}。"
+        at = text.index(company)
+        records.append(Record(f"s{i}", text, [Mention(0, len(name), "PER"), Mention(at, at + len(company), "ORG")]))
+    return records
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, count, offset in (("train", 40, 0), ("dev", 12, 100), ("test", 12, 200)):
+        write_records(corpus(count, offset), folder / f"{split}.jsonl")
+    write_records(corpus(12, 200), folder / "test.bmes", "columns", "BMES")
+    return folder
+
+
+def arguments(files: Path, tiny_encoder: Path, run_dir: Path, **changes: object) -> list[str]:
+    """A training command over the small corpus."""
+    config = run_dir.parent / "config.yaml"
+    config.write_text("stage1_epochs: 1\nhead_epochs: 1\nstage2_epochs: 4\nencoder_dropout: 0\nbf16: false\n", "utf-8")
+    values = {
+        "output_dir": run_dir,
+        "encoder": tiny_encoder,
+        **{f"{split}_file": files / f"{split}.jsonl" for split in ("train", "dev", "test")},
+        "stage2_batch_size": 8,
+        "stage1_batch_size": 8,
+        "stage2_learning_rate": 5e-3,
+        "stage2_head_learning_rate": 2e-2,
+        **changes,
+    }
+    return ["train", str(config), *(f"{key}={value}" for key, value in values.items())]

@@ -1,0 +1,131 @@
+"""What each process of tests/test_distributed.py runs, alone or under torchrun: one step of each case, gradients to a file.
+
+python tests/distributed_worker.py ENCODER_DIR OUTPUT_DIR
+"""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed  # noqa: E402
+
+from data_ner import FeatureCollator, Mention, Record, training_features  # noqa: E402
+from losses_contrastive import semantic_classes  # noqa: E402
+from modeling_nerco import NercoForTokenClassification, NercoModel  # noqa: E402
+from phases_ner import tag_scores  # noqa: E402
+from pipeline_ner import TextReader  # noqa: E402
+from trainer_contrastive import ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer  # noqa: E402
+
+LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+GLOBAL_BATCH = 8
+CASES = {
+    "pairwise": {},
+    "with O": {"with_o": True},
+    "Khosla": {"contrastive_loss": "supcon"},
+    "chunks": {"chunk_size": 1},
+    "one sentence with entities": {},
+    "odd number of sentences": {},
+}
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the step and the number of tokens that made them."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.found = {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def records(case: str) -> list[Record]:
+    """Sentences of different lengths; in one case all but one are without entity, so that one of two processes has none."""
+    found = []
+    for i in range(9 if case.startswith("odd") else 8):
+        text, entities = f"张三{'又' * (i % 3)}去华为了", [Mention(0, 2, "PER"), Mention(3 + i % 3, 5 + i % 3, "ORG")]
+        found.append(Record(str(i), text, [] if case.startswith("one sentence") and i else entities))
+    return found
+
+
+def features(case: str, encoder: str) -> list[dict]:
+    reader = TextReader(AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64)
+    return training_features(records(case), reader, LABELS)[0]
+
+
+def shared(output: Path) -> dict:
+    return {
+        "output_dir": str(output),
+        "per_device_train_batch_size": GLOBAL_BATCH // PROCESSES,
+        "per_device_eval_batch_size": 3,
+        "max_steps": 1,
+        "max_grad_norm": 0.0,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "label_names": ["labels"],
+    }
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def main(encoder: str, output: Path) -> None:
+    collator = FeatureCollator(0)
+    gradients, metrics = {}, {}
+    classes = semantic_classes(LABELS)
+    for case, options in CASES.items():
+        set_seed(0)
+        kept = Gradients()
+        data = features(case, encoder)
+        trainer = ContrastiveTrainer(
+            model=without_dropout(NercoModel.from_encoder(encoder, label_unit="token")),
+            args=ContrastiveTrainingArguments(**shared(output), **options),
+            train_dataset=data,
+            eval_dataset=data,
+            data_collator=collator,
+            label_classes=classes,
+            callbacks=[kept],
+        )
+        trainer.train()
+        gradients[case] = kept.found
+        metrics[case] = {name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "second"))}
+    for case, kind, extra in (
+        ("tagger", SentenceTrainer, {}),
+        ("joint", JointTrainer, {"label_classes": classes, "weight": 0.5, "temperature": 0.1}),
+    ):
+        set_seed(0)
+        kept = Gradients()
+        model = without_dropout(NercoForTokenClassification.from_encoder(encoder, LABELS, label_unit="token"))
+        data = features(case, encoder)
+        trainer = kind(
+            model=model,
+            args=TrainingArguments(**shared(output)),
+            train_dataset=data,
+            eval_dataset=data,
+            data_collator=collator,
+            callbacks=[kept],
+            compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, LABELS),
+            preprocess_logits_for_metrics=lambda logits, labels, model=model: model.viterbi(logits, labels != -100),
+            **extra,
+        )
+        trainer.train()
+        gradients[case] = kept.found
+        metrics[case] = {name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "second"))}
+    rank = int(os.environ.get("RANK", "0"))
+    torch.save({"gradients": gradients, "metrics": metrics}, output / f"{PROCESSES}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
