@@ -658,10 +658,12 @@ class atomic_writer:
 
 
 def write_json(values: Any, path: Path) -> None:
-    """Write a JSON file that appears complete or not at all."""
+    """Write a JSON file that appears complete or not at all. It is indented; lists of whole numbers take one line."""
+    text = json.dumps(values, ensure_ascii=False, indent=1)
+    # Strings hold no raw line break: what has one is layout.
+    text = re.sub(r"\[\n *(-?\d+(?:,\n *-?\d+)*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
     with atomic_writer(path) as file:
-        json.dump(values, file, ensure_ascii=False, indent=1)
-        file.write("\n")
+        file.write(text + "\n")
 
 
 def fresh_folder(path: Path) -> Path:

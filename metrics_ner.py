@@ -2,10 +2,12 @@
 
 A prediction is right if start, end and label equal those of a gold mention of the same text (CoNLL's exact match). Works on sets of
 mentions, so nested ones need nothing special. `evaluate.load("PATH/metrics_ner.py")` opens the metric without a network.
+
+Sections: scores, what the errors are, scores of groups (length, seen in training), the metric.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import datasets
@@ -13,11 +15,19 @@ import evaluate
 
 DESCRIPTION = "Exact-span micro, macro and per-type precision, recall and F1 of named-entity recognition, flat or nested."
 INPUTS = """
-predictions, references: one list of mentions per text, each mention {"start": int, "end": int, "label": str}.
+predictions, references: one list of mentions per text, each mention {"start": int, "end": int, "label": str}; other fields are ignored.
 Returns micro and macro "precision", "recall", "f1", the counts, and "per_type": the same for every entity type.
 """
+FIELDS = ("start", "end", "label")
+PARTIAL = ("type", "boundary", "boundary_and_type")  # the closest first
+LENGTHS = {"1": 1, "2": 2, "3": 3, "4-5": 5, "6-9": 9}  # bucket: most characters
+LONGEST = "10+"
+
+Mentions = Iterable[Sequence[Any]]
+Span = tuple[int, int, str]  # start, end, label
 
 
+# ---------------------------------------------------------------------------------------------------------------- scores
 def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict[str, float]:
     """The three figures from counts; 0 where nothing was predicted or nothing is there.
 
@@ -30,7 +40,7 @@ def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict[str, fl
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-def span_scores(predictions: Sequence[Iterable[Sequence[Any]]], references: Sequence[Iterable[Sequence[Any]]]) -> dict[str, Any]:
+def span_scores(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> dict[str, Any]:
     """Scores of predicted against gold mentions.
 
     Args:
@@ -43,27 +53,168 @@ def span_scores(predictions: Sequence[Iterable[Sequence[Any]]], references: Sequ
     Raises:
         ValueError: the numbers of texts differ.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references: expected one list per text each")
+    per_type = scores_by_group(predictions, references, lambda _, mention: mention[2])
+    counted = [entry for entry in per_type.values() if entry["gold"]] or list(per_type.values())
+    macro = {name: sum(entry[name] for entry in counted) / len(counted) if counted else 0.0 for name in ("precision", "recall", "f1")}
+    correct, predicted, gold = (sum(entry[name] for entry in per_type.values()) for name in ("correct", "predicted", "gold"))
+    return {"micro": figures(correct, predicted, gold), "macro": macro, "per_type": per_type}
+
+
+def scores_by_group(
+    predictions: Sequence[Mentions], references: Sequence[Mentions], group: Callable[[int, Span], str]
+) -> dict[str, dict[str, Any]]:
+    """Scores of each group of mentions: {group: {precision, recall, f1, correct, predicted, gold}}, in alphabetical order.
+
+    A right prediction is in the group of its gold mention, so the groups part both sides, and their counts add up to those of micro.
+
+    Args:
+        predictions, references: as in `span_scores`.
+        group: the name of a mention's group, from the number of its text and the mention.
+
+    Raises:
+        ValueError: the numbers of texts differ.
+    """
     correct: Counter[str] = Counter()
     predicted: Counter[str] = Counter()
     gold: Counter[str] = Counter()
-    for found, wanted in zip(predictions, references, strict=True):
-        found_set = {(m[0], m[1], m[2]) for m in found}
-        wanted_set = {(m[0], m[1], m[2]) for m in wanted}
-        predicted.update(label for *_, label in found_set)
-        gold.update(label for *_, label in wanted_set)
-        correct.update(label for *_, label in found_set & wanted_set)
-
-    def scores(c: int, p: int, g: int) -> dict[str, Any]:
-        return {**precision_recall_f1(c, p, g), "correct": c, "predicted": p, "gold": g}
-
-    per_type = {label: scores(correct[label], predicted[label], gold[label]) for label in sorted(predicted | gold)}
-    counted = [entry for label, entry in per_type.items() if gold[label]] or list(per_type.values())
-    macro = {name: sum(entry[name] for entry in counted) / len(counted) if counted else 0.0 for name in ("precision", "recall", "f1")}
-    return {"micro": scores(correct.total(), predicted.total(), gold.total()), "macro": macro, "per_type": per_type}
+    for text, (found, wanted) in enumerate(span_sets(predictions, references)):
+        predicted.update(group(text, mention) for mention in found)
+        gold.update(group(text, mention) for mention in wanted)
+        correct.update(group(text, mention) for mention in found & wanted)
+    return {name: figures(correct[name], predicted[name], gold[name]) for name in sorted(predicted | gold)}
 
 
+def text_counts(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> list[int]:
+    """Counts of every text for resampling: correct, predicted, gold of the first text, the same of the second, and so on.
+
+    The list is flat to take one line of JSON; `numpy.reshape(counts, (-1, 3))` has a row a text, and its column sums are micro's counts.
+
+    >>> text_counts([[(0, 2, "PER"), (3, 5, "LOC")], []], [[(0, 2, "PER")], [(0, 4, "ORG")]])
+    [1, 2, 1, 0, 0, 1]
+    """
+    return [n for found, wanted in span_sets(predictions, references) for n in (len(found & wanted), len(found), len(wanted))]
+
+
+def figures(correct: int, predicted: int, gold: int) -> dict[str, Any]:
+    """Precision, recall and F1 together with the counts that they come from."""
+    return {**precision_recall_f1(correct, predicted, gold), "correct": correct, "predicted": predicted, "gold": gold}
+
+
+def span_sets(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> list[tuple[set[Span], set[Span]]]:
+    """Predicted and gold mentions of each text as sets of start, end, label; ValueError where the numbers of texts differ."""
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references: expected one list per text each")
+    return [
+        ({(m[0], m[1], m[2]) for m in found}, {(m[0], m[1], m[2]) for m in wanted})
+        for found, wanted in zip(predictions, references, strict=True)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------- what the errors are
+def error_breakdown(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> dict[str, dict[str, int]]:
+    """What is wrong with the wrong predictions, and what became of the gold mentions that were not found.
+
+    Each wrong prediction is compared with the gold mentions of its text that were not found, and gets the first name that fits:
+
+    - `type`: one of them has the same boundaries, and so another type;
+    - `boundary`: one of them overlaps it and has the same type, and so other boundaries;
+    - `boundary_and_type`: one of them overlaps it;
+    - `spurious`: none touches it.
+
+    Each gold mention that was not found is compared with the wrong predictions in the same way; it is `missed` where none touches it. So
+    `predictions` sums to predicted - correct, and `gold` to gold - correct. The partial names can differ between the sides: one
+    prediction across two gold mentions is one `boundary` error of the predictions and two of the gold.
+
+    A mention that was found explains no error: beside a right 南京大学 ORG, a predicted 南京 PER is spurious, and a gold 南京 GPE that
+    was not predicted is missed, not a mistake of boundaries. This concerns nested mentions only; flat ones overlap no right one.
+
+    Args:
+        predictions, references: as in `span_scores`.
+
+    Raises:
+        ValueError: the numbers of texts differ.
+
+    >>> error_breakdown([[(0, 4, "LOC"), (6, 8, "PER")]], [[(0, 4, "ORG"), (6, 9, "PER"), (9, 11, "PER")]])["gold"]
+    {'type': 1, 'boundary': 1, 'boundary_and_type': 0, 'missed': 1}
+    """
+    wrong: Counter[str] = Counter()
+    unfound: Counter[str] = Counter()
+    for found, wanted in span_sets(predictions, references):
+        wrong.update(error_name(mention, wanted - found) or "spurious" for mention in found - wanted)
+        unfound.update(error_name(mention, found - wanted) or "missed" for mention in wanted - found)
+    return {
+        "predictions": {name: wrong[name] for name in (*PARTIAL, "spurious")},
+        "gold": {name: unfound[name] for name in (*PARTIAL, "missed")},
+    }
+
+
+def error_name(mention: Span, others: Iterable[Span]) -> str | None:
+    """The closest that any of the others comes to a mention that none of them equals; None where none touches it."""
+    start, end, label = mention
+    names = set()
+    for other_start, other_end, other_label in others:
+        if (start, end) == (other_start, other_end):
+            names.add("type")
+        elif start < other_end and other_start < end:
+            names.add("boundary" if label == other_label else "boundary_and_type")
+    return next((name for name in PARTIAL if name in names), None)
+
+
+# ------------------------------------------------------------------------------------------------------ scores of groups
+def length_scores(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> dict[str, dict[str, Any]]:
+    """Scores by the mention's own length in characters: {"1", "2", "3", "4-5", "6-9", "10+": as micro}; they add up to micro."""
+    scores = scores_by_group(predictions, references, lambda _, mention: length_bucket(mention[1] - mention[0]))
+    return {name: scores.get(name, figures(0, 0, 0)) for name in (*LENGTHS, LONGEST)}
+
+
+def length_bucket(characters: int) -> str:
+    """The bucket of a length.
+
+    >>> [length_bucket(n) for n in (1, 4, 5, 6, 10, 99)]
+    ['1', '4-5', '4-5', '6-9', '10+', '10+']
+    """
+    return next((name for name, longest in LENGTHS.items() if characters <= longest), LONGEST)
+
+
+def training_scores(
+    predictions: Sequence[Mentions],
+    references: Sequence[Mentions],
+    texts: Sequence[str],
+    train_texts: Collection[str],
+    train_mentions: Collection[tuple[str, str]],
+) -> dict[str, Any]:
+    """What of the scores may be memory: mentions and texts that occur in training, and the others.
+
+    Args:
+        predictions, references: as in `span_scores`.
+        texts: the texts that the offsets of the mentions count in.
+        train_texts, train_mentions: texts of the training data; their mentions as (surface text, label). Sets, for speed.
+
+    Returns:
+        {"seen", "unseen": as micro, over the mentions, predicted and gold, whose surface and label occur in training, and over the
+        others (together they make up micro); "new_texts": as micro, over the texts that do not occur in training, and "texts", how many
+        these are; "recurring_texts": the numbers, from 0, of the other texts}.
+
+    Raises:
+        ValueError: the numbers of texts differ.
+    """
+
+    def group(text: int, mention: Span) -> str:
+        return "seen" if (texts[text][mention[0] : mention[1]], mention[2]) in train_mentions else "unseen"
+
+    if len(texts) != len(references):
+        raise ValueError(f"{len(texts)} texts for {len(references)} references: expected one list of mentions per text")
+    scores = scores_by_group(predictions, references, group)
+    new = [i for i, text in enumerate(texts) if text not in train_texts]
+    micro = span_scores([predictions[i] for i in new], [references[i] for i in new])["micro"]
+    return {
+        **{name: scores.get(name, figures(0, 0, 0)) for name in ("seen", "unseen")},
+        "new_texts": {**micro, "texts": len(new)},
+        "recurring_texts": [i for i, text in enumerate(texts) if text in train_texts],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ the metric
 class SpanF1(evaluate.Metric):
     """`span_scores` as an `evaluate` metric; see the module."""
 
@@ -72,10 +223,24 @@ class SpanF1(evaluate.Metric):
         features = datasets.Features({"predictions": datasets.List(mention), "references": datasets.List(mention)})
         return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
 
+    # `datasets` refuses fields that the features do not name, such as the score of a prediction. `evaluate` needs both docstrings.
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
+        """Add texts."""
+        super().add_batch(predictions=list(map(bare, predictions)), references=list(map(bare, references)), **others)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
+        """Add a text."""
+        super().add(prediction=bare(prediction), reference=bare(reference), **others)
+
     def _compute(self, predictions: Sequence[list[dict]], references: Sequence[list[dict]]) -> dict[str, Any]:
-        def triples(texts: Sequence[list[dict]]) -> list[list[tuple[int, int, str]]]:
+        def triples(texts: Sequence[list[dict]]) -> list[list[Span]]:
             return [[(m["start"], m["end"], m["label"]) for m in mentions] for mentions in texts]
 
         scores = span_scores(triples(predictions), triples(references))
         macro = {f"macro_{name}": value for name, value in scores["macro"].items()}
         return {**scores["micro"], **macro, "per_type": scores["per_type"]}
+
+
+def bare(mentions: Iterable[Any]) -> list[Any]:
+    """Mentions of a text without the fields that do not count; what is no mention is left for `evaluate` to refuse."""
+    return [{name: m[name] for name in m if name in FIELDS} if isinstance(m, dict) else m for m in mentions]

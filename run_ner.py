@@ -2,7 +2,7 @@
 """The command line: train, evaluate, predict, inspect. Each step is one function; heavy imports wait until they are needed.
 
 python run_ner.py train configs/demo.yaml [key=value ...]
-python run_ner.py evaluate MODEL_DIR FILE
+python run_ner.py evaluate MODEL_DIR FILE [--train FILE]
 python run_ner.py predict MODEL_DIR [FILE]
 python run_ner.py inspect FILE [FILE ...]
 """
@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("evaluate", help="score a model on annotated text")
     command.add_argument("model", help="model folder")
     command.add_argument("file", help="annotated text")
+    command.add_argument("--train", metavar="FILE", help="the model's training data: score apart what occurs there and what is new")
     command.add_argument("--output", help="write the scores to this JSON file")
     add_layout_options(command)
     command.set_defaults(command=command_evaluate)
@@ -364,7 +365,8 @@ def assemble_model(trained: Path, encoder: str, run_dir: Path) -> Path:
 def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str, AlignReport]) -> dict[str, Any]:
     """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
     pipeline = load_pipeline(model_dir)
-    scores: dict[str, Any] = {split: evaluate_records(pipeline, data.records[split]) for split in ("dev", "test") if split in data.records}
+    splits = [split for split in ("dev", "test") if split in data.records]
+    scores: dict[str, Any] = {split: evaluate_records(pipeline, data.records[split], data.records["train"]) for split in splits}
     phases = {}
     for name in finished_phases(config.run_dir):
         done = read_json(config.run_dir / name / "DONE.json")
@@ -460,6 +462,7 @@ def print_scores(metrics: dict[str, Any]) -> None:
         if split in metrics:
             print(f"\n{split} ({metrics['method']}, seed {metrics['seed']})")
             print(score_table({metrics["method"]: metrics[split]}))
+            print(breakdown_table(metrics[split]), end="")
 
 
 def score_table(columns: dict[str, dict[str, Any]]) -> str:
@@ -476,6 +479,27 @@ def score_table(columns: dict[str, dict[str, Any]]) -> str:
             gold = str(entry.get("gold", ""))
         lines.append(line + f"{gold:>7}")
     return "\n".join(lines)
+
+
+def breakdown_table(scores: dict[str, Any]) -> str:
+    """Errors by kind, and scores of what is seen or new and of each length, for the eye; nothing of what the scores do not hold."""
+    lines = []
+    if "errors" in scores:
+        sides = scores["errors"]
+        lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]
+        for name in dict.fromkeys([*sides["predictions"], *sides["gold"]]):
+            lines.append(f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}")
+    groups = {f"{name} in train": scores[name] for name in ("seen", "unseen") if name in scores}
+    if scores.get("recurring_texts"):
+        groups[f"{scores['new_texts']['texts']} new texts"] = scores["new_texts"]
+    groups |= {f"{name} character{'s' * (name != '1')}": entry for name, entry in scores.get("lengths", {}).items()}
+    if groups:
+        lines += ["", f"{'mentions':<20}{'P':>7}{'R':>7}{'F1':>7}{'gold':>7}"]
+    for name, entry in groups.items():
+        if entry["gold"] or entry["predicted"]:
+            percent = "".join(f"{100 * entry[key]:>7.1f}" for key in ("precision", "recall", "f1"))
+            lines.append(f"{name:<20}{percent}{entry['gold']:>7}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 # -------------------------------------------------------------------------------------------------------------- evaluate
@@ -504,13 +528,16 @@ def load_pipeline(model_dir: str | Path) -> "NerPipeline":
     return model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
 
 
-def evaluate_records(pipeline: "NerPipeline", records: Sequence[Record]) -> dict[str, Any]:
-    """Span scores of a pipeline on records. Gold are the outermost mentions; `all_mentions` counts the inner ones, too.
+def evaluate_records(pipeline: "NerPipeline", records: Sequence[Record], train: Sequence[Record] | None = None) -> dict[str, Any]:
+    """Span scores of a pipeline on records, what its errors are, and counts of every text. Gold are the outermost mentions.
+
+    `all_mentions` counts the inner mentions, too. With the training data, what occurs there and what is new are scored apart;
+    training mentions are the outermost ones, which a flat tagger learns.
 
     Raises:
         DataError: the records hold an entity type that the model does not know.
     """
-    from metrics_ner import span_scores
+    from metrics_ner import error_breakdown, length_scores, span_scores, text_counts, training_scores
 
     known = {label[2:] for label in pipeline.model.config.labels if label != "O"}
     for record in records:
@@ -519,11 +546,18 @@ def evaluate_records(pipeline: "NerPipeline", records: Sequence[Record]) -> dict
                 raise DataError(
                     f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(sorted(known))})"
                 )
-    predictions = [mentions_of(found) for found in pipeline([record.text for record in records])]
+    texts = [record.text for record in records]
+    predictions = [mentions_of(found) for found in pipeline(texts)]
     flat = [outermost(record.entities)[0] for record in records]
     everything = [record.entities for record in records]
     scores = span_scores(predictions, flat)
     scores["all_mentions"] = span_scores(predictions, everything)["micro"]
+    scores["errors"] = error_breakdown(predictions, flat)
+    scores["lengths"] = length_scores(predictions, flat)
+    if train is not None:
+        learnt = {(record.text[m.start : m.end], m.label) for record in train for m in outermost(record.entities)[0]}
+        scores |= training_scores(predictions, flat, texts, {record.text for record in train}, learnt)
+    scores["counts"] = text_counts(predictions, flat)
     return scores
 
 
@@ -534,17 +568,20 @@ def mentions_of(found: Iterable[dict[str, Any]]) -> list[Mention]:
 
 def command_evaluate(arguments: argparse.Namespace) -> int:
     records, report = read_records(expand(arguments.file), layout_of(arguments))
+    train = read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     pipeline = load_pipeline(arguments.model)
-    scores = evaluate_records(pipeline, records)
+    scores = evaluate_records(pipeline, records, train)
     print(score_table({"": scores}))
     inner = scores["all_mentions"]
     if inner["gold"] != scores["micro"]["gold"]:
         left_out = inner["gold"] - scores["micro"]["gold"]
         print(f"with the {left_out} inner mentions that a flat tagger cannot give: F1 {100 * inner['f1']:.1f}")
+    print(breakdown_table(scores), end="")
     if report.repaired_tags:
         print(f"{report.repaired_tags} tags repaired in {report.path}")
     if arguments.output:
-        write_json({"model": arguments.model, "file": arguments.file, **scores, **provenance()}, Path(arguments.output))
+        files = {"model": arguments.model, "file": arguments.file, **({"train": arguments.train} if arguments.train else {})}
+        write_json({**files, **scores, **provenance()}, Path(arguments.output))
     return 0
 
 

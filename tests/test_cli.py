@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, arguments, corpus
 
 from data_ner import Mention, Record, read_records, write_records
-from run_ner import main
+from run_ner import main, print_scores
 
 
 @pytest.fixture(scope="session")
@@ -104,11 +104,53 @@ def test_killed_phase_is_continued_and_complete_ones_are_not_repeated(run, files
 # -------------------------------------------------------------------------------------------------- evaluate and predict
 def test_evaluate_repeats_the_run_s_test_scores(run, files, tmp_path, capsys):
     report = tmp_path / "scores.json"
+    options = ["--train", str(files / "train.jsonl"), "--output", str(report)]
+    assert main(["evaluate", str(run / "model"), str(files / "test.jsonl"), *options]) == 0
+    scores = json.loads(report.read_text("utf-8"))
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert {key: scores[key] for key in metrics["test"]} == metrics["test"]
+    assert set(metrics["dev"]) == set(metrics["test"])
+    output = capsys.readouterr().out
+    for words in ("PER", "boundary and type", "seen in train", "4-5 characters"):
+        assert words in output
+
+
+def test_evaluate_without_training_data_says_nothing_about_them(run, files, tmp_path, capsys):
+    report = tmp_path / "scores.json"
     assert main(["evaluate", str(run / "model"), str(files / "test.jsonl"), "--output", str(report)]) == 0
     scores = json.loads(report.read_text("utf-8"))
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
-    assert scores["micro"] == metrics["test"]["micro"]
-    assert "PER" in capsys.readouterr().out
+    assert set(metrics["test"]) - set(scores) == {"seen", "unseen", "new_texts", "recurring_texts"}
+    assert scores["errors"] == metrics["test"]["errors"]
+    output = capsys.readouterr().out
+    assert "boundary and type" in output
+    assert "in train" not in output
+
+
+def test_texts_of_the_training_data_are_counted_apart(run, files, tmp_path, capsys):
+    test = [*corpus(1, 500), *corpus(2), *corpus(1, 501)]
+    write_records(test, tmp_path / "test.jsonl")
+    report = tmp_path / "scores.json"
+    options = ["--train", str(files / "train.jsonl"), "--output", str(report)]
+    assert main(["evaluate", str(run / "model"), str(tmp_path / "test.jsonl"), *options]) == 0
+    scores = json.loads(report.read_text("utf-8"))
+    assert scores["recurring_texts"] == [1, 2]
+    assert (scores["new_texts"]["texts"], scores["new_texts"]["gold"]) == (2, 4)
+    assert (scores["seen"]["gold"], scores["unseen"]["gold"]) == (8, 0)
+    assert len(scores["counts"]) == 3 * len(test)
+    assert sum(scores["counts"][0::3]) == scores["micro"]["correct"]
+    assert "2 new texts" in capsys.readouterr().out
+
+
+def test_scores_without_a_breakdown_are_printed_without_one(run, capsys):
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    for split in ("dev", "test"):
+        metrics[split] = {key: metrics[split][key] for key in ("micro", "macro", "per_type", "all_mentions")}
+    print_scores(metrics)
+    output = capsys.readouterr().out
+    assert "micro" in output
+    assert "errors" not in output
+    assert "mentions" not in output
 
 
 def test_predict_writes_records_that_evaluate_scores_alike(run, files, tmp_path):

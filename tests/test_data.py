@@ -30,6 +30,7 @@ from data_ner import (
     tag_layers,
     tags_to_spans,
     training_features,
+    write_json,
     write_records,
 )
 from pipeline_ner import TextReader
@@ -702,6 +703,27 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_temporary_file(tmp_path: Pat
     with pytest.raises(OSError, match="data"):
         write_records([Record("r", "北")], tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just("[\n 1,\n 2\n]"),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4),
+)
+
+
+@PROPERTY
+@given(JSON_VALUES)
+def test_written_json_reads_back(tmp_path_factory: pytest.TempPathFactory, values: object) -> None:
+    path = tmp_path_factory.mktemp("json") / "values.json"
+    write_json(values, path)
+    assert json.loads(path.read_text("utf-8")) == values
+
+
+def test_whole_numbers_in_a_list_take_one_line(tmp_path: Path) -> None:
+    write_json({"counts": [1, -2, 30], "none": [], "rows": [[1, 2], [3]], "mixed": [1, "a"]}, tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text("utf-8") == (
+        '{\n "counts": [1, -2, 30],\n "none": [],\n "rows": [\n  [1, 2],\n  [3]\n ],\n "mixed": [\n  1,\n  "a"\n ]\n}\n'
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ training features

@@ -1,5 +1,6 @@
-"""Exact-span scores against seqeval on flat data and against hand-computed cases on nested data."""
+"""Exact-span scores against seqeval on flat data and against hand-computed cases on nested data; what errors are; scores of groups."""
 
+from collections.abc import Callable
 from typing import Any
 
 import evaluate
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 
 from data_ner import tags_to_spans
-from metrics_ner import precision_recall_f1, span_scores
+from metrics_ner import error_breakdown, length_scores, precision_recall_f1, span_scores, text_counts, training_scores
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
 NAMES = ("precision", "recall", "f1")
+COUNTS = ("correct", "predicted", "gold")
 NOTHING = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
@@ -130,6 +132,167 @@ def test_different_numbers_of_texts_are_refused() -> None:
         span_scores([[], []], [[]])
 
 
+# ---------------------------------------------------------------------------------------------- errors, groups and counts
+Triples = list[tuple[int, int, str]]
+TEXT = "甲乙甲乙丙甲乙丁甲乙甲乙丙甲"
+
+
+@st.composite
+def scored_texts(draw: st.DrawFn) -> tuple[list[Triples], list[Triples], list[str]]:
+    """Predicted and gold mentions, nested and crossing ones among them, with the texts: surfaces recur, and so do texts."""
+    size = draw(st.integers(0, 3))
+    texts = [TEXT[: draw(st.integers(10, len(TEXT)))] for _ in range(size)]
+    gold = [draw(st.lists(mention(len(text)), max_size=4)) for text in texts]
+    found = [
+        [m for m in own if draw(st.booleans())] + draw(st.lists(mention(len(text)), max_size=4))
+        for own, text in zip(gold, texts, strict=True)
+    ]
+    return found, gold, texts
+
+
+@st.composite
+def mention(draw: st.DrawFn, length: int) -> tuple[int, int, str]:
+    start = draw(st.integers(0, length - 1))
+    return start, draw(st.integers(start + 1, length)), draw(st.sampled_from(["PER", "ORG"]))
+
+
+def kept(texts: list[Triples], keep: Callable[[int, tuple[int, int, str]], bool]) -> list[Triples]:
+    return [[m for m in mentions if keep(i, m)] for i, mentions in enumerate(texts)]
+
+
+def added(groups: list[dict[str, Any]]) -> dict[str, int]:
+    return {name: sum(group[name] for group in groups) for name in COUNTS}
+
+
+@PROPERTY
+@given(scored_texts())
+def test_errors_add_up_to_what_is_wrong_on_either_side(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+    found, gold, _ = case
+    errors, micro = error_breakdown(found, gold), span_scores(found, gold)["micro"]
+    assert sum(errors["predictions"].values()) == micro["predicted"] - micro["correct"]
+    assert sum(errors["gold"].values()) == micro["gold"] - micro["correct"]
+
+
+@PROPERTY
+@given(scored_texts())
+def test_errors_are_those_of_shared_characters(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+    """The definition once more, by sets of characters: the mentions that are right are taken out of both sides, then each looks around."""
+    found, gold, _ = case
+    names = {"predictions": [], "gold": []}
+    for own, wanted in zip(found, gold, strict=True):
+        for side, mine, theirs in (("predictions", own, wanted), ("gold", wanted, own)):
+            for start, end, label in set(mine) - set(theirs):
+                touching = [m for m in set(theirs) - set(mine) if set(range(*m[:2])) & set(range(start, end))]
+                if any(set(range(*m[:2])) == set(range(start, end)) for m in touching):
+                    names[side].append("type")
+                elif any(m[2] == label for m in touching):
+                    names[side].append("boundary")
+                else:
+                    names[side].append("boundary_and_type" if touching else {"predictions": "spurious", "gold": "missed"}[side])
+    assert {side: {k: n for k, n in counts.items() if n} for side, counts in error_breakdown(found, gold).items()} == {
+        side: {name: own.count(name) for name in own} for side, own in names.items()
+    }
+
+
+@PROPERTY
+@given(scored_texts())
+def test_errors_of_swapped_sides_are_swapped(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+    found, gold, _ = case
+    errors, swapped = error_breakdown(found, gold), error_breakdown(gold, found)
+    assert list(errors["predictions"].values()) == list(swapped["gold"].values())
+    assert list(errors["gold"].values()) == list(swapped["predictions"].values())
+
+
+@pytest.mark.parametrize(
+    ("found", "gold", "of_predictions", "of_gold"),
+    [
+        ([(0, 2, "PER")], [(0, 2, "ORG")], "type", "type"),
+        ([(0, 2, "PER")], [(1, 3, "PER")], "boundary", "boundary"),
+        ([(0, 2, "PER")], [(1, 3, "ORG")], "boundary_and_type", "boundary_and_type"),
+        ([(0, 2, "PER")], [(2, 4, "PER")], "spurious", "missed"),  # neighbours do not touch
+        ([(0, 3, "PER")], [(0, 3, "ORG"), (0, 2, "PER")], "type", "type boundary"),  # same boundaries come first
+        ([(0, 3, "PER")], [(0, 2, "ORG"), (2, 4, "PER")], "boundary", "boundary_and_type boundary"),
+        ([(0, 4, "PER")], [(0, 2, "PER"), (2, 4, "PER")], "boundary", "boundary boundary"),
+        ([(0, 2, "PER"), (2, 4, "PER")], [(0, 4, "PER")], "boundary boundary", "boundary"),
+        ([(0, 4, "ORG"), (0, 2, "PER")], [(0, 4, "ORG")], "spurious", ""),  # the gold mention is found
+        ([(0, 4, "ORG")], [(0, 4, "ORG"), (0, 2, "GPE")], "", "missed"),  # the prediction is right
+        ([(0, 4, "PER")], [(0, 4, "ORG"), (0, 2, "GPE")], "type", "type boundary_and_type"),
+        ([(0, 2, "ORG"), (0, 2, "ORG")], [], "spurious", ""),  # once, however often predicted
+        ([], [], "", ""),
+    ],
+)
+def test_errors_by_hand(found: Triples, gold: Triples, of_predictions: str, of_gold: str) -> None:
+    errors = error_breakdown([found], [gold])
+    for side, names in (("predictions", of_predictions), ("gold", of_gold)):
+        assert sorted(name for name, n in errors[side].items() for _ in range(n)) == sorted(names.split())
+
+
+def test_mention_of_another_text_explains_no_error() -> None:
+    errors = error_breakdown([[(0, 2, "PER")], []], [[], [(0, 2, "ORG")]])
+    assert (errors["predictions"]["spurious"], errors["gold"]["missed"]) == (1, 1)
+
+
+@PROPERTY
+@given(scored_texts())
+def test_score_of_a_length_is_that_of_its_mentions_alone(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+    found, gold, _ = case
+    scores = length_scores(found, gold)
+    micro = span_scores(found, gold)["micro"]
+    assert added(list(scores.values())) == {name: micro[name] for name in COUNTS}
+    for name, lengths in zip(scores, ([1], [2], [3], [4, 5], [6, 7, 8, 9], range(10, 99)), strict=True):
+        own = [kept(side, lambda _, m, lengths=lengths: m[1] - m[0] in lengths) for side in (found, gold)]
+        assert scores[name] == span_scores(*own)["micro"]
+
+
+@PROPERTY
+@given(scored_texts(), st.sets(st.tuples(st.sampled_from(["甲", "甲乙", "乙甲", "丙"]), st.sampled_from(["PER", "ORG"]))))
+def test_seen_and_unseen_mentions_make_up_micro(case: tuple[list[Triples], list[Triples], list[str]], train: set[tuple[str, str]]) -> None:
+    found, gold, texts = case
+    scores = training_scores(found, gold, texts, set(), train)
+    micro = span_scores(found, gold)["micro"]
+    assert added([scores["seen"], scores["unseen"]]) == {name: micro[name] for name in COUNTS}
+    own = [kept(side, lambda i, m: (texts[i][m[0] : m[1]], m[2]) in train) for side in (found, gold)]
+    assert scores["seen"] == span_scores(*own)["micro"]
+
+
+def test_surface_with_another_type_is_unseen() -> None:
+    scores = training_scores([[(0, 2, "PER")]], [[(0, 2, "ORG")]], ["甲乙"], set(), {("甲乙", "ORG")})
+    assert (scores["seen"]["gold"], scores["seen"]["predicted"], scores["unseen"]["predicted"]) == (1, 0, 1)
+
+
+@PROPERTY
+@given(scored_texts())
+def test_new_texts_are_those_that_training_lacks(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+    found, gold, texts = case
+    known = set(texts[:1])
+    scores = training_scores(found, gold, texts, known, set())
+    new = [i for i, text in enumerate(texts) if text not in known]
+    assert scores["recurring_texts"] == [i for i in range(len(texts)) if i not in new]
+    micro = span_scores([found[i] for i in new], [gold[i] for i in new])["micro"]
+    assert scores["new_texts"] == {**micro, "texts": len(new)}
+
+
+@PROPERTY
+@given(scored_texts())
+def test_counts_of_each_text_are_its_own_scores(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+    found, gold, _ = case
+    counts = text_counts(found, gold)
+    rows = [counts[i : i + 3] for i in range(0, len(counts), 3)]
+    alone = [span_scores([own], [wanted])["micro"] for own, wanted in zip(found, gold, strict=True)]
+    assert rows == [[micro[name] for name in COUNTS] for micro in alone]
+
+
+@pytest.mark.parametrize("function", [error_breakdown, length_scores, text_counts], ids=lambda function: function.__name__)
+def test_breakdowns_refuse_different_numbers_of_texts(function: Callable) -> None:
+    with pytest.raises(ValueError, match="2 predictions for 1 references"):
+        function([[], []], [[]])
+
+
+def test_training_scores_refuse_different_numbers_of_texts() -> None:
+    with pytest.raises(ValueError, match="1 texts for 2 references"):
+        training_scores([[], []], [[], []], ["甲"], set(), set())
+
+
 # --------------------------------------------------------------------------------------------------------------- evaluate
 @pytest.fixture(scope="module")
 def metric() -> evaluate.Metric:
@@ -159,6 +322,14 @@ def test_evaluate_metric_returns_plain_numbers(metric: evaluate.Metric) -> None:
 def test_evaluate_metric_takes_batches(metric: evaluate.Metric) -> None:
     for found, gold in zip(FOUND, GOLD, strict=True):
         metric.add_batch(predictions=mentions([found]), references=mentions([gold]))
+    assert metric.compute()["f1"] == span_scores(FOUND, GOLD)["micro"]["f1"]
+
+
+def test_evaluate_metric_takes_mentions_with_other_fields(metric: evaluate.Metric) -> None:
+    scored = [[{**m, "score": 0.5, "word": "甲"} for m in text] for text in mentions(FOUND)]
+    assert metric.compute(predictions=scored, references=mentions(GOLD))["f1"] == span_scores(FOUND, GOLD)["micro"]["f1"]
+    for found, gold in zip(scored, mentions(GOLD), strict=True):
+        metric.add(prediction=found, reference=gold)
     assert metric.compute()["f1"] == span_scores(FOUND, GOLD)["micro"]["f1"]
 
 
