@@ -1,0 +1,42 @@
+"""Runs the command line and strikes at a chosen place: just before the N-th call of a method.
+
+python tests/interrupted_worker.py MODULE.CLASS.METHOD N {SIGKILL,SIGTERM,SIGINT,full-disk} train CONFIG ...
+"""
+
+import importlib
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def strike_at(place: str, call: int, blow: str) -> None:
+    """Replace a function or method by one that strikes and then goes on."""
+    module_name, *owners, name = place.split(".")
+    owner = importlib.import_module(module_name)
+    for part in owners:
+        owner = getattr(owner, part)
+    plain = getattr(owner, name)
+    calls = 0
+
+    def struck(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            if blow == "full-disk":  # no file can grow beyond a few kilobytes any more
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+            else:
+                os.kill(os.getpid(), getattr(signal, blow))
+        return plain(*args, **kwargs)
+
+    setattr(owner, name, struck)
+
+
+if __name__ == "__main__":
+    import run_ner
+
+    strike_at(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    sys.exit(run_ner.main(sys.argv[4:]))

@@ -1,0 +1,141 @@
+"""A run that is struck anywhere and started again ends as if nothing had happened: same weights, same scores."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, arguments
+from safetensors.torch import load_file
+
+from run_ner import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# 40 sentences in batches of 8: 5 steps an epoch; 10 in stage one, 5 head-only, 15 in the full phase.
+OPTIONS = {"stage1_epochs": 2, "head_epochs": 1, "stage2_epochs": 3, "stage1_patience": 5, "stage2_patience": 5}
+STAGE1_STEP = "trainer_contrastive.ContrastiveTrainer.training_step"
+STAGE2_STEP = "transformers.Trainer.training_step"  # stage one's calls it, too
+WRITING = "transformers.Trainer._save_optimizer_and_scheduler"  # the checkpoint's weights are there, its state is not
+
+
+@pytest.fixture(scope="module")
+def undisturbed(files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, without any interruption."""
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert main(arguments(files, tiny_encoder, run_dir, **OPTIONS)) == 0
+    return run_dir
+
+
+def struck(place: str, call: int, blow: str, command: list[str]) -> subprocess.CompletedProcess:
+    worker = [sys.executable, str(ROOT / "tests" / "interrupted_worker.py"), place, str(call), blow]
+    return subprocess.run([*worker, *command], capture_output=True, text=True, timeout=600)
+
+
+def assert_same_outcome(run_dir: Path, undisturbed: Path) -> None:
+    for folder in ("stage1/model", "head/model", "full/model", "model"):
+        weights, expected = (load_file(root / folder / "model.safetensors") for root in (run_dir, undisturbed))
+        assert weights.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(weights[name], tensor), f"{folder}: {name}"
+    found, expected = (json.loads((root / "metrics.json").read_text("utf-8")) for root in (run_dir, undisturbed))
+    assert found["dev"] == expected["dev"]
+    assert found["test"] == expected["test"]
+    for phase, values in expected["phases"].items():
+        assert found["phases"][phase]["epochs"] == values["epochs"]
+        assert found["phases"][phase]["best"] == values["best"]
+    assert not list(run_dir.rglob("checkpoint-*"))
+    assert not list(run_dir.rglob("*partial*"))
+
+
+KILLED = {
+    "stage one, before any checkpoint": (STAGE1_STEP, 3),
+    "stage one, second epoch": (STAGE1_STEP, 8),
+    "stage one, a checkpoint half written": (WRITING, 2),
+    "stage one, trained but not marked": ("phases_ner.leave_model", 1),
+    "head-only": (STAGE2_STEP, 10 + 3),
+    "full, first epoch": (STAGE2_STEP, 15 + 2),
+    "full, third epoch": (STAGE2_STEP, 15 + 13),
+    "full, a checkpoint half written": (WRITING, 2 + 1 + 2),
+    "full, trained but not marked": ("phases_ner.leave_model", 3),
+    "measuring": ("run_ner.write_json", 2),
+}
+
+
+@pytest.mark.parametrize("place", KILLED)
+def test_killed_run_ends_as_if_nothing_had_happened(place, files, tiny_encoder, tmp_path, undisturbed):
+    command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
+    done = struck(*KILLED[place], "SIGKILL", command)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert not (tmp_path / "run" / "model").exists() or place == "measuring"
+    assert main(command) == 0
+    assert_same_outcome(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("blow", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(("place", "call"), [(STAGE1_STEP, 7), (STAGE2_STEP, 15 + 8)], ids=["stage one", "full"])
+def test_stop_in_the_middle_of_an_epoch_loses_nothing(place, call, blow, files, tiny_encoder, tmp_path, undisturbed):
+    command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
+    done = struck(place, call, blow, command)
+    assert done.returncode == 128 + getattr(signal, blow), done.stderr
+    assert f"stopped by {blow}" in done.stderr
+    assert "the same command continues the run" in done.stderr
+    phase, step = ("stage1", 7) if place == STAGE1_STEP else ("full", 8)
+    assert (tmp_path / "run" / phase / f"checkpoint-{step}" / "trainer_state.json").is_file()
+    assert main(command) == 0
+    assert_same_outcome(tmp_path / "run", undisturbed)
+
+
+def test_early_stopping_is_not_forgotten(files, tiny_encoder, tmp_path, capsys):
+    """Killed when the patience was at its end, before the phase was marked: no further epoch is trained."""
+    options = {**OPTIONS, "stage2_epochs": 8, "stage2_patience": 1, "keep_checkpoints": True}
+    expected_dir = tmp_path / "expected" / "run"
+    expected_dir.parent.mkdir()
+    assert main(arguments(files, tiny_encoder, expected_dir, **options)) == 0
+    expected = json.loads((expected_dir / "full" / "DONE.json").read_text("utf-8"))
+    assert expected["epochs"] < 8, "the premise: early stopping ended the phase"
+    command = arguments(files, tiny_encoder, tmp_path / "run", **options)
+    assert struck("transformers.Trainer._finalize_training", 3, "SIGKILL", command).returncode == -signal.SIGKILL
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "'loss'" not in capsys.readouterr().out, "nothing was trained"
+    found = json.loads((tmp_path / "run" / "full" / "DONE.json").read_text("utf-8"))
+    assert (found["epochs"], found["best"]) == (expected["epochs"], expected["best"])
+    weights, wanted = (load_file(root / "model" / "model.safetensors") for root in (tmp_path / "run", expected_dir))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in wanted.items())
+
+
+def test_full_disk_is_said_and_costs_nothing(files, tiny_encoder, tmp_path, undisturbed):
+    command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
+    done = struck("transformers.Trainer._save_checkpoint", 2, "full-disk", command)
+    assert done.returncode == 2, done.stderr
+    assert "no space left" in done.stderr
+    assert "give the same command again" in done.stderr
+    assert [path.name for path in (tmp_path / "run" / "stage1").glob("checkpoint-*")] == ["checkpoint-5"]
+    assert main(command) == 0
+    assert_same_outcome(tmp_path / "run", undisturbed)
+
+
+def test_seconds_of_all_starts_are_counted(files, tiny_encoder, tmp_path):
+    command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
+    struck(STAGE1_STEP, 7, "SIGTERM", command)
+    state = json.loads((tmp_path / "run" / "stage1" / "checkpoint-7" / "trainer_state.json").read_text("utf-8"))
+    before = state["stateful_callbacks"]["Stopwatch"]["attributes"]["before"]
+    assert before > 0
+    assert main(command) == 0
+    assert json.loads((tmp_path / "run" / "stage1" / "DONE.json").read_text("utf-8"))["seconds"] > before
+
+
+def test_two_runs_in_one_directory_are_refused(files, tiny_encoder, tmp_path, capsys):
+    from run_ner import lock_run_dir
+
+    command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
+    lock = lock_run_dir(tmp_path / "run")
+    done = subprocess.run([sys.executable, str(ROOT / "run_ner.py"), *command], capture_output=True, text=True, timeout=600)
+    lock.release()
+    assert done.returncode == 2
+    assert "another process trains there" in done.stderr
