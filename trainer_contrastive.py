@@ -99,8 +99,9 @@ def sentence_batches(
     shares = len(used) // processes  # sentences of a process
     count = -(-shares // batch_size)
     sizes = [processes * (shares // count + (i < shares % count)) for i in range(count)]
-    # Length times a random factor: the neighbourhood of a sentence is another one in every epoch.
-    factors = (0.3 * torch.randn(len(sentences), generator=generator)).exp().tolist()
+    # Length times a random factor: the neighbourhood of a sentence is another one in every epoch. At a deviation of 0.1 padding adds
+    # 15 to 20 %; at 0.3 it would be 50 %.
+    factors = (0.1 * torch.randn(len(sentences), generator=generator)).exp().tolist()
     keys = [(len(classes) + 1) * factor for classes, factor in zip(sentences, factors, strict=True)]
     units = _pair_units(sentences, used)[:count] if paired else []
     units = sorted(units, key=lambda unit: (-len(unit), keys[unit[0]])) + [[] for _ in range(count - len(units))]
