@@ -8,16 +8,21 @@ import torch
 from conftest import LABELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
 from data_ner import FeatureCollator, Mention, Record, training_features
-from losses_contrastive import semantic_classes
+from losses_contrastive import pairwise_contrastive_loss, semantic_classes
 from modeling_nerco import NercoForTokenClassification, NercoModel
 from pipeline_ner import TextReader
 from trainer_contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
+    EpochBatches,
+    JointTrainer,
+    chunks_of,
+    classes_of,
     freeze_lowest_layers,
+    gather_tokens,
     knn_classes,
     prototype_classes,
     sentence_batches,
@@ -217,3 +222,158 @@ def test_stage_one_model_starts_stage_two(tiny_encoder, character_tok, tmp_path)
 def test_bad_arguments_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         ContrastiveTrainingArguments(output_dir=str(tmp_path), **arguments)
+
+
+# ------------------------------------------------------------------------------------------------------ gradient caching
+def one_step(trainer: ContrastiveTrainer, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of one training step, from a fixed state of the random generator."""
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.zero_grad()
+    torch.manual_seed(7)
+    loss = float(trainer.training_step(trainer.model, batch))
+    return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def without_dropout(trainer: ContrastiveTrainer) -> ContrastiveTrainer:
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return trainer
+
+
+@pytest.mark.parametrize("options", [{}, {"with_o": True}, {"contrastive_loss": "supcon"}], ids=str)
+@pytest.mark.parametrize("chunk_size", [1, 3, 8, 23])
+def test_chunks_give_the_gradient_of_the_whole_batch(tiny_encoder, character_tok, tmp_path, chunk_size, options):
+    whole = without_dropout(make_trainer(tiny_encoder, character_tok, tmp_path, **options))
+    chunked = without_dropout(make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=chunk_size, **options))
+    batch = whole.data_collator(whole.train_dataset)
+    loss, gradients = one_step(whole, batch)
+    found_loss, found = one_step(chunked, batch)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_chunks_are_embedded_twice_under_the_same_dropout(tiny_encoder, character_tok, tmp_path):
+    """With dropout: the gradient of the loss over chunks that were embedded once, with their graphs."""
+    trainer = make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=5)
+    batch = trainer.data_collator(trainer.train_dataset)
+    loss, gradients = one_step(trainer, batch)
+    trainer.model.zero_grad()
+    torch.manual_seed(7)
+    parts = [trainer.token_embeddings(trainer.model.train(), chunk) for chunk in chunks_of(batch, 5)]
+    embeddings, classes = (torch.cat(part) for part in zip(*parts, strict=True))
+    expected = trainer.contrastive_loss(embeddings, classes)
+    expected.backward()
+    assert loss == pytest.approx(float(expected), rel=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, trainer.model.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
+
+
+class SavedBytes:
+    """Bytes that autograd keeps for the backward pass: the highest sum at any moment."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+
+    def pack(self, tensor: torch.Tensor) -> "SavedBytes.Held":
+        return SavedBytes.Held(self, tensor)
+
+    class Held:
+        def __init__(self, account: "SavedBytes", tensor: torch.Tensor) -> None:
+            self.account, self.tensor = account, tensor
+            # Parameters are there anyway.
+            self.size = 0 if tensor.is_leaf else tensor.numel() * tensor.element_size()
+            account.now += self.size
+            account.peak = max(account.peak, account.now)
+
+        def __del__(self) -> None:
+            self.account.now -= self.size
+
+
+def peak_of_step(trainer: ContrastiveTrainer, sentences: int) -> int:
+    account = SavedBytes()
+    batch = trainer.data_collator(trainer.train_dataset[:sentences])
+    with torch.autograd.graph.saved_tensors_hooks(account.pack, lambda held: held.tensor):
+        one_step(trainer, batch)
+    return account.peak
+
+
+def test_memory_of_chunks_does_not_grow_with_the_batch(tiny_encoder, character_tok, tmp_path):
+    chunked = make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=3)
+    whole = make_trainer(tiny_encoder, character_tok, tmp_path)
+    assert peak_of_step(whole, 24) > 3 * peak_of_step(whole, 6), "the premise: the plain batch does"
+    # What grows with the batch is one vector a token, without graph.
+    token_vectors = (24 - 6) * 7 * 32 * 4 * 2
+    assert peak_of_step(chunked, 24) <= peak_of_step(chunked, 6) + token_vectors
+
+
+def test_accumulated_chunks_are_scaled_as_accumulated_batches(tiny_encoder, character_tok, tmp_path):
+    """A run of two accumulated batches a step ends with the same weights with and without chunks."""
+    ends = []
+    for chunk_size in (0, 2):
+        options = {"gradient_accumulation_steps": 2, "num_train_epochs": 1, "learning_rate": 1e-4, "eval_strategy": "no"}
+        trainer = without_dropout(make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=chunk_size, **options))
+        trainer.train()
+        ends.append({name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()})
+    for name, parameter in ends[0].items():
+        torch.testing.assert_close(ends[1][name], parameter, atol=2e-5, rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------- several processes
+@given(CORPUS, st.integers(1, 6), st.integers(0, 3), st.integers(1, 4), st.booleans())
+@settings(deadline=None)
+def test_processes_get_equal_parts_without_a_repeated_sentence(sentences, batch_size, epoch, processes, paired):
+    if len(sentences) < processes:
+        with pytest.raises(ValueError, match="expected at least one for each"):
+            sentence_batches(sentences, batch_size, 0, epoch, processes=processes, paired=paired)
+        return
+    samplers = [EpochBatches(sentences, batch_size, 0, paired=paired, process=process, processes=processes) for process in range(processes)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    parts = [list(sampler) for sampler in samplers]
+    assert {len(part) for part in parts} == {len(samplers[0])}
+    for batch in zip(*parts, strict=True):
+        assert len({len(part) for part in batch}) == 1
+        assert 1 <= len(batch[0]) <= batch_size
+    seen = [number for part in parts for batch in part for number in batch]
+    assert len(seen) == len(set(seen)) == len(sentences) - len(sentences) % processes
+
+
+def test_sentences_left_out_are_others_in_every_epoch():
+    sentences = [[0, 1, 1]] * 9
+    left_out = {
+        (set(range(9)) - {n for batch in sentence_batches(sentences, 2, 0, epoch, processes=2) for n in batch}).pop() for epoch in range(20)
+    }
+    assert len(left_out) > 3
+
+
+def test_one_process_gathers_nothing():
+    embeddings, classes = torch.randn(3, 2, requires_grad=True), torch.tensor([0, 1, 1])
+    assert gather_tokens(embeddings, classes) == (embeddings, classes)
+
+
+# ---------------------------------------------------------------------------------------------------------- joint training
+def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(tiny_encoder, character_tok, tmp_path):
+    model = NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, label_unit="token", output_dropout=0.0)
+    data = features(character_tok)
+    trainer = JointTrainer(
+        model=model,
+        args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False),
+        train_dataset=data,
+        data_collator=FeatureCollator(character_tok.pad_token_id),
+        label_classes=semantic_classes(LABELS),
+        weight=0.3,
+        temperature=0.1,
+    )
+    batch = trainer.data_collator(data[:8])
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.train()
+    outputs = model(**batch, output_hidden_states=True)
+    contrast = pairwise_contrastive_loss(outputs.hidden_states[-1], classes_of(batch["labels"], semantic_classes(LABELS)), temperature=0.1)
+    torch.testing.assert_close(trainer.compute_loss(model, batch), outputs.loss + 0.3 * contrast)
+    model.eval()
+    torch.testing.assert_close(trainer.compute_loss(model, batch), model(**batch).loss)

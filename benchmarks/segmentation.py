@@ -1,0 +1,172 @@
+"""The paper's claim, measured: does stage one heal the segmentation of entity representations (Zhang et al., IJCAI 2023)?
+
+python benchmarks/segmentation.py runs/weibo-nerco-0 runs/weibo-crf-0 ... [--output results/segmentation/weibo.json]
+
+A BIO tagger learns to tell B-PER from I-PER, and so tears apart tokens of one entity type. For the dev tokens of each run this measures the
+encoder as it came, after stage one, and at the end; runs of one method are averaged. docs/method.md explains the figures.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from config_ner import RunConfig, convert  # noqa: E402
+from data_ner import write_json  # noqa: E402
+from losses_contrastive import semantic_classes  # noqa: E402
+from trainer_contrastive import embed_tokens, knn_classes, token_f1  # noqa: E402
+
+PHASES = {"stage1": "after stage one", "full": "after stage two"}
+REFERENCE_SENTENCES = 300
+
+
+def segmentation(embeddings: Tensor, tags: Tensor, labels: list[str]) -> dict[str, float]:
+    """How far the B- and the I- tokens of a type are apart, beside the distance between types, in cosine distance.
+
+    embeddings (N, D), tags (N,) ids of `labels`, "O" first. Averages over the types that have both kinds of tokens.
+
+    Returns:
+        {"b_i": mean distance between a B-X and an I-X token, "types": mean distance between a token of X and one of another type,
+        "ratio": b_i / types; below 1, tokens of a type are closer to each other than to other types, whatever their tag}.
+
+    Raises:
+        ValueError: fewer than two types have B- and I- tokens.
+    """
+    z = F.normalize(embeddings.float(), dim=-1)
+    classes = torch.tensor(semantic_classes(labels))[tags]  # (N,)
+    begins = torch.tensor([label.startswith("B-") for label in labels])[tags]
+    inside = torch.tensor([label.startswith("I-") for label in labels])[tags]
+    apart, across = [], []
+    for c in classes[classes > 0].unique():
+        b, i, others = z[(classes == c) & begins], z[(classes == c) & inside], z[(classes != c) & (classes > 0)]
+        if len(b) and len(i) and len(others):
+            # The mean of the cosines of all pairs is the product of the means.
+            apart.append(1 - float(b.mean(0) @ i.mean(0)))
+            across.append(1 - float(z[classes == c].mean(0) @ others.mean(0)))
+    if len(apart) < 2:
+        raise ValueError(f"{len(apart)} types have B- and I- tokens: expected at least two")
+    return {"b_i": mean(apart), "types": mean(across), "ratio": mean(apart) / mean(across)}
+
+
+def alignment_and_uniformity(embeddings: Tensor, classes: Tensor) -> dict[str, float]:
+    """Wang and Isola (2020), over entity tokens: (N, D), (N,) classes > 0.
+
+    "alignment": mean squared distance of two tokens of a type, lower is better; "uniformity": log of the mean of exp(-2 d^2) over all
+    pairs, lower is more evenly spread over the sphere.
+    """
+    z = F.normalize(embeddings.float(), dim=-1)
+    distances = (2 - 2 * z @ z.T).clamp_min(0)  # (N, N), squared
+    other = ~torch.eye(len(z), dtype=torch.bool)
+    same = (classes[:, None] == classes[None, :]) & other
+    return {"alignment": float(distances[same].mean()), "uniformity": float((-2 * distances[other]).exp().mean().log())}
+
+
+def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
+    """Figures of each moment of a run: {"encoder", "after stage one", "after stage two": {...}}."""
+    import run_ner
+    from modeling_nerco import NercoModel
+    from phases_ner import Task
+
+    run_ner.quiet_libraries()
+    saved = json.loads((run_dir / "config.json").read_text("utf-8"))
+    hints = RunConfig.__annotations__
+    config = RunConfig(**{key: convert(key, value, hints[key]) for key, value in saved.items() if key in hints})
+    data = run_ner.load_data(config)
+    tokenizer, unit = run_ner.load_tokenizer(config, data.records["train"])
+    encoder, tokenizer = run_ner.prepare_encoder(config, tokenizer, unit)
+    features, _ = run_ner.build_features(config, data, tokenizer, unit)
+    task = Task(config, data.labels, unit, encoder, features)
+    measured = {"encoder": measure_model(NercoModel.from_encoder(encoder, **task.model_fields), task)}
+    for phase, title in PHASES.items():
+        if (run_dir / phase / "model").is_dir():
+            measured[title] = measure_model(NercoModel.from_pretrained(run_dir / phase / "model"), task)
+    return measured
+
+
+def measure_model(model: Any, task: Any) -> dict[str, float]:
+    tag_ids, classes = list(range(len(task.labels))), torch.tensor(semantic_classes(task.labels))
+
+    def embed(features: list[dict]) -> tuple[Tensor, Tensor]:
+        return embed_tokens(model, features, task.collator, tag_ids, task.config.eval_batch_size)
+
+    queries, tags = embed(task.features["dev"])
+    references, reference_tags = embed(task.features["train"][:REFERENCE_SENTENCES])
+    gold, found = classes[tags], knn_classes(queries, references, classes[reference_tags], neighbours=10)
+    entity = gold > 0
+    return {
+        **segmentation(queries, tags, task.labels),
+        **alignment_and_uniformity(queries[entity], gold[entity]),
+        "knn_accuracy": float((found[entity] == gold[entity]).float().mean()),
+        "knn_f1": token_f1(found, gold),
+    }
+
+
+def summary(runs: dict[str, list[dict[str, dict[str, float]]]]) -> dict[str, Any]:
+    """Mean and deviation over the runs of a method: {moment: {figure: [mean, deviation]}}; the encoder as it came is the same for all."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for method, measured in sorted(runs.items()):
+        for moment in measured[0]:
+            rows["encoder as it came" if moment == "encoder" else f"{method} {moment}"] = [run[moment] for run in measured]
+    return {
+        name: {key: [mean(v[key] for v in values), stdev(v[key] for v in values) if len(values) > 1 else 0.0] for key in values[0]}
+        for name, values in rows.items()
+    }
+
+
+def draw(rows: dict[str, Any], path: Path) -> None:
+    """The two distances of each moment as bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "segmentation"
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 0.5 * len(rows) + 1.2))
+    for offset, key, name in ((-0.2, "b_i", "B- and I- tokens of one type"), (0.2, "types", "tokens of two types")):
+        values = [row[key] for row in rows.values()]
+        axis.barh([i + offset for i in range(len(rows))], [v[0] for v in values], 0.38, xerr=[v[1] for v in values], label=name)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.invert_yaxis()
+    axis.set_xlabel("mean cosine distance (dev tokens)")
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> int:
+    import run_ner
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="complete run directories of one data set")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "segmentation" / "weibo.json", help="JSON file")
+    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "segmentation.svg", help="SVG file")
+    arguments = parser.parse_args()
+    runs: dict[str, list[dict[str, dict[str, float]]]] = defaultdict(list)
+    seeds: dict[str, list[int]] = defaultdict(list)
+    for run_dir in arguments.runs:
+        config = json.loads((run_dir / "config.json").read_text("utf-8"))
+        runs[config["method"]].append(measure_run(run_dir))
+        seeds[config["method"]].append(config["seed"])
+    rows = summary(runs)
+    for path in (arguments.output, arguments.figure):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_json({"rows": rows, "seeds": seeds, **run_ner.provenance()}, arguments.output)
+    draw(rows, arguments.figure)
+    for name, row in rows.items():
+        print(f"{name:<26}" + "".join(f"  {key} {value:.3f}±{deviation:.3f}" for key, (value, deviation) in row.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

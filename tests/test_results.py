@@ -1,0 +1,118 @@
+"""The figures of README and docs: bootstrap intervals, segmentation of representations, against plain loops."""
+
+import random
+import sys
+from statistics import mean
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+sys.path[:0] = [str(ROOT / "results"), str(ROOT / "benchmarks")]
+
+from segmentation import alignment_and_uniformity, segmentation  # noqa: E402
+from tables import between, difference_table, interval, score_table  # noqa: E402
+
+LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
+
+
+def counts(seed: int, seeds: int = 2, texts: int = 40, skill: float = 0.6) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    gold = np.broadcast_to(np.random.default_rng(99).integers(0, 4, texts), (seeds, texts))
+    correct = generator.binomial(gold, skill)
+    return np.stack([correct, correct + generator.integers(0, 2, (seeds, texts)), gold], axis=-1)
+
+
+def micro_f1(rows: np.ndarray) -> float:
+    correct, predicted, gold = rows.sum(0)
+    return 2 * correct / (predicted + gold)
+
+
+def test_interval_equals_a_bootstrap_written_out():
+    ours, theirs = counts(0, skill=0.8), counts(1, skill=0.5)
+    found_mean, found_interval = interval(ours, theirs)
+    assert float(found_mean) == pytest.approx(mean(100 * (micro_f1(a) - micro_f1(b)) for a, b in zip(ours, theirs, strict=True)), abs=0.051)
+    generator = random.Random(5)
+    drawn = []
+    for _ in range(4000):
+        rows = [generator.randrange(40) for _ in range(40)]
+        drawn.append(mean(100 * (micro_f1(a[rows]) - micro_f1(b[rows])) for a, b in zip(ours, theirs, strict=True)))
+    low, high = (float(part) for part in found_interval.split(" to "))
+    assert (low, high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=1.0)
+
+
+def test_interval_of_equal_systems_is_zero():
+    same = counts(0)
+    assert interval(same, same) == ["+0.0", "+0.0 to +0.0"]
+
+
+def run(method: str, seed: int, rows: np.ndarray, recurring: list[int]) -> dict:
+    correct, predicted, gold = (int(n) for n in rows.sum(0))
+    micro = {"precision": correct / predicted, "recall": correct / gold, "f1": micro_f1(rows)}
+    test = {"micro": micro, "counts": rows.flatten().tolist(), "recurring_texts": recurring}
+    config = {"train_file": "${NER_DATA}/weibo/train"}
+    return {"method": method, "seed": seed, "config": config, "dev": {"micro": micro}, "test": test, "phases": {"full": {"epochs": 3}}}
+
+
+def test_differences_compare_equal_seeds_and_leave_out_recurring_texts():
+    ours, theirs = counts(0, seeds=3, skill=0.8), counts(1, seeds=3, skill=0.5)
+    groups = {
+        ("weibo", "nerco"): [run("nerco", seed, ours[seed], [0, 7]) for seed in (0, 1, 2)],
+        ("weibo", "crf"): [run("crf", seed, theirs[seed], [0, 7]) for seed in (1, 2)],
+    }
+    (row,) = difference_table(groups)[2:]
+    kept = [i for i in range(40) if i not in (0, 7)]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:4] == ["weibo", "nerco - crf", *interval(ours[1:], theirs[1:])]
+    assert cells[4:] == [*interval(ours[1:, kept], theirs[1:, kept]), "1, 2"]
+    assert [line.split("|")[2].strip() for line in score_table(groups)[2:]] == ["crf", "nerco"]
+
+
+def test_content_goes_between_the_markers_and_missing_markers_are_refused():
+    assert between("a <b> old <e> c", "<b>", "<e>", "new") == "a <b>\nnew\n<e> c"
+    with pytest.raises(SystemExit, match="markers"):
+        between("a <b> old", "<b>", "<e>", "new")
+
+
+# ----------------------------------------------------------------------------------------------------- representations
+def tokens(seed: int = 0, count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 6, generator=generator), torch.randint(0, 5, (count,), generator=generator)
+
+
+def test_segmentation_equals_the_mean_over_pairs_written_out():
+    embeddings, tags = tokens()
+
+    def distance(i: int, j: int) -> float:
+        return 1 - torch.nn.functional.cosine_similarity(embeddings[i], embeddings[j], dim=0).item()
+
+    kind = [LABELS[tag] for tag in tags]
+    pairs = [(i, j) for i in range(60) for j in range(60)]
+    b_i = mean(mean(distance(i, j) for i, j in pairs if kind[i] == f"B-{t}" and kind[j] == f"I-{t}") for t in ("PER", "ORG"))
+    types = mean(distance(i, j) for i, j in pairs if kind[i][2:] == "PER" and kind[j][2:] == "ORG")
+    found = segmentation(embeddings, tags, LABELS)
+    assert found["b_i"] == pytest.approx(b_i, abs=1e-5)
+    assert found["types"] == pytest.approx(types, abs=1e-5)
+    assert found["ratio"] == pytest.approx(b_i / types, abs=1e-5)
+
+
+def test_segmentation_is_nothing_where_a_type_is_one_point():
+    embeddings = torch.eye(3)[[0, 1, 1, 2, 2]]
+    assert segmentation(embeddings, torch.tensor([0, 1, 2, 3, 4]), LABELS) == pytest.approx({"b_i": 0.0, "types": 1.0, "ratio": 0.0})
+
+
+def test_one_type_has_no_segmentation():
+    with pytest.raises(ValueError, match="expected at least two"):
+        segmentation(torch.randn(4, 3), torch.tensor([0, 1, 2, 2]), LABELS)
+
+
+def test_alignment_and_uniformity_equal_their_definition():
+    embeddings, tags = tokens()
+    embeddings, classes = embeddings[tags > 0], (tags[tags > 0] + 1) // 2
+    z = torch.nn.functional.normalize(embeddings, dim=-1)
+    pairs = [(i, j) for i in range(len(z)) for j in range(len(z)) if i != j]
+    squared = {(i, j): float((z[i] - z[j]).square().sum()) for i, j in pairs}
+    found = alignment_and_uniformity(embeddings, classes)
+    assert found["alignment"] == pytest.approx(mean(squared[p] for p in pairs if classes[p[0]] == classes[p[1]]), rel=1e-4)
+    assert found["uniformity"] == pytest.approx(np.log(mean(np.exp(-2 * squared[p]) for p in pairs)), rel=1e-4)
