@@ -1,4 +1,4 @@
-"""Run configurations with several seeds, some at a time, and keep their metrics in results/.
+"""Run configurations with several seeds, some at a time, and keep their metrics in results/runs/.
 
 python benchmarks/experiments.py configs/weibo_*.yaml --seeds 0 1 2 3 4 --jobs 2 [key=value ...]
 
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of each configuration")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, help="threads of each run; by default the cores are shared equally")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder for the metrics")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "runs", help="folder for the metrics")
     arguments = parser.parse_args()
     overrides = [item for item in arguments.arguments if "=" in item]
     configs = [item for item in arguments.arguments if "=" not in item]

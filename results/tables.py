@@ -1,7 +1,7 @@
-"""Write the result tables of README.md from the measurements in results/*.json.
+"""Write the tables of README.md and docs/method.md from the measurements in results/.
 
 python results/tables.py            writes
-python results/tables.py --check    fails if README.md is not up to date
+python results/tables.py --check    fails if a document is not up to date
 """
 
 import json
@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- results: written by results/tables.py -->", "<!-- /results -->"
 METHODS = ("ce", "crf", "nerco")
 RESAMPLES = 10_000
 
@@ -119,15 +117,69 @@ def between(text: str, begin: str, end: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
+def ablation_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """A row per configuration of configs/ablation: scores of dev, and the difference to the base over the seeds of both."""
+    runs: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for metrics in measurements:
+        name = Path(metrics["config"]["output_dir"]).name.removeprefix("ablation-").removesuffix("-{seed}")
+        runs[name][metrics["seed"]] = metrics
+    lines = ["| what changes | dev F1 | beside base | k-NN F1 after stage one | seeds |", "|---|---|---|---|---|"]
+    for name in sorted(runs, key=lambda name: (name != "base", name)):
+        own = list(runs[name].values())
+        shared = sorted(set(runs[name]) & set(runs.get("base", {})))
+        beside = [dev_f1(runs[name][seed]) - dev_f1(runs["base"][seed]) for seed in shared]
+        found = [run["phases"]["stage1"]["best"] for run in own if "stage1" in run["phases"]]
+        cells = [name.replace("_", " "), spread([dev_f1(run) for run in own]), "" if name == "base" or not beside else signed(beside)]
+        lines.append("| " + " | ".join([*cells, spread(found) if found else "-", ", ".join(map(str, sorted(runs[name])))]) + " |")
+    return lines
+
+
+def dev_f1(run: dict[str, Any]) -> float:
+    return run["dev"]["micro"]["f1"]
+
+
+def signed(values: list[float]) -> str:
+    return f"{100 * mean(values):+.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def segmentation_table(measured: dict[str, Any]) -> list[str]:
+    """A row per moment of training: distances in cosine, ratio, alignment, uniformity, k-NN."""
+    lines = ["| dev tokens | B-I | types | ratio | alignment | uniformity | k-NN accuracy | k-NN F1 |", "|---|---|---|---|---|---|---|---|"]
+    for name, row in measured["rows"].items():
+        cells = [f"{row[key][0]:.3f} ± {row[key][1]:.3f}" for key in ("b_i", "types", "ratio", "alignment", "uniformity")]
+        cells += [f"{100 * row[key][0]:.1f} ± {100 * row[key][1]:.1f}" for key in ("knn_accuracy", "knn_f1")]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    seeds = "; ".join(f"{method} {', '.join(map(str, sorted(numbers)))}" for method, numbers in sorted(measured["seeds"].items()))
+    return [*lines, "", f"Mean and deviation over seeds ({seeds}); {measured['machine']}."]
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def documents() -> dict[Path, str]:
+    """What each document should hold."""
+    main_runs, ablations, representations = read(HERE / "runs"), read(HERE / "ablation"), read(HERE / "segmentation")
+    groups = grouped(main_runs)
+    readme, method = HERE.parent / "README.md", HERE.parent / "docs" / "method.md"
+    content = "\n".join([*score_table(groups), "", *difference_table(groups), "", machines(main_runs)])
+    pages = {readme: between(readme.read_text("utf-8"), *markers("results"), content)}
+    ablation = [*ablation_table(ablations), "", machines(ablations)] if ablations else ["Not run yet."]
+    table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
+    text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))
+    return {**pages, method: between(text, *markers("segmentation"), "\n".join(table))}
+
+
+def markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: written by results/tables.py -->", f"<!-- /{name} -->"
+
+
 def main() -> int:
-    measurements = [json.loads(path.read_text("utf-8")) for path in sorted(HERE.glob("*.json"))]
-    groups = grouped(measurements)
-    content = "\n".join([*score_table(groups), "", *difference_table(groups), "", machines(measurements)])
-    text = README.read_text("utf-8")
-    new = between(text, BEGIN, END, content)
+    pages = documents()
     if "--check" in sys.argv[1:]:
-        return int(new != text)
-    README.write_text(new, "utf-8")
+        return int(any(path.read_text("utf-8") != text for path, text in pages.items()))
+    for path, text in pages.items():
+        path.write_text(text, "utf-8")
     return 0
 
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 sys.path[:0] = [str(ROOT / "results"), str(ROOT / "benchmarks")]
 
 from segmentation import alignment_and_uniformity, segmentation  # noqa: E402
-from tables import between, difference_table, interval, score_table  # noqa: E402
+from tables import ablation_table, between, difference_table, interval, score_table  # noqa: E402
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 
@@ -73,6 +73,17 @@ def test_content_goes_between_the_markers_and_missing_markers_are_refused():
     assert between("a <b> old <e> c", "<b>", "<e>", "new") == "a <b>\nnew\n<e> c"
     with pytest.raises(SystemExit, match="markers"):
         between("a <b> old", "<b>", "<e>", "new")
+
+
+def test_ablations_are_compared_with_the_base_of_the_same_seed():
+    def dev_run(name: str, seed: int, f1: float) -> dict:
+        config = {"output_dir": f"runs/ablation-{name}-{{seed}}"}
+        return {"seed": seed, "config": config, "dev": {"micro": {"f1": f1}}, "phases": {"stage1": {"best": 0.5}}}
+
+    runs = [dev_run("base", 0, 0.60), dev_run("base", 1, 0.70), dev_run("with_o", 1, 0.72), dev_run("base", 2, 0.65)]
+    base, other = ([cell.strip() for cell in line.strip("|").split("|")] for line in ablation_table(runs)[2:])
+    assert base == ["base", "65.0 ± 5.0", "", "50.0 ± 0.0", "0, 1, 2"]
+    assert other == ["with o", "72.0", "+2.0", "50.0", "1"]
 
 
 # ----------------------------------------------------------------------------------------------------- representations
