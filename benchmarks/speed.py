@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Speed and memory on the CPU, as ratios: every comparison is measured within one run, its competitors in turns.
+
+pip install -r benchmarks/requirements.txt
+python benchmarks/speed.py                       all sections, into results/speed.json
+python benchmarks/speed.py loss crf --threads 2 --output runs/speed.json
+
+A machine's absolute speed drifts and differs from machine to machine; a ratio of two neighbouring measurements hardly does. A ratio that
+misses its target is reported, it is no error.
+"""
+
+import argparse
+import importlib.util
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from benchmarks.sections import Comparison, Section
+
+SECTIONS = ("loss", "crf", "step", "stage1", "pipeline")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    chosen = [name for name in SECTIONS if name in (arguments.sections or SECTIONS)]
+    if "crf" in chosen and importlib.util.find_spec("torchcrf") is None:
+        parser.error("section crf needs pytorch-crf: pip install -r benchmarks/requirements.txt")
+    prepare_environment(arguments.threads)
+    from run_ner import quiet_libraries
+
+    quiet_libraries()
+    measured = measure(chosen, arguments)
+    write_report(measured, arguments, argv)
+    every = [comparison for section in measured.values() for comparison in section.comparisons]
+    verdicts = [comparison.met for comparison in every if comparison.met is not None]
+    print(f"\n{table(every)}\n\n{sum(verdicts)} of {len(verdicts)} targets met; written to {arguments.output}")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks/speed.py", description="Speed and memory on the CPU, as ratios.")
+    # No `choices`: argparse would hold the empty list, which means all sections, against them.
+    parser.add_argument("sections", nargs="*", type=section_name, metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} [all]")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of torch, set before it starts [1]")
+    parser.add_argument("--repetitions", type=positive, help="measurements of each competitor [each section's own number]")
+    parser.add_argument("--model", help="model folder for section pipeline [an untrained tagger around the bundled encoder]")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "speed.json", help="JSON file to write [results/speed.json]")
+    return parser
+
+
+def section_name(text: str) -> str:
+    if text not in SECTIONS:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one of {', '.join(SECTIONS)}")
+    return text
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive integer")
+    return int(text)
+
+
+def prepare_environment(threads: int) -> None:
+    """Fix the number of threads and hide accelerators: torch and the tokenizers read this once, when they start."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, reports its start and stop
+
+
+def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "Section"]:
+    """The sections one after the other; each one's table is printed as soon as it is complete."""
+    from benchmarks.sections import MEASURE
+
+    repetitions = {} if arguments.repetitions is None else {"repetitions": arguments.repetitions}
+    measured = {}
+    for name in chosen:
+        print(f"-- {name}", flush=True)
+        model = {"model_dir": arguments.model} if name == "pipeline" else {}
+        measured[name] = MEASURE[name](**repetitions, **model)
+        print(table(measured[name].comparisons), flush=True)
+    return measured
+
+
+def write_report(measured: dict[str, "Section"], arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Ratios, medians and quartiles as JSON, with what they depend on."""
+    from data_ner import write_json
+    from run_ner import provenance
+
+    report = {
+        "sections": {name: asdict(section) for name, section in measured.items()},
+        "threads": arguments.threads,
+        "command": shlex.join(["python", "benchmarks/speed.py", *argv]),
+        **provenance(),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(report, arguments.output)
+
+
+def table(comparisons: Sequence["Comparison"]) -> str:
+    """A row per comparison: the ratio with its quartiles, the target, the verdict, the medians."""
+    lines = [f"{'':<42}{'ratio':>7}{'quartiles':>16}{'target':>9}        medians"]
+    for c in comparisons:
+        quartiles = f"{c.quartiles[0]:.2f} to {c.quartiles[1]:.2f}"
+        verdict = {True: "pass", False: "FAIL", None: ""}[c.met]
+        medians = ", ".join(f"{name} {readable(m.median, c.unit)}" for name, m in c.measured.items())
+        lines.append(f"{c.name:<42}{c.ratio:>7.2f}{quartiles:>16}{c.target or '-':>9}  {verdict:<4}  {medians}")
+    return "\n".join(lines)
+
+
+def readable(value: float, unit: str) -> str:
+    """Seconds as ms or s, bytes as MB."""
+    if unit == "bytes":
+        return f"{value / 1e6:.1f} MB"
+    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.2f} ms"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

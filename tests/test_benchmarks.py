@@ -1,0 +1,165 @@
+"""benchmarks/: what is compared agrees, the measuring measures, and every section runs (with tiny sizes)."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from benchmarks import sections, speed
+from benchmarks.sections import Comparison, Section, compare, definition_loss, in_turns, peak_bytes, value_and_gradient
+from losses_contrastive import pairwise_contrastive_loss
+
+TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
+
+
+def assert_positive_ratios(section: Section, count: int) -> None:
+    assert len(section.comparisons) == count
+    for comparison in section.comparisons:
+        values = [comparison.ratio, *comparison.quartiles, *(measured.median for measured in comparison.measured.values())]
+        assert all(math.isfinite(value) and value > 0 for value in values)
+        assert (comparison.met is None) == (comparison.target is None)
+
+
+# ------------------------------------------------------------------------------------------------------------- agreement
+@pytest.mark.parametrize("types", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_definition_equals_pairwise_loss_in_value_and_gradient(seed: int, types: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(0, types + 1, (40,), generator=generator)
+    embeddings = torch.randn(40, 16, generator=generator).requires_grad_()
+    expected = value_and_gradient(definition_loss, embeddings, classes, 0.08)
+    torch.testing.assert_close(value_and_gradient(pairwise_contrastive_loss, embeddings, classes, 0.08), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [[0, 0, 0], [0, 1, 2], [1, 1, 1], [0, 1, 1, 2]], ids=str)
+def test_definition_equals_pairwise_loss_where_classes_lack_a_pair_or_a_negative(classes: list[int]) -> None:
+    embeddings = torch.randn(len(classes), 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    expected = value_and_gradient(definition_loss, embeddings, torch.tensor(classes), 0.1)
+    torch.testing.assert_close(value_and_gradient(pairwise_contrastive_loss, embeddings, torch.tensor(classes), 0.1), expected)
+
+
+# ------------------------------------------------------------------------------------------------------------- measuring
+def test_competitors_take_turns_and_the_warm_up_is_not_counted() -> None:
+    calls: list[str] = []
+    seconds = in_turns({name: partial(calls.append, name) for name in "AB"}, repetitions=3, warmup=2)
+    assert "".join(calls) == "AB" * 5
+    assert {name: len(values) for name, values in seconds.items()} == {"A": 3, "B": 3}
+
+
+def test_ratio_is_the_median_of_the_repetitions_ratios() -> None:
+    measured = {"slow": [2.0, 30.0, 8.0, 10.0, 12.0], "fast": [1.0, 10.0, 2.0, 2.0, 2.0]}
+    comparison = compare(measured, "slow", "fast", at_least=4)
+    assert comparison.ratio == 4  # of 2, 3, 4, 5, 6; not the ratio of the medians, 5
+    assert comparison.quartiles == (3, 5)
+    assert comparison.measured["slow"].median == 10
+    assert (comparison.target, comparison.met) == (">= 4.00", True)
+    assert not compare(measured, "slow", "fast", at_most=3.9).met
+    assert compare(measured, "slow", "fast").met is None
+
+
+def test_peak_memory_counts_what_lives_at_one_time() -> None:
+    def call() -> None:
+        torch.zeros(1000, 1000)  # 4 MB, released at once
+        held = torch.zeros(500, 1000)
+        held.logsumexp(0).sum()  # its temporary copy of `held` is seen, too
+
+    assert peak_bytes(call) == pytest.approx(4e6, rel=0.01)
+
+
+# -------------------------------------------------------------------------------------------------------------- sections
+def test_loss_section_runs() -> None:
+    assert_positive_ratios(sections.measure_loss(sentences=4, length=20, entity_share=0.3, width=8, repetitions=2), 3)
+
+
+def test_crf_section_runs_and_agrees_with_pytorch_crf() -> None:
+    pytest.importorskip("torchcrf", reason="pytorch-crf is in benchmarks/requirements.txt")
+    assert_positive_ratios(sections.measure_crf(batch=3, length=6, tags=5, repetitions=2), 3)
+
+
+def test_step_section_runs(tiny_encoder: Path) -> None:
+    assert_positive_ratios(sections.measure_step(encoder=str(tiny_encoder), **TINY_STEP), 1)
+
+
+def test_stage1_section_runs(tiny_encoder: Path) -> None:
+    assert_positive_ratios(sections.measure_stage1(encoder=str(tiny_encoder), **TINY_STEP), 1)
+
+
+def test_pipeline_section_runs(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NER_DATA", raising=False)
+    section = sections.measure_pipeline(encoder=str(tiny_encoder), sentences=8, parts=2, repetitions=2)
+    assert_positive_ratios(section, 2)
+    assert section.setting["texts"] == 8
+
+
+def test_pipeline_section_measures_a_model_folder(saved_tagger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NER_DATA", raising=False)
+    section = sections.measure_pipeline(model_dir=str(saved_tagger), sentences=4, parts=2, repetitions=1)
+    assert section.setting["model"] == str(saved_tagger)
+    assert section.setting["mentions"] > 0
+
+
+def test_stock_pipeline_scores_tokens_as_our_model_does(tiny_encoder: Path) -> None:
+    ner = sections.ready_pipeline(None, str(tiny_encoder))
+    stock = sections.stock_pipeline(ner)
+    inputs = ner.tokenizer("王经理明天从上海出发", return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        torch.testing.assert_close(stock.model(**inputs).logits, ner.model(**inputs).logits)
+
+
+def test_weibo_is_read_where_ner_data_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weibo").mkdir()
+    for split in ("train", "dev", "test"):
+        (tmp_path / "weibo" / f"weiboNER_2nd_conll.{split}").write_text("王0\tB-PER.NAM\n说0\tO\n\n", "utf-8")
+    monkeypatch.setenv("NER_DATA", str(tmp_path))
+    assert sections.weibo_or_sample_texts() == ("weibo", ["王说"] * 3)
+
+
+# ---------------------------------------------------------------------------------------------------------- command line
+@pytest.fixture
+def one_section(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
+    """The command line with one section of known measurements, in this process as it is."""
+    comparisons = [compare({"a": [6.0], "b": [2.0]}, "a", "b", at_least=2), compare({"a": [6.0], "b": [2.0]}, "a", "b", at_most=2)]
+    monkeypatch.setattr(speed, "prepare_environment", lambda threads: None)
+    monkeypatch.setitem(sections.MEASURE, "loss", lambda repetitions: Section({"repetitions": repetitions}, comparisons))
+    return comparisons
+
+
+def test_command_line_reports_a_missed_target_and_succeeds(
+    one_section: list[Comparison], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "speed.json"
+    assert speed.main(["loss", "--repetitions", "7", "--output", str(output)]) == 0
+    report = json.loads(output.read_text("utf-8"))
+    assert report["sections"]["loss"]["setting"] == {"repetitions": 7}
+    assert [(c["ratio"], c["target"], c["met"]) for c in report["sections"]["loss"]["comparisons"]] == [
+        (3.0, ">= 2.00", True),
+        (3.0, "<= 2.00", False),
+    ]
+    assert report["command"] == f"python benchmarks/speed.py loss --repetitions 7 --output {output}"
+    assert {"versions", "machine", "commit", "date", "threads"} <= set(report)
+    printed = capsys.readouterr().out
+    assert "pass" in printed
+    assert "FAIL" in printed
+    assert "1 of 2 targets met" in printed
+
+
+@pytest.mark.parametrize("argv", [["speed"], ["loss", "--threads", "0"], ["--repetitions", "-1"]], ids=" ".join)
+def test_arguments_that_make_no_sense_are_refused(argv: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        speed.main(argv)
+
+
+def test_result_tables_pass_over_the_speed_measurements(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    before = (tmp_path / "README.md").read_bytes()
+    (tmp_path / "results" / "speed.json").write_text('{"sections": {}}', "utf-8")
+    subprocess.run([sys.executable, str(tmp_path / "results" / "tables.py")], check=True, timeout=60)
+    assert (tmp_path / "README.md").read_bytes() == before
