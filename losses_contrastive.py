@@ -86,21 +86,22 @@ class _PairwiseContrast(torch.autograd.Function):
         embeddings (M, D); index (N,): the rows to read, those of each class of `sizes` in turn, then all others.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            z = embeddings[index].float()  # (N, D)
+            z = embeddings.index_select(0, index).float()  # (N, D)
             norms = z.norm(dim=-1, keepdim=True).clamp_min_(1e-12)  # (N, 1)
-            z = z / norms
+            z = z.div_(norms) if z.dtype != embeddings.dtype else z / norms
             gradient = torch.zeros_like(z) if ctx.needs_input_grad[0] else None
             loss = z.new_zeros(())
             rows = max(1, BLOCK_ENTRIES // max(len(z), 1))
-            first = 0
-            for size in sizes:  # over classes, never over tokens
-                members = slice(first, first + size)
-                for start in range(first, members.stop, rows):
-                    anchors = slice(start, min(start + rows, members.stop))
-                    loss += _contrast_block(z, anchors, members, temperature, gradient)
-                first += size
+            for start in range(0, sum(sizes), rows):
+                anchors = slice(start, min(start + rows, sum(sizes)))
+                scores = (z[anchors] / temperature) @ z.T  # (a, N)
+                loss += _contrast_rows(scores, anchors.start, sizes)
+                if gradient is not None:  # `scores` now holds the loss's derivative to them
+                    scores.div_(temperature)
+                    gradient.addmm_(scores.T, z[anchors])
+                    gradient[anchors].addmm_(scores, z)
         if gradient is not None:  # through the normalisation: what changes a length only is projected out
-            gradient.addcmul_(z, (z * gradient).sum(-1, keepdim=True), value=-1).div_(norms)
+            gradient.addcmul_(z, torch.linalg.vecdot(z, gradient)[:, None], value=-1).div_(norms)
             ctx.save_for_backward(index, gradient)
             ctx.shape, ctx.dtype = embeddings.shape, embeddings.dtype
         return loss
@@ -110,32 +111,35 @@ class _PairwiseContrast(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         index, gradient = ctx.saved_tensors
         whole = torch.zeros(ctx.shape, dtype=ctx.dtype, device=gradient.device)  # (M, D)
-        whole[index] = (gradient * upstream).to(ctx.dtype)
+        whole.index_copy_(0, index, (gradient * upstream).to(ctx.dtype))
         return whole, None, None, None
 
 
-def _contrast_block(z: Tensor, anchors: slice, members: slice, temperature: float, gradient: Tensor | None) -> Tensor:
-    """Loss of some anchors of one class, averaged over all pairs of the class; its gradient to z is added to `gradient`.
+def _contrast_rows(scores: Tensor, first: int, sizes: list[int]) -> Tensor:
+    """Loss of some anchors, over classes the mean over pairs; `scores` (a, N) is replaced by the loss's derivative to it.
 
-    z (N, D), normalised; `anchors` within `members`, the rows of the class.
+    The anchors are the tokens from `first` on; the columns are all tokens, those of each class of `sizes` in turn, then all others.
     """
-    size = members.stop - members.start
-    weight = 1.0 / (size * (size - 1))
-    scores = (z[anchors] @ z.T).div_(temperature)  # (a, N)
-    positives = scores[:, members].clone()  # (a, n_c)
-    scores[:, members] = torch.finfo(scores.dtype).min  # the rest are negatives
-    highest = scores.amax(1, keepdim=True)  # (a, 1)
-    scores.sub_(highest).exp_()
-    total = scores.sum(1, keepdim=True)  # (a, 1)
-    margin = (highest + total.log()) - positives  # (a, n_c) N_i - s_ij
-    own = torch.arange(anchors.start - members.start, anchors.stop - members.start, device=z.device)[:, None]
-    loss = weight * F.softplus(margin).scatter_(1, own, 0.0).sum()  # a token with itself is no pair
-    if gradient is not None:
-        slope = margin.sigmoid_().scatter_(1, own, 0.0).mul_(weight / temperature)  # (a, n_c)
-        scores.mul_(slope.sum(1, keepdim=True) / total)  # (a, N) to the similarities
-        scores[:, members] = -slope
-        gradient.addmm_(scores.T, z[anchors])
-        gradient[anchors].addmm_(scores, z)
+    loss = scores.new_zeros(())
+    start = 0
+    for size in sizes:  # over classes, never over tokens
+        members = slice(start, start + size)
+        start += size
+        rows = slice(max(members.start - first, 0), max(min(members.stop - first, len(scores)), 0))
+        if rows.start >= rows.stop:
+            continue
+        own = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + (first - members.start)
+        weight = 1.0 / (size * (size - 1))
+        part = scores[rows]  # (a_c, N)
+        positives = part[:, members].clone()  # (a_c, n_c)
+        part[:, members] = torch.finfo(scores.dtype).min  # the rest are negatives
+        highest = part.amax(1, keepdim=True)  # (a_c, 1)
+        total = part.sub_(highest).exp_().sum(1, keepdim=True)  # (a_c, 1)
+        margin = (highest + total.log()) - positives  # (a_c, n_c) N_i - s_ij
+        loss += weight * F.softplus(margin).scatter_(1, own, 0.0).sum()  # a token with itself is no pair
+        slope = margin.sigmoid_().scatter_(1, own, 0.0).mul_(weight)  # (a_c, n_c)
+        part.mul_(slope.sum(1, keepdim=True) / total)
+        part[:, members] = -slope
     return loss
 
 

@@ -154,23 +154,29 @@ def forward_backward(emissions: Tensor, transitions: Tensor, start: Tensor, leng
     weights = transitions.detach().to(dtype).exp()  # (C, C)
     smallest = torch.finfo(dtype).tiny
 
+    # A last column of ones: one product gives the next message and the total that normalises it.
+    weights_and_total = F.pad(weights, (0, 1), value=1.0)  # (C, C + 1)
     message = start.detach().to(dtype).exp()[None, :]  # (1, C)
-    alphas, scales = [], []
-    for t in range(steps):
-        joint = message * potentials[t]  # (B, C)
-        total = joint.sum(-1, keepdim=True).clamp_min(smallest)  # (B, 1)
-        alphas.append(joint / total)
-        scales.append(total)
-        message = alphas[-1] @ weights
-    alpha, scale = torch.stack(alphas), torch.stack(scales).squeeze(-1)  # (L, B, C), (L, B)
-    log_z = ((scale.log() + shift) * valid).sum(0)  # (B,)
+    joints, totals = [], []
+    for step in potentials.unbind():
+        joint = message * step  # (B, C)
+        product = joint @ weights_and_total  # (B, C + 1)
+        total = product[:, -1:].clamp_min(smallest)  # (B, 1)
+        message = product[:, :-1] / total
+        joints.append(joint)
+        totals.append(total)
+    scale = torch.stack(totals)  # (L, B, 1)
+    alpha = torch.stack(joints) / scale  # (L, B, C)
+    log_z = ((scale.squeeze(-1).log() + shift) * valid).sum(0)  # (B,)
 
-    inward = potentials / scale[..., None]  # (L, B, C)
+    # Beyond a sentence's end nothing comes in and beta is 1.
+    inward = torch.where(valid[..., None], potentials / scale, 0.0).unbind()  # L of (B, C)
+    beyond = (~valid)[..., None].to(dtype).unbind()  # L of (B, 1)
     betas = [torch.ones_like(alpha[0])]
-    for t in range(steps - 2, -1, -1):
-        beta = (inward[t + 1] * betas[-1]) @ weights.T  # (B, C)
-        betas.append(torch.where(valid[t + 1][:, None], beta, 1.0))
+    for t in range(steps - 1, 0, -1):
+        betas.append(torch.addmm(beyond[t], inward[t] * betas[-1], weights.T))  # (B, C)
     beta = torch.stack(betas[::-1])  # (L, B, C)
+    scale = scale.squeeze(-1)  # (L, B)
     return ForwardBackward(log_z, alpha, beta, potentials, scale, valid)
 
 
@@ -219,24 +225,27 @@ def crf_sequence_score(emissions: Tensor, transitions: Tensor, start: Tensor, ta
 
 
 def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
-    """Best tag sequence of each row: (B, L) ids, `IGNORED` at padding. Arguments as in `forward_backward`."""
-    scores = emissions.detach().float().transpose(0, 1)  # (L, B, C)
-    into = transitions.detach().float().T  # (C to, C from): the reduced axis is contiguous
-    steps = scores.shape[0]
-    valid = torch.arange(steps, device=scores.device)[:, None] < lengths[None, :]  # (L, B)
-    best = start.detach().float() + scores[0]  # (B, C)
-    stay = torch.arange(scores.shape[2], device=scores.device).expand_as(best)
-    back = []
-    for t in range(1, steps):
-        reached, previous = (best[:, None, :] + into).max(-1)  # (B, C)
-        alive = valid[t][:, None]
-        best = torch.where(alive, reached + scores[t], best)
-        back.append(torch.where(alive, previous, stay))
-    tags = [best.argmax(-1)]  # (B,)
-    for previous in reversed(back):
-        tags.append(previous.gather(1, tags[-1][:, None]).squeeze(1))
-    path = torch.stack(tags[::-1], dim=1)  # (B, L)
-    return path.masked_fill(~valid.T, IGNORED)
+    """Best tag sequence of each row: (B, L) ids, `IGNORED` at padding. Arguments as in `forward_backward`.
+
+    Computed in NumPy arrays on the CPU: the work is hundreds of tiny steps, whose cost is that of calling them.
+    """
+    scores = emissions.detach().float().permute(1, 2, 0).cpu().contiguous().numpy()  # (L, C, B)
+    pairs = transitions.detach().float().cpu().numpy()  # (C from, C to)
+    best = start.detach().float().cpu().numpy()[:, None] + scores[0]  # (C, B)
+    bests = [best]
+    for step in scores[1:]:
+        best = (best[:, None, :] + pairs[:, :, None]).max(axis=0) + step
+        bests.append(best)
+    ends = lengths.clamp_min(1).cpu().numpy() - 1  # (B,)
+    path = torch.full((len(ends), len(scores)), IGNORED)  # (B, L)
+    tags = path.numpy()  # the same memory
+    tags[:, -1] = [bests[end][:, row].argmax() for row, end in enumerate(ends)]
+    for t in range(len(scores) - 1, 0, -1):
+        tag = tags[:, t]  # of each row at t, or at its end if that comes first
+        before = (bests[t - 1] + pairs[:, tag]).argmax(axis=0)  # (B,)
+        tags[:, t - 1] = tag + (before - tag) * (t <= ends)
+    path = path.to(emissions.device)
+    return path.masked_fill(torch.arange(path.shape[1], device=path.device) >= lengths[:, None], IGNORED)
 
 
 def crf_span_posterior(
