@@ -29,6 +29,7 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
 }
 IGNORED = -100
+SMALLEST_POTENTIAL = 1e-220  # keeps every position reachable: exp(-506)
 FORBIDDEN = -1e4  # score of a transition that BIO does not allow: exp() of it is exactly 0, yet it is finite
 
 
@@ -121,7 +122,7 @@ def tag_table(labels: Sequence[str], device: torch.device | str) -> TagTable:
 
 # ---------------------------------------------------------------------------------------------------- linear-chain CRF
 class ForwardBackward(NamedTuple):
-    """Scaled forward-backward quantities (Rabiner 1989, section V.A), time first, in float64.
+    """Scaled forward-backward quantities (Rabiner 1989, section V.A), time first, in float64 on the CPU.
 
     *Shapes:* log_z (B,); alpha, beta, potentials (L, B, C); scale (L, B); valid (L, B). `alpha[t]` is p(y_t | x_1..t),
     `alpha * beta` the token marginals, `potentials * beta / scale` the message from t to t - 1.
@@ -138,46 +139,38 @@ class ForwardBackward(NamedTuple):
 def forward_backward(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> ForwardBackward:
     """Forward and backward pass of a linear-chain CRF over left-packed sequences.
 
-    Probabilities are normalised at every position, so float64 covers any spread of scores below about 700 nats.
+    Probabilities are normalised at every position, so float64 covers any spread of scores below about 500 nats. The loops run over
+    NumPy arrays on the CPU: hundreds of tiny steps, which cost what calling them costs, there least.
 
     Args:
         emissions: (B, L, C). transitions: (C, C), from row to column. start: (C,) score of a first tag.
         lengths: (B,) number of positions in use; a sequence of length 0 has log-partition 0.
     """
-    # float64 is missing on Apple's GPU backend only; there the usable spread is 87 nats.
-    dtype = torch.float32 if emissions.device.type == "mps" else torch.float64
-    scores = emissions.detach().transpose(0, 1).to(dtype)  # (L, B, C)
-    steps = scores.shape[0]
-    valid = torch.arange(steps, device=scores.device)[:, None] < lengths[None, :]  # (L, B)
+    scores = emissions.detach().cpu().double().transpose(0, 1)  # (L, B, C)
+    valid = torch.arange(len(scores))[:, None] < lengths.cpu()[None, :]  # (L, B)
     shift = scores.amax(-1)  # (L, B)
-    potentials = (scores - shift[..., None]).exp()  # (L, B, C)
-    weights = transitions.detach().to(dtype).exp()  # (C, C)
-    smallest = torch.finfo(dtype).tiny
+    potentials = (scores - shift[..., None]).exp_().clamp_min_(SMALLEST_POTENTIAL)  # (L, B, C)
+    weights = transitions.detach().cpu().double().exp()  # (C, C)
 
+    alpha, scale = torch.empty_like(potentials), potentials.new_empty(*valid.shape, 1)
     # A last column of ones: one product gives the next message and the total that normalises it.
-    weights_and_total = F.pad(weights, (0, 1), value=1.0)  # (C, C + 1)
-    message = start.detach().to(dtype).exp()[None, :]  # (1, C)
-    joints, totals = [], []
-    for step in potentials.unbind():
-        joint = message * step  # (B, C)
+    weights_and_total = F.pad(weights, (0, 1), value=1.0).numpy()  # (C, C + 1)
+    message = start.detach().cpu().double().exp()[None, :].numpy()  # (1, C)
+    for potential, joint, total in zip(potentials.numpy(), alpha.numpy(), scale.numpy(), strict=True):
+        joint[:] = message * potential  # (B, C)
         product = joint @ weights_and_total  # (B, C + 1)
-        total = product[:, -1:].clamp_min(smallest)  # (B, 1)
+        total[:] = product[:, -1:]  # (B, 1)
         message = product[:, :-1] / total
-        joints.append(joint)
-        totals.append(total)
-    scale = torch.stack(totals)  # (L, B, 1)
-    alpha = torch.stack(joints) / scale  # (L, B, C)
+    alpha.div_(scale)
     log_z = ((scale.squeeze(-1).log() + shift) * valid).sum(0)  # (B,)
 
-    # Beyond a sentence's end nothing comes in and beta is 1.
-    inward = torch.where(valid[..., None], potentials / scale, 0.0).unbind()  # L of (B, C)
-    beyond = (~valid)[..., None].to(dtype).unbind()  # L of (B, 1)
-    betas = [torch.ones_like(alpha[0])]
-    for t in range(steps - 1, 0, -1):
-        betas.append(torch.addmm(beyond[t], inward[t] * betas[-1], weights.T))  # (B, C)
-    beta = torch.stack(betas[::-1])  # (L, B, C)
-    scale = scale.squeeze(-1)  # (L, B)
-    return ForwardBackward(log_z, alpha, beta, potentials, scale, valid)
+    beta = torch.ones_like(potentials)
+    inward = torch.where(valid[..., None], potentials / scale, 0.0).numpy()  # (L, B, C) nothing comes in from beyond the end,
+    beyond = (~valid)[..., None].double().numpy()  # (L, B, 1) where beta is 1
+    backward, arrays = weights.T.numpy(), beta.numpy()
+    for t in range(len(scores) - 1, 0, -1):
+        arrays[t - 1] = (inward[t] * arrays[t]) @ backward + beyond[t]  # (B, C)
+    return ForwardBackward(log_z, alpha, beta, potentials, scale.squeeze(-1), valid)
 
 
 class _LogPartition(torch.autograd.Function):
@@ -188,19 +181,20 @@ class _LogPartition(torch.autograd.Function):
         fb = forward_backward(emissions, transitions, start, lengths)
         ctx.save_for_backward(transitions, *fb)
         ctx.emission_dtype = emissions.dtype
-        return fb.log_z.to(transitions.dtype)
+        return fb.log_z.to(transitions.device, transitions.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         transitions, *saved = ctx.saved_tensors
         fb = ForwardBackward(*saved)
-        weight = (grad.to(fb.alpha.dtype) * fb.valid)[..., None]  # (L, B, 1)
+        weight = (grad.cpu().double() * fb.valid)[..., None]  # (L, B, 1)
         d_emissions = fb.alpha * fb.beta * weight  # (L, B, C)
         inward = fb.potentials * fb.beta / fb.scale[..., None] * weight  # (L, B, C)
-        pairs = torch.einsum("tbi,tbj->ij", fb.alpha[:-1], inward[1:])  # (C, C)
-        d_transitions = pairs * transitions.to(pairs.dtype).exp()
-        return d_emissions.transpose(0, 1).to(ctx.emission_dtype), d_transitions.to(transitions.dtype), None, None
+        pairs = fb.alpha[:-1].flatten(0, 1).T @ inward[1:].flatten(0, 1)  # (C, C)
+        d_transitions = pairs * transitions.cpu().double().exp()
+        device = transitions.device
+        return d_emissions.transpose(0, 1).to(device, ctx.emission_dtype), d_transitions.to(device, transitions.dtype), None, None
 
 
 def crf_log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
@@ -211,7 +205,7 @@ def crf_log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, len
 def crf_marginals(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
     """P(y_t = c | x): (B, L, C), zero at padding, without gradient."""
     fb = forward_backward(emissions, transitions, start, lengths)
-    return (fb.alpha * fb.beta * fb.valid[..., None]).transpose(0, 1).to(transitions.dtype)
+    return (fb.alpha * fb.beta * fb.valid[..., None]).transpose(0, 1).to(transitions)
 
 
 def crf_sequence_score(emissions: Tensor, transitions: Tensor, start: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
@@ -227,7 +221,7 @@ def crf_sequence_score(emissions: Tensor, transitions: Tensor, start: Tensor, ta
 def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
     """Best tag sequence of each row: (B, L) ids, `IGNORED` at padding. Arguments as in `forward_backward`.
 
-    Computed in NumPy arrays on the CPU: the work is hundreds of tiny steps, whose cost is that of calling them.
+    Computed in NumPy arrays on the CPU, as `forward_backward`.
     """
     scores = emissions.detach().float().permute(1, 2, 0).cpu().contiguous().numpy()  # (L, C, B)
     pairs = transitions.detach().float().cpu().numpy()  # (C from, C to)
@@ -572,8 +566,8 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         Args:
             outputs: of `forward`. word_mask: (B, T) as in `forward`.
         """
-        emissions, lengths = pack_left(outputs.logits.float(), word_mask.bool())  # (B, L, C), (B,)
-        transitions, start = self.crf.scores()
+        emissions, lengths = pack_left(outputs.logits.float().cpu(), word_mask.bool().cpu())  # (B, L, C), (B,)
+        transitions, start = (scores.cpu() for scores in self.crf.scores())
         path = crf_viterbi(emissions, transitions, start, lengths)  # (B, L)
         rows, first, last, types, table = _spans_of_tags(path, self.config.labels)
         found: list[list[Span]] = [[] for _ in range(len(path))]
