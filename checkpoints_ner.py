@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -121,7 +122,9 @@ class GracefulStop(TrainerCallback):
         self.stopping: int | None = None
 
     def __enter__(self) -> "GracefulStop":
-        self.previous = {number: signal.signal(number, self.receive) for number in SIGNALS}
+        # Python lets only the main thread handle signals; elsewhere they do what they always do.
+        is_main = threading.current_thread() is threading.main_thread()
+        self.previous = {number: signal.signal(number, self.receive) for number in SIGNALS if is_main}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,12 +172,15 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that a file could not grow: disk full, quota, file size limit."""
+    """Whether an error, or one that it came from, says that a file could not grow: disk full, quota, file size limit.
+
+    torch says where its writer failed (inline_container.cc), not why.
+    """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
         message = str(error)
-        if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)) or "PytorchStreamWriter" in message:
+        if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)) or "inline_container" in message:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/method.md from the measurements in results/.
+"""Write the tables of README.md and docs/ from the measurements in results/.
 
 python results/tables.py            writes
 python results/tables.py --check    fails if a document is not up to date
@@ -153,6 +153,19 @@ def segmentation_table(measured: dict[str, Any]) -> list[str]:
     return [*lines, "", f"Mean and deviation over seeds ({seeds}); {measured['machine']}."]
 
 
+def speed_table(report: dict[str, Any]) -> list[str]:
+    """A row per comparison of benchmarks/speed.py."""
+    lines = ["| section | ratio | median | quartiles | target | met | repetitions |", "|---|---|---|---|---|---|---|"]
+    for name, section in report["sections"].items():
+        for row in section["comparisons"]:
+            met = {True: "yes", False: "no", None: ""}[row["met"]]
+            quartiles = " to ".join(f"{value:.2f}" for value in row["quartiles"])
+            cells = [name, row["name"], f"{row['ratio']:.2f}", quartiles, row["target"] or "", met, str(row["repetitions"])]
+            lines.append("| " + " | ".join(cells) + " |")
+    threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
+    return [*lines, "", f"`{report['command']}`, {threads}. {machines([report])}"]
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
 
@@ -167,7 +180,11 @@ def documents() -> dict[Path, str]:
     ablation = [*ablation_table(ablations), "", machines(ablations)] if ablations else ["Not run yet."]
     table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))
-    return {**pages, method: between(text, *markers("segmentation"), "\n".join(table))}
+    pages[method] = between(text, *markers("segmentation"), "\n".join(table))
+    speed = HERE.parent / "docs" / "speed.md"
+    reports = [json.loads(path.read_text("utf-8")) for path in sorted(HERE.glob("speed*.json"))]
+    rows = "\n\n".join("\n".join(speed_table(report)) for report in reports) or "Not measured yet."
+    return {**pages, speed: between(speed.read_text("utf-8"), *markers("speed"), rows)}
 
 
 def markers(name: str) -> tuple[str, str]:
