@@ -280,7 +280,8 @@ class SentenceTrainer(Trainer):
 
     def _sampler(self, sentences: Sequence[Sequence[int]], *, paired: bool) -> EpochBatches:
         size, process, processes = self.args.per_device_train_batch_size, self.args.process_index, self.args.world_size
-        return EpochBatches(sentences, size, self.args.data_seed or self.args.seed, paired=paired, process=process, processes=processes)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochBatches(sentences, size, seed, paired=paired, process=process, processes=processes)
 
     def get_train_dataloader(self) -> DataLoader:
         loader = self._plain_loader(self.train_dataset, batch_sampler=self.sampler())
@@ -299,7 +300,7 @@ class ContrastiveTrainer(SentenceTrainer):
             (`losses_contrastive.semantic_classes`).
 
     With several processes the tokens of all of them share one contrast. With `args.chunk_size` a batch may be larger than what fits
-    into memory at once (gradient caching; Gao et al. 2021, section 3). Evaluation reports `eval_knn_f1` and `eval_prototype_f1`
+    into memory at once (gradient caching; Gao et al. 2021). Evaluation reports `eval_knn_f1` and `eval_prototype_f1`
     (token types of the dev set against training tokens; independent of batches) and `eval_loss` (which is not: it depends on what
     shares a batch).
     """
