@@ -52,8 +52,7 @@ def difference_table(groups: Groups) -> list[str]:
     ]
     for name in sorted({name for name, _ in groups}):
         for control in METHODS[:-1]:
-            ours = {run["seed"]: run for run in groups.get((name, "nerco"), [])}
-            theirs = {run["seed"]: run for run in groups.get((name, control), [])}
+            ours, theirs = ({run["seed"]: run for run in groups.get((name, m), []) if "counts" in run["test"]} for m in ("nerco", control))
             shared = sorted(set(ours) & set(theirs))
             if not shared:
                 continue
