@@ -138,7 +138,7 @@ def draw(rows: dict[str, Any], path: Path) -> None:
     axis.set_yticks(range(len(rows)), list(rows))
     axis.invert_yaxis()
     axis.set_xlabel("mean cosine distance (dev tokens)")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, ncol=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
