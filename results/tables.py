@@ -116,20 +116,25 @@ def between(text: str, begin: str, end: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
-def ablation_table(measurements: list[dict[str, Any]]) -> list[str]:
-    """A row per configuration of configs/ablation: scores of dev, and the difference to the base over the seeds of both."""
-    runs: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+def ablation_table(groups: Groups, measurements: list[dict[str, Any]]) -> list[str]:
+    """A row per configuration of configs/ablation: scores of dev, and the difference to NerCo over the seeds of both.
+
+    `groups`: the runs on Weibo are the table's base (nerco) and its row without stage one (crf).
+    """
+    names = {"nerco": "nothing (nerco)", "crf": "no stage one, no head-only phase (crf)"}
+    runs: dict[str, dict[int, dict[str, Any]]] = {names[m]: {run["seed"]: run for run in groups["weibo", m]} for m in names}
+    base = runs[names["nerco"]]
     for metrics in measurements:
-        name = Path(metrics["config"]["output_dir"]).name.removeprefix("ablation-").removesuffix("-{seed}")
-        runs[name][metrics["seed"]] = metrics
-    lines = ["| what changes | dev F1 | beside base | k-NN F1 after stage one | seeds |", "|---|---|---|---|---|"]
-    for name in sorted(runs, key=lambda name: (name != "base", name)):
-        own = list(runs[name].values())
-        shared = sorted(set(runs[name]) & set(runs.get("base", {})))
-        beside = [dev_f1(runs[name][seed]) - dev_f1(runs["base"][seed]) for seed in shared]
-        found = [run["phases"]["stage1"]["best"] for run in own if "stage1" in run["phases"]]
-        cells = [name.replace("_", " "), spread([dev_f1(run) for run in own]), "" if name == "base" or not beside else signed(beside)]
-        lines.append("| " + " | ".join([*cells, spread(found) if found else "-", ", ".join(map(str, sorted(runs[name])))]) + " |")
+        name = Path(metrics["config"]["output_dir"]).name.removeprefix("ablation-").removesuffix("-{seed}").replace("_", " ")
+        runs.setdefault(name, {})[metrics["seed"]] = metrics
+    lines = ["| what changes | dev F1 | beside nerco | k-NN F1 after stage one | seeds |", "|---|---|---|---|---|"]
+    seeds = {metrics["seed"] for metrics in measurements}
+    for name, every in runs.items():
+        own = {seed: run for seed, run in sorted(every.items()) if seed in seeds}
+        beside = [dev_f1(run) - dev_f1(base[seed]) for seed, run in own.items() if seed in base]
+        found = [run["phases"]["stage1"]["best"] for run in own.values() if "stage1" in run["phases"]]
+        cells = [name, spread([dev_f1(run) for run in own.values()]), "" if every is base else signed(beside)]
+        lines.append("| " + " | ".join([*cells, spread(found) if found else "-", ", ".join(map(str, own))]) + " |")
     return lines
 
 
@@ -176,7 +181,7 @@ def documents() -> dict[Path, str]:
     readme, method = HERE.parent / "README.md", HERE.parent / "docs" / "method.md"
     content = "\n".join([*score_table(groups), "", *difference_table(groups), "", machines(main_runs)])
     pages = {readme: between(readme.read_text("utf-8"), *markers("results"), content)}
-    ablation = [*ablation_table(ablations), "", machines(ablations)] if ablations else ["Not run yet."]
+    ablation = [*ablation_table(groups, ablations), "", machines(ablations)] if ablations else ["Not run yet."]
     table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))
     pages[method] = between(text, *markers("segmentation"), "\n".join(table))

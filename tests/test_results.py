@@ -75,15 +75,20 @@ def test_content_goes_between_the_markers_and_missing_markers_are_refused():
         between("a <b> old", "<b>", "<e>", "new")
 
 
-def test_ablations_are_compared_with_the_base_of_the_same_seed():
-    def dev_run(name: str, seed: int, f1: float) -> dict:
-        config = {"output_dir": f"runs/ablation-{name}-{{seed}}"}
-        return {"seed": seed, "config": config, "dev": {"micro": {"f1": f1}}, "phases": {"stage1": {"best": 0.5}}}
+def test_ablations_are_compared_with_nerco_of_the_same_seed():
+    def dev_run(name: str, seed: int, f1: float, **phases: dict) -> dict:
+        return {"seed": seed, "config": {"output_dir": f"runs/{name}-{{seed}}"}, "dev": {"micro": {"f1": f1}}, "phases": phases}
 
-    runs = [dev_run("base", 0, 0.60), dev_run("base", 1, 0.70), dev_run("with_o", 1, 0.72), dev_run("base", 2, 0.65)]
-    base, other = ([cell.strip() for cell in line.strip("|").split("|")] for line in ablation_table(runs)[2:])
-    assert base == ["base", "65.0 ± 5.0", "", "50.0 ± 0.0", "0, 1, 2"]
-    assert other == ["with o", "72.0", "+2.0", "50.0", "1"]
+    stage1 = {"best": 0.5}
+    groups = {
+        ("weibo", "nerco"): [dev_run("weibo-nerco", seed, f1, stage1=stage1) for seed, f1 in enumerate((0.60, 0.70, 0.65, 0.1))],
+        ("weibo", "crf"): [dev_run("weibo-crf", seed, 0.5) for seed in range(5)],
+    }
+    ablations = [dev_run("ablation-with_o", 1, 0.72, stage1=stage1), dev_run("ablation-with_o", 2, 0.65, stage1=stage1)]
+    base, crf, other = ([cell.strip() for cell in line.strip("|").split("|")] for line in ablation_table(groups, ablations)[2:])
+    assert base == ["nothing (nerco)", "67.5 ± 3.5", "", "50.0 ± 0.0", "1, 2"]
+    assert crf[1:] == ["50.0 ± 0.0", "-17.5 ± 3.5", "-", "1, 2"]
+    assert other == ["with o", "68.5 ± 4.9", "+1.0 ± 1.4", "50.0 ± 0.0", "1, 2"]
 
 
 # ----------------------------------------------------------------------------------------------------- representations
