@@ -2,25 +2,44 @@
 
 Sections: config, linear-chain CRF (partition, Viterbi, marginals, span posterior), models, registration.
 Stage one trains `NercoModel` by contrast (`trainer_contrastive.py`); stage two trains `NercoForTokenClassification`.
-This file travels with the weights: everything that loading a shared model executes is here and in `pipeline_ner.py`.
+This file travels with the weights: everything that loading a shared model executes is here, in `encoder_ner.py` and `pipeline_ner.py`.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, S spans, D width.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
 try:
+    from .encoder_ner import (
+        IGNORED,
+        SafePreTrainedModel,
+        Span,
+        config_object,
+        empty_encoder,
+        encode,
+        pretrained_encoder,
+        read_encoder_config,
+    )
     from .pipeline_ner import PIPELINES, NerPipeline
 except ImportError:  # as a script's sibling, not as a module of a package
+    from encoder_ner import (
+        IGNORED,
+        SafePreTrainedModel,
+        Span,
+        config_object,
+        empty_encoder,
+        encode,
+        pretrained_encoder,
+        read_encoder_config,
+    )
     from pipeline_ner import PIPELINES, NerPipeline
 
 AUTO_MAP = {
@@ -28,7 +47,6 @@ AUTO_MAP = {
     "AutoModel": "modeling_nerco.NercoModel",
     "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
 }
-IGNORED = -100
 SMALLEST_POTENTIAL = 1e-220  # keeps every position reachable: exp(-506)
 FORBIDDEN = -1e4  # score of a transition that BIO does not allow: exp() of it is exactly 0, yet it is finite
 
@@ -59,11 +77,7 @@ class NercoConfig(PreTrainedConfig):
     max_window_tokens: int = 128
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if isinstance(self.encoder_config, dict):
-            values = dict(self.encoder_config)
-            if "model_type" not in values:
-                raise ValueError("encoder_config has no model_type: expected the config.json of an encoder")
-            self.encoder_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        self.encoder_config = config_object("encoder_config", self.encoder_config)
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()})
         super().__post_init__(**kwargs)
@@ -76,6 +90,11 @@ class NercoConfig(PreTrainedConfig):
             raise ValueError(f"label_unit is {self.label_unit!r}: expected 'token' or 'word'")
         if not isinstance(self.max_window_tokens, int) or self.max_window_tokens < 8:
             raise ValueError(f"max_window_tokens is {self.max_window_tokens!r}: expected an integer of at least 8")
+
+    @property
+    def decoding(self) -> str:
+        """Tags cannot overlap."""
+        return "flat"
 
     @property
     def labels(self) -> list[str]:
@@ -345,15 +364,6 @@ class LinearChainCRF(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------------------------- models
-class Span(NamedTuple):
-    """A mention over labelled positions, half-open; `score` is its posterior probability."""
-
-    start: int
-    end: int
-    label: str
-    score: float
-
-
 def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Move the kept positions of each row to its left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
     lengths = keep.sum(1)
@@ -363,20 +373,13 @@ def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return values.gather(1, index), lengths
 
 
-class NercoPreTrainedModel(PreTrainedModel):
+class NercoPreTrainedModel(SafePreTrainedModel):
     config_class = NercoConfig
     base_model_prefix = "nerco"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     # The Trainer must divide the loss by the number of accumulated batches: it is a mean over sentences.
     accepts_loss_kwargs = False
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`, from safetensors only: pickled weights can execute code."""
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("use_safetensors=False: pickled weights are refused; convert them to safetensors first")
-        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -391,12 +394,7 @@ class NercoModel(NercoPreTrainedModel):
 
     def __init__(self, config: NercoConfig) -> None:
         super().__init__(config)
-        if config.encoder_config is None:
-            raise ValueError("encoder_config is missing; build a new model with from_encoder(name_or_path, ...)")
-        if config.encoder_config.is_encoder_decoder:
-            raise ValueError(f"{config.encoder_config.model_type} is an encoder-decoder: expected an encoder")
-        self.encoder = AutoModel.from_config(config.encoder_config)
-        _drop_pooler(self.encoder)
+        self.encoder = empty_encoder(config.encoder_config)
         self.dropout = nn.Dropout(config.output_dropout)
         self.post_init()
 
@@ -409,23 +407,13 @@ class NercoModel(NercoPreTrainedModel):
     @classmethod
     def from_encoder(cls, name_or_path: str, **config: Any) -> "NercoModel":
         """A new model around a pretrained encoder. `config`: fields of `NercoConfig`."""
-        model = cls(NercoConfig(encoder_config=_encoder_config(name_or_path), **config))
+        model = cls(NercoConfig(encoder_config=read_encoder_config(name_or_path), **config))
         model.load_encoder(name_or_path)
         return model
 
     def load_encoder(self, name_or_path: str) -> None:
         """Replace the encoder's weights by those of a pretrained one (safetensors only)."""
-        builder = AutoModel._model_mapping[type(self.config.encoder_config)]
-        without_pooler = "add_pooling_layer" in inspect.signature(builder.__init__).parameters
-        extra = {"add_pooling_layer": False} if without_pooler else {}
-        try:
-            encoder = AutoModel.from_pretrained(name_or_path, use_safetensors=True, dtype=torch.float32, **extra)
-        except OSError as error:
-            raise ValueError(
-                f"{name_or_path}: no encoder with safetensors weights could be read (pickled weights are refused): {error}"
-            ) from error
-        _drop_pooler(encoder)
-        self.encoder = encoder
+        self.encoder = pretrained_encoder(name_or_path, self.config.encoder_config)
 
     def forward(
         self,
@@ -438,17 +426,16 @@ class NercoModel(NercoPreTrainedModel):
         output_attentions: bool | None = None,
     ) -> BaseModelOutput:
         """input_ids, attention_mask: (B, T) -> last_hidden_state (B, T, D), after the output dropout."""
-        given = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "output_hidden_states": output_hidden_states,
-            "output_attentions": output_attentions,
-        }
-        # Not every encoder knows token types or positions: hand on only what the caller gave.
-        outputs = self.encoder(**{name: value for name, value in given.items() if value is not None}, return_dict=True)
+        outputs = encode(
+            self.encoder,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         return BaseModelOutput(
             last_hidden_state=self.dropout(outputs.last_hidden_state),
             hidden_states=outputs.get("hidden_states"),
@@ -480,7 +467,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             ValueError: the labels are not BIO, or the encoder cannot be read.
         """
         check_bio_labels(labels)
-        encoder_config = _encoder_config(name_or_path)
+        encoder_config = read_encoder_config(name_or_path)
         names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
         model = cls(NercoConfig(encoder_config=encoder_config, **names, **config))
         model.nerco.load_encoder(name_or_path)
@@ -558,13 +545,14 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         return tags
 
     @torch.no_grad()
-    def decode(self, outputs: TokenClassifierOutput, word_mask: Tensor) -> list[list[Span]]:
+    def decode(self, outputs: TokenClassifierOutput, word_mask: Tensor, word_end_mask: Tensor | None = None) -> list[list[Span]]:
         """Spans of each row over its labelled positions, in order, each with its posterior probability.
 
         An orphan I-X (possible only with `constrain_transitions=False`) opens a span as B-X would; the score counts both readings.
 
         Args:
             outputs: of `forward`. word_mask: (B, T) as in `forward`.
+            word_end_mask: the last tokens of words, which BINDER's `decode` needs; a tag stands on the first one.
         """
         emissions, lengths = pack_left(outputs.logits.float().cpu(), word_mask.bool().cpu())  # (B, L, C), (B,)
         transitions, start = (scores.cpu() for scores in self.crf.scores())
@@ -606,19 +594,6 @@ def _spans_of_tags(path: Tensor, labels: Sequence[str]) -> tuple[Tensor, Tensor,
     rows, first = opens.nonzero(as_tuple=True)
     last = closes.nonzero(as_tuple=True)[1]
     return rows, first, last, types[rows, first], table
-
-
-def _encoder_config(name_or_path: str) -> PreTrainedConfig:
-    """An encoder's configuration, without the place where it lay: that would be published with the model."""
-    config = AutoConfig.from_pretrained(name_or_path)
-    config._name_or_path = ""
-    return config
-
-
-def _drop_pooler(encoder: PreTrainedModel) -> None:
-    """A sentence pooler has no use here; its idle weights would be saved and break distributed training."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
 
 
 # ---------------------------------------------------------------------------------------------------------- registration

@@ -1,7 +1,7 @@
 """Raw text -> mentions: the project's pipeline for "ner" and "token-classification", and the way texts become model inputs.
 
-Sections: label positions, windows, the pipeline. Training reads texts through the same `TextReader`, so that a model sees in
-`pipeline("ner")` exactly what it saw in training. This file travels with the weights.
+Sections: label positions, windows, the pipeline, spans of a text. Training reads texts through the same `TextReader`, so that a
+model sees in `pipeline("ner")` exactly what it saw in training. This file travels with the weights.
 
 Words: a *position* is what carries one label (a token of a character tokenizer, or the first token of a word); a *window* is a
 run of positions that fits the model. Offsets count code points, half-open.
@@ -11,7 +11,7 @@ import re
 import sys
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ PIPELINES = {
     task: {"impl": "pipeline_ner.NerPipeline", "pt": ["AutoModelForTokenClassification"], "type": "text"}
     for task in ("ner", "token-classification")
 }
+DECODINGS = ("nested", "flat")
 DEFAULT_BATCH_SIZE = 32
 WINDOWS_PER_BATCH = 16  # how many batches of windows are read ahead and sorted by length
 
@@ -47,18 +48,23 @@ def word_starts(text: str) -> set[int]:
 
 
 class Tokenized(NamedTuple):
-    """A text's tokens without special ones: `ids`; for each position its first token and its characters."""
+    """A text's tokens without special ones: `ids`; for each position its first and its last token, and its characters."""
 
     ids: list[int]
     first_token: list[int]
+    last_token: list[int]
     spans: list[tuple[int, int]]
 
 
 class Window(NamedTuple):
-    """A model input: ids with special tokens, `word_mask` marking the labelled tokens; positions [first, last) of the text."""
+    """A model input: ids with special tokens; `word_mask`, `word_end_mask` mark the first and last tokens of positions.
+
+    It holds the positions [first, last) of the text.
+    """
 
     input_ids: list[int]
     word_mask: list[bool]
+    word_end_mask: list[bool]
     first: int
     last: int
 
@@ -105,9 +111,11 @@ class TextReader:
 
     def _positions(self, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Tokenized:
         if self.label_unit == "token":
-            return Tokenized(ids, list(range(len(ids))), offsets)
+            every = list(range(len(ids)))
+            return Tokenized(ids, every, every, offsets)
         starts = word_starts(text)
         first_token: list[int] = []
+        last_token: list[int] = []
         spans: list[tuple[int, int]] = []
         for token, (start, end) in enumerate(offsets):
             while start < end and text[start].isspace():  # byte-level and SentencePiece tokens may include the space
@@ -118,23 +126,29 @@ class TextReader:
                 continue
             if start in starts and (not spans or start >= spans[-1][1]):
                 first_token.append(token)
+                last_token.append(token)
                 spans.append((start, end))
             elif spans:
+                last_token[-1] = token
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
             else:  # a token that starts inside the text's first word: its position all the same
                 first_token.append(token)
+                last_token.append(token)
                 spans.append((start, end))
-        return Tokenized(ids, first_token, spans)
+        return Tokenized(ids, first_token, last_token, spans)
 
     def window(self, text: Tokenized, first: int, last: int) -> Window:
         """Positions [first, last) as a model input. Sub-word tails beyond the capacity (one endless word) are cut."""
         begin = text.first_token[first]
         end = text.first_token[last] if last < len(text.first_token) else len(text.ids)
         ids = text.ids[begin:end][: self.capacity]
-        mask = [False] * len(ids)
+        starts = [False] * (len(self.prefix) + len(ids) + len(self.suffix))
+        ends = starts.copy()
         for token in text.first_token[first:last]:
-            mask[token - begin] = True
-        return Window(self.prefix + ids + self.suffix, [False] * len(self.prefix) + mask + [False] * len(self.suffix), first, last)
+            starts[len(self.prefix) + token - begin] = True
+        for token in text.last_token[first:last]:
+            ends[len(self.prefix) + min(token - begin, len(ids) - 1)] = True
+        return Window(self.prefix + ids + self.suffix, starts, ends, first, last)
 
     def fit(self, text: Tokenized, first: int) -> int:
         """The largest `last` such that positions [first, last) fit into one window (at least one position)."""
@@ -158,17 +172,19 @@ class TextReader:
 
 
 def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tensor]:
-    """Right-padded batch: input_ids, attention_mask, word_mask, each (B, T)."""
+    """Right-padded batch: input_ids, attention_mask, word_mask, word_end_mask, each (B, T)."""
     width = max(len(window.input_ids) for window in windows)
     ids = torch.full((len(windows), width), pad_token_id, dtype=torch.long)
     attention = torch.zeros((len(windows), width), dtype=torch.long)
-    word_mask = torch.zeros((len(windows), width), dtype=torch.bool)
+    starts = torch.zeros((len(windows), width), dtype=torch.bool)
+    ends = torch.zeros((len(windows), width), dtype=torch.bool)
     for row, window in enumerate(windows):
         length = len(window.input_ids)
         ids[row, :length] = torch.tensor(window.input_ids)
         attention[row, :length] = 1
-        word_mask[row, :length] = torch.tensor(window.word_mask)
-    return {"input_ids": ids, "attention_mask": attention, "word_mask": word_mask}
+        starts[row, :length] = torch.tensor(window.word_mask)
+        ends[row, :length] = torch.tensor(window.word_end_mask)
+    return {"input_ids": ids, "attention_mask": attention, "word_mask": starts, "word_end_mask": ends}
 
 
 # -------------------------------------------------------------------------------------------------------------- pipeline
@@ -188,6 +204,9 @@ class NerPipeline(Pipeline):
         aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so that every strategy, "none"
             included, gives mentions.
         ignore_labels: entity groups to leave out.
+        types: BINDER only: look for these entity types instead of the trained ones, {label: description} or what
+            `encode_types` gave.
+        decoding: BINDER only: "nested" or "flat" instead of the model's own.
     """
 
     _load_tokenizer = True
@@ -206,34 +225,45 @@ class NerPipeline(Pipeline):
         stride: int | None = None,
         aggregation_strategy: Any = None,
         ignore_labels: Sequence[str] | None = None,
+        types: Any = None,
+        decoding: str | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise ValueError(
-                f"unknown pipeline arguments {sorted(unknown)}: expected stride, batch_size, aggregation_strategy, ignore_labels"
+                f"unknown pipeline arguments {sorted(unknown)}: expected stride, batch_size, aggregation_strategy, ignore_labels, types, "
+                "decoding"
             )
         if isinstance(ignore_labels, str):
             raise ValueError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
+        if (types, decoding) != (None, None) and not hasattr(self.model, "encode_types"):
+            raise ValueError("types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap")
+        if decoding not in (None, *DECODINGS):
+            raise ValueError(f"decoding is {decoding!r}: expected one of {', '.join(DECODINGS)}")
+        if isinstance(types, Mapping):
+            types = self.model.encode_types(types, self.tokenizer)
         preprocess = {} if stride is None else {"stride": stride}
-        postprocess = {} if ignore_labels is None else {"ignore_labels": tuple(ignore_labels)}
-        return preprocess, {}, postprocess
+        forward = {} if types is None else {"types": types}
+        postprocess: dict[str, Any] = {} if ignore_labels is None else {"ignore_labels": tuple(ignore_labels)}
+        if decoding is not None:
+            postprocess["decoding"] = decoding
+        return preprocess, forward, postprocess
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any) -> Any:
         """See the class. `num_workers` is accepted and unused: tokenization is batched, not spread over processes."""
-        preprocess, _, postprocess = self._sanitize_parameters(**kwargs)
-        options = {**self._preprocess_params, **preprocess, **self._postprocess_params, **postprocess}
+        given = self._sanitize_parameters(**kwargs)
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        options = [{**default, **own} for default, own in zip(defaults, given, strict=True)]
         size = batch_size or self._batch_size or DEFAULT_BATCH_SIZE
         if isinstance(inputs, str):
-            return next(self._stream([inputs], size, **options))
+            return next(self._stream([inputs], size, *options))
         if isinstance(inputs, list | tuple):
-            return list(self._stream(inputs, size, **options))
+            return list(self._stream(inputs, size, *options))
         if isinstance(inputs, bytes | dict) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
             raise ValueError(f"expected a string or an iterable of strings, found {type(inputs).__name__}")
-        return self._stream(inputs, size, **options)
+        return self._stream(inputs, size, *options)
 
-    def _stream(
-        self, texts: Iterable[str], batch_size: int, stride: int | None = None, ignore_labels: Sequence[str] = ()
-    ) -> Iterator[list[dict]]:
+    def _stream(self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict) -> Iterator[list[dict]]:
         """Results in input order; windows of a buffer of texts run sorted by length, so that little padding is computed."""
         iterator = enumerate(texts)
         while buffer := list(islice(iterator, batch_size * WINDOWS_PER_BATCH)):
@@ -241,19 +271,19 @@ class NerPipeline(Pipeline):
                 if not isinstance(text, str):
                     raise ValueError(f"text {number}: expected a string, found {type(text).__name__}")
             plain = [text for _, text in buffer]
-            prepared = self.preprocess(plain, stride=stride)
+            prepared = self.preprocess(plain, **reading)
             windows = [window for _, own in prepared for window in own]
             order = sorted(range(len(windows)), key=lambda i: -len(windows[i].input_ids))
             spans: list[list] = [[] for _ in windows]
             for begin in range(0, len(order), batch_size):
                 batch = order[begin : begin + batch_size]
                 with torch.inference_mode():
-                    decoded = self._forward(pad_windows([windows[i] for i in batch], self.tokenizer.pad_token_id or 0))
+                    decoded = self._forward(pad_windows([windows[i] for i in batch], self.tokenizer.pad_token_id or 0), **forward)
                 for i, found in zip(batch, decoded, strict=True):
                     spans[i] = found
             rest = iter(spans)
             for text, (tokenized, own) in zip(plain, prepared, strict=True):
-                yield self.postprocess((text, tokenized, own, list(islice(rest, len(own)))), ignore_labels=ignore_labels)
+                yield self.postprocess((text, tokenized, own, list(islice(rest, len(own)))), **writing)
 
     def preprocess(self, input_: Sequence[str], stride: int | None = None) -> list[tuple[Tokenized, list[Window]]]:
         """Texts -> tokens and windows."""
@@ -262,55 +292,66 @@ class NerPipeline(Pipeline):
             raise ValueError(f"stride is {stride}: expected 0 to {self.reader.capacity - 1} tokens of overlap")
         return [(text, self.reader.overlapping_windows(text, overlap)) for text in self.reader.tokenize(input_)]
 
-    def _forward(self, input_tensors: dict[str, Tensor], **_: Any) -> list[list]:
+    def _forward(self, input_tensors: dict[str, Tensor], **options: Any) -> list[list]:
         """A padded batch of windows -> spans over each window's positions."""
         inputs = {name: tensor.to(self.device) for name, tensor in input_tensors.items()}
-        word_mask = inputs.pop("word_mask")
-        return self.model.decode(self.model(**inputs), word_mask)
+        word_mask, word_end_mask = inputs.pop("word_mask"), inputs.pop("word_end_mask")
+        return self.model.decode(self.model(**inputs), word_mask, word_end_mask, **options)
 
-    def postprocess(self, model_outputs: tuple, ignore_labels: Sequence[str] = ()) -> list[dict]:
+    def postprocess(self, model_outputs: tuple, ignore_labels: Sequence[str] = (), decoding: str | None = None) -> list[dict]:
         """Spans of a text's windows -> mentions in order of their offsets."""
         text, tokenized, windows, spans = model_outputs
+        found = merge_windows(windows, spans)
+        if (decoding or self.model.config.decoding) == "flat":
+            found = flat_spans(found)
         mentions = []
-        for first, last, label, score in merge_windows(windows, spans):
+        for first, last, label, score in found:
             start, end = tokenized.spans[first][0], tokenized.spans[last - 1][1]
             if label not in ignore_labels:
                 mentions.append({"entity_group": label, "score": float(score), "word": text[start:end], "start": start, "end": end})
         return mentions
 
 
-def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -> list[tuple[int, int, str, float]]:
+Found = tuple[int, int, str, float]  # a span over positions: first, last (half-open), label, score
+
+
+def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -> list[Found]:
     """Spans over a text's positions from the spans of its windows: (first, last, label, score), in order.
 
     A span in the overlap of [a, b) and [c, d) belongs to the first window if it lies farther from b than from c, that is if
-    first + last <= b + c: a rule on the span's middle, so that consecutive windows share the text out between them. Where two
-    windows then give mentions that overlap each other, the more probable one stays.
+    first + last <= b + c: a rule on the span's middle, so that consecutive windows share the text out between them. Spans of
+    different windows may overlap each other.
     """
     if not windows:
         return []
-    if len(windows) == 1:
-        return [(span[0], span[1], span[2], span[3]) for span in spans[0]]
     limits = [window.last + following.first for window, following in pairwise(windows)]
     lower, upper = [float("-inf"), *limits], [*limits, float("inf")]
-    owned = [
+    return sorted(
         (first + window.first, last + window.first, label, score)
         for window, low, high, own in zip(windows, lower, upper, spans, strict=True)
         for first, last, label, score in own
         if low < first + last + 2 * window.first <= high
-    ]
-    kept: list[tuple[int, int, str, float]] = []
-    cluster: list[tuple[int, int, str, float]] = []  # mentions that overlap, directly or through others
-    for span in sorted(owned):
+    )
+
+
+def flat_spans(spans: Sequence[Found]) -> list[Found]:
+    """Spans without overlap: by falling score, each unless it overlaps one that stays; in order.
+
+    >>> flat_spans([(0, 2, "GPE", 0.6), (0, 4, "ORG", 0.9), (4, 5, "PER", 0.5)])
+    [(0, 4, 'ORG', 0.9), (4, 5, 'PER', 0.5)]
+    """
+    kept: list[Found] = []
+    cluster: list[Found] = []  # spans that overlap, directly or through others
+    for span in sorted(spans):
         if cluster and span[0] >= max(other[1] for other in cluster):
-            kept += _most_probable(cluster)
+            kept += _best_first(cluster)
             cluster = []
         cluster.append(span)
-    return kept + _most_probable(cluster)
+    return kept + _best_first(cluster)
 
 
-def _most_probable(cluster: Sequence[tuple[int, int, str, float]]) -> list[tuple[int, int, str, float]]:
-    """The mentions that stay where some overlap: by falling score, each unless it overlaps one that stays; in order."""
-    stay: list[tuple[int, int, str, float]] = []
+def _best_first(cluster: Sequence[Found]) -> list[Found]:
+    stay: list[Found] = []
     for span in sorted(cluster, key=lambda span: -span[3]):
         if all(span[1] <= other[0] or other[1] <= span[0] for other in stay):
             stay.append(span)

@@ -19,7 +19,7 @@ from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, dyn
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_nerco import NercoConfig, NercoForTokenClassification
-from pipeline_ner import NerPipeline, TextReader, Tokenized, Window, merge_windows, word_starts
+from pipeline_ner import NerPipeline, TextReader, Tokenized, Window, flat_spans, merge_windows, word_starts
 
 READ_AHEAD = 16  # batches
 PIECES = [
@@ -317,7 +317,8 @@ def test_windows_cover_every_position_and_overlap(character_tok: PreTrainedToken
     gaps = data.draw(st.lists(st.integers(1, 9) | st.just(40), max_size=40))  # tokens of each word
     lead = data.draw(st.integers(0, 3))  # tokens before the first word
     first_token = list(itertools.accumulate(gaps[:-1], initial=lead)) if gaps else []
-    text = Tokenized(list(range(100, 100 + lead + sum(gaps))), first_token, [(i, i + 1) for i in range(len(gaps))])
+    last_token = [token + gap - 1 for token, gap in zip(first_token, gaps, strict=True)]
+    text = Tokenized(list(range(100, 100 + lead + sum(gaps))), first_token, last_token, [(i, i + 1) for i in range(len(gaps))])
     windows = reader.overlapping_windows(text, overlap)
 
     assert sorted({p for w in windows for p in range(w.first, w.last)}) == list(range(len(gaps)))
@@ -325,6 +326,9 @@ def test_windows_cover_every_position_and_overlap(character_tok: PreTrainedToken
         assert len(window.input_ids) == len(window.word_mask) <= reader.capacity + 2
         marked = [token for token, is_first in zip(window.input_ids, window.word_mask, strict=True) if is_first]
         assert marked == [100 + token for token in first_token[window.first : window.last]]
+        marked = [token for token, is_last in zip(window.input_ids, window.word_end_mask, strict=True) if is_last]
+        seen = 100 + first_token[window.first] + reader.capacity - 1  # the last token of a word that is cut
+        assert marked == [min(100 + token, seen) for token in last_token[window.first : window.last]]
     for window, following in itertools.pairwise(windows):
         assert window.first < following.first <= window.last <= following.last
         shared = first_token[window.last] - first_token[following.first]
@@ -336,7 +340,8 @@ def test_no_window_lies_inside_the_one_before(character_tok: PreTrainedTokenizer
     """It would only decide mentions at its right edge with less context on their left."""
     reader = TextReader(character_tok, label_unit="token", max_window_tokens=14)
     words = [1] * 12 + [40]
-    text = Tokenized(list(range(52)), list(itertools.accumulate(words[:-1], initial=0)), [(i, i + 1) for i in range(13)])
+    first_token = list(itertools.accumulate(words[:-1], initial=0))
+    text = Tokenized(list(range(52)), first_token, [*range(12), 51], [(i, i + 1) for i in range(13)])
     assert [(w.first, w.last) for w in reader.overlapping_windows(text, 4)] == [(0, 12), (12, 13)]
 
 
@@ -382,7 +387,7 @@ def test_a_window_without_room_beside_the_special_tokens_is_refused(character_to
 
 # ---------------------------------------------------------------------------------------------------------------- merge
 def window(first: int, last: int) -> Window:
-    return Window([], [], first, last)
+    return Window([], [], [], first, last)
 
 
 PAIR = [window(0, 10), window(6, 16)]  # share 6..9; a span belongs to the first while first + last <= 16
@@ -404,19 +409,25 @@ PAIR = [window(0, 10), window(6, 16)]  # share 6..9; a span belongs to the first
     ],
 )
 def test_the_window_in_which_a_mention_is_farther_from_the_edge_decides(left: list, right: list, expected: list) -> None:
-    assert merge_windows(PAIR, [left, right]) == expected
+    assert flat_spans(merge_windows(PAIR, [left, right])) == expected
 
 
 def test_a_mention_stays_when_the_one_that_beat_it_is_beaten() -> None:
     left = [(0, 5, "P", 0.5), (6, 8, "P", 0.95)]
     right = [(0, 16, "P", 0.9)]  # positions 4..20: overlaps both
-    assert merge_windows([window(0, 12), window(4, 24)], [left, right]) == left
+    assert flat_spans(merge_windows([window(0, 12), window(4, 24)], [left, right])) == left
 
 
 def test_one_window_or_none_is_taken_as_it_is() -> None:
     spans = [(0, 2, "P", 0.1), (2, 3, "Q", 0.2)]
     assert merge_windows([window(0, 4)], [spans]) == spans
     assert merge_windows([], []) == []
+    assert flat_spans([]) == []
+
+
+def test_nested_mentions_of_two_windows_all_stay() -> None:
+    left, right = [(5, 8, "P", 0.6), (6, 7, "Q", 0.9)], [(1, 6, "P", 0.9)]
+    assert merge_windows(PAIR, [left, right]) == [(5, 8, "P", 0.6), (6, 7, "Q", 0.9), (7, 12, "P", 0.9)]
 
 
 @settings(deadline=None, max_examples=200)
@@ -429,7 +440,7 @@ def test_merged_mentions_are_ordered_and_never_overlap(data: st.DataObject) -> N
     for _ in windows:
         edges = sorted(data.draw(st.sets(st.integers(0, size), max_size=6)))
         spans.append([(a, b, "P", data.draw(score)) for a, b in zip(edges[::2], edges[1::2], strict=False)])
-    merged = merge_windows(windows, spans)
+    merged = flat_spans(merge_windows(windows, spans))
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(merged))
     seen = {(a + w.first, b + w.first, label, p) for w, own in zip(windows, spans, strict=True) for a, b, label, p in own}
     assert set(merged) <= seen

@@ -1,0 +1,88 @@
+"""What both models share: safe loading, the pretrained encoder, the span that a model finds. Travels with the weights."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+IGNORED = -100
+
+
+class Span(NamedTuple):
+    """A mention over labelled positions, half-open; `score` lies in [0, 1]: what it means is the model's to say."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+
+
+class SafePreTrainedModel(PreTrainedModel):
+    """A `PreTrainedModel` that is loaded from safetensors only."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, from safetensors only: pickled weights can execute code."""
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors=False: pickled weights are refused; convert them to safetensors first")
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+
+
+def config_object(name: str, value: Any) -> Any:
+    """An encoder's configuration as an object, from the dictionary that config.json holds; other values as they are."""
+    if not isinstance(value, dict):
+        return value
+    values = dict(value)
+    if "model_type" not in values:
+        raise ValueError(f"{name} has no model_type: expected the config.json of an encoder")
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def read_encoder_config(name_or_path: str) -> PreTrainedConfig:
+    """An encoder's configuration, without the place where it lay: that would be published with the model."""
+    config = AutoConfig.from_pretrained(name_or_path)
+    config._name_or_path = ""
+    return config
+
+
+def check_encoder_config(config: Any) -> None:
+    """Raise ValueError unless it is the configuration of an encoder-only model."""
+    if config is None:
+        raise ValueError("encoder_config is missing; build a new model with from_encoder(name_or_path, ...) or from_encoders(...)")
+    if config.is_encoder_decoder:
+        raise ValueError(f"{config.model_type} is an encoder-decoder: expected an encoder")
+
+
+def empty_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder without pretrained weights, without pooler."""
+    check_encoder_config(config)
+    return without_pooler(AutoModel.from_config(config))
+
+
+def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """A pretrained encoder in float32, from safetensors only, without pooler. ValueError if it cannot be read."""
+    builder = AutoModel._model_mapping[type(config)]
+    has_switch = "add_pooling_layer" in inspect.signature(builder.__init__).parameters
+    extra = {"add_pooling_layer": False} if has_switch else {}
+    try:
+        encoder = AutoModel.from_pretrained(name_or_path, use_safetensors=True, dtype=torch.float32, **extra)
+    except OSError as error:
+        raise ValueError(
+            f"{name_or_path}: no encoder with safetensors weights could be read (pickled weights are refused): {error}"
+        ) from error
+    return without_pooler(encoder)
+
+
+def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
+    """A sentence pooler has no use here; its idle weights would be saved and break distributed training."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
+def encode(encoder: PreTrainedModel, **given: Tensor | bool | None) -> BaseModelOutput:
+    """The encoder's output. Not every encoder knows token types or positions: only what the caller gave is handed on."""
+    return encoder(**{name: value for name, value in given.items() if value is not None}, return_dict=True)
