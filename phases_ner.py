@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, EarlyStoppingCallback, Trainer, Training
 
 from checkpoints_ner import GracefulStop, Stopwatch, checkpoints, full_disk_explained, newest_checkpoint, resume
 from config_ner import RunConfig, is_first_process
-from data_ner import FeatureCollator, fresh_folder, move_folder, tags_to_spans, write_json
+from data_ner import fresh_folder, move_folder, tags_to_spans, write_json
+from features_ner import TagCollator
 from losses_contrastive import semantic_classes
 from metrics_ner import span_scores
 from modeling_nerco import NercoForTokenClassification, NercoModel
@@ -34,8 +35,8 @@ class Task:
     features: dict[str, list[dict]]
 
     @property
-    def collator(self) -> FeatureCollator:
-        return FeatureCollator(AutoTokenizer.from_pretrained(self.encoder).pad_token_id or 0)
+    def collator(self) -> TagCollator:
+        return TagCollator(AutoTokenizer.from_pretrained(self.encoder).pad_token_id or 0)
 
     @property
     def model_fields(self) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 from config_ner import PHASES, ConfigError, RunConfig, convert, expand, is_first_process, load_config
 from data_ner import (
-    AlignReport,
     DataError,
     Layout,
     Mention,
@@ -44,7 +43,6 @@ from data_ner import (
     read_lines,
     read_records,
     split_tag,
-    training_features,
     write_json,
     write_records,
 )
@@ -53,6 +51,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
     from transformers import PreTrainedTokenizerBase
 
+    from features_ner import AlignReport
     from phases_ner import Task
     from pipeline_ner import NerPipeline
 
@@ -171,7 +170,7 @@ def command_train(config: RunConfig) -> int:
     return 0
 
 
-def prepare(config: RunConfig) -> tuple["Task", Data, dict[str, AlignReport]]:
+def prepare(config: RunConfig) -> tuple["Task", Data, dict[str, "AlignReport"]]:
     """Read the data, write the resolved configuration, make the encoder ready."""
     quiet_libraries()
     data = load_data(config)
@@ -185,7 +184,7 @@ def prepare(config: RunConfig) -> tuple["Task", Data, dict[str, AlignReport]]:
     return Task(config, data.labels, label_unit, encoder, features), data, alignment
 
 
-def finish(task: "Task", data: Data, alignment: dict[str, AlignReport], trained: Path) -> None:
+def finish(task: "Task", data: Data, alignment: dict[str, "AlignReport"], trained: Path) -> None:
     """Measure the trained model and leave it, its card, the plots and `metrics.json`, which says that the run is complete."""
     from hub_ner import write_card
 
@@ -315,13 +314,14 @@ def is_chinese(records: Sequence[Record]) -> bool:
 
 def build_features(
     config: RunConfig, data: Data, tokenizer: "PreTrainedTokenizerBase", label_unit: str
-) -> tuple[dict[str, list[dict]], dict[str, AlignReport]]:
+) -> tuple[dict[str, list[dict]], dict[str, "AlignReport"]]:
+    from features_ner import tag_features
     from pipeline_ner import TextReader
 
     reader = TextReader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
     features, reports = {}, {}
     for split in ("train", "dev"):
-        features[split], reports[split] = training_features(data.records[split], reader, data.labels)
+        features[split], reports[split] = tag_features(data.records[split], reader, data.labels)
         print(f"{split}: {reports[split]}")
         if not reports[split].mentions:
             there = sum(len(record.entities) for record in data.records[split])
@@ -362,7 +362,7 @@ def assemble_model(trained: Path, encoder: str, run_dir: Path) -> Path:
     return folder
 
 
-def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str, AlignReport]) -> dict[str, Any]:
+def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str, "AlignReport"]) -> dict[str, Any]:
     """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
     pipeline = load_pipeline(model_dir)
     splits = [split for split in ("dev", "test") if split in data.records]

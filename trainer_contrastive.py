@@ -1,7 +1,7 @@
 """Stage one of NerCo: a Trainer that pulls together encoded tokens of one entity type and pushes apart the rest.
 
 Sections: arguments, batches, batch-independent criteria (k-NN, prototypes), the Trainer.
-The model is a `NercoModel` (any model whose output has `last_hidden_state` will do); the data are `data_ner.training_features`.
+The model is a `NercoModel` (any model whose output has `last_hidden_state` will do); the data are `features_ner.tag_features`.
 
 Gradient accumulation does not enlarge a contrastive batch: k accumulated batches are k separate contrasts. Raise the batch size instead.
 """

@@ -13,7 +13,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed  # noqa: E402
 
-from data_ner import FeatureCollator, Mention, Record, training_features  # noqa: E402
+from data_ner import Mention, Record  # noqa: E402
+from features_ner import TagCollator, tag_features  # noqa: E402
 from losses_contrastive import semantic_classes  # noqa: E402
 from modeling_nerco import NercoForTokenClassification, NercoModel  # noqa: E402
 from phases_ner import tag_scores  # noqa: E402
@@ -54,7 +55,7 @@ def records(case: str) -> list[Record]:
 
 def features(case: str, encoder: str) -> list[dict]:
     reader = TextReader(AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64)
-    return training_features(records(case), reader, LABELS)[0]
+    return tag_features(records(case), reader, LABELS)[0]
 
 
 def shared(output: Path) -> dict:
@@ -82,7 +83,7 @@ def without_dropout(model):
 
 
 def main(encoder: str, output: Path) -> None:
-    collator = FeatureCollator(0)
+    collator = TagCollator(0)
     gradients, metrics = {}, {}
     classes = semantic_classes(LABELS)
     for case, options in CASES.items():

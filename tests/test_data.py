@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from data_ner import (
     SCHEMES,
     DataError,
-    FeatureCollator,
     Layout,
     Mention,
     Record,
@@ -29,10 +28,10 @@ from data_ner import (
     spans_to_tags,
     tag_layers,
     tags_to_spans,
-    training_features,
     write_json,
     write_records,
 )
+from features_ner import TagCollator, tag_features
 from pipeline_ner import TextReader
 
 DATA = Path(os.environ.get("NER_DATA", ROOT / "data"))
@@ -751,7 +750,7 @@ def test_label_and_type_lists() -> None:
 
 def test_short_text_is_one_window(character_tok: PreTrainedTokenizerFast) -> None:
     record = Record("r", "去北京吧", [Mention(1, 3, "ORG")])
-    (feature,), report = training_features([record], text_reader(character_tok), LABELS)
+    (feature,), report = tag_features([record], text_reader(character_tok), LABELS)
     assert feature["input_ids"] == character_tok("去北京吧")["input_ids"]
     assert feature["word_mask"] == [False, True, True, True, True, False]
     b, i = LABELS.index("B-ORG"), LABELS.index("I-ORG")
@@ -760,9 +759,9 @@ def test_short_text_is_one_window(character_tok: PreTrainedTokenizerFast) -> Non
 
 
 def test_no_text_gives_no_window(character_tok: PreTrainedTokenizerFast) -> None:
-    features, report = training_features([Record("r", "")], text_reader(character_tok), LABELS)
+    features, report = tag_features([Record("r", "")], text_reader(character_tok), LABELS)
     assert (features, report.sentences, report.windows) == ([], 1, 0)
-    assert training_features([], text_reader(character_tok), LABELS)[0] == []
+    assert tag_features([], text_reader(character_tok), LABELS)[0] == []
 
 
 @pytest.mark.parametrize("label_unit", ["token", "word"])
@@ -770,7 +769,7 @@ def test_no_text_gives_no_window(character_tok: PreTrainedTokenizerFast) -> None
 @given(st.text(CHARACTERS, max_size=60))
 def test_windows_cover_each_position_once(character_tok: PreTrainedTokenizerFast, label_unit: str, text: str) -> None:
     reader = text_reader(character_tok, label_unit)
-    features, _ = training_features([Record("r", text)], reader, LABELS)
+    features, _ = tag_features([Record("r", text)], reader, LABELS)
     whole = reader.tokenize([text])[0]
     labelled = [id_ for f in features for id_, is_word in zip(f["input_ids"], f["word_mask"], strict=True) if is_word]
     assert labelled == [whole.ids[token] for token in whole.first_token]
@@ -784,7 +783,7 @@ def test_windows_cover_each_position_once(character_tok: PreTrainedTokenizerFast
 def test_windows_cut_no_mention_that_fits(character_tok: PreTrainedTokenizerFast, segmentation: tuple[list[Span], int]) -> None:
     spans, length = segmentation
     record = Record("r", ("北京。大，学" * length)[:length], [Mention(*span) for span in spans])
-    features, report = training_features([record], text_reader(character_tok), LABELS)
+    features, report = tag_features([record], text_reader(character_tok), LABELS)
     tags = window_tags(features)
     assert [t for window in tags for t in window] == tag(spans, length, "BIO")
     assert not any(window[0].startswith("I-") for window in tags)
@@ -802,19 +801,19 @@ def test_windows_cut_no_mention_that_fits(character_tok: PreTrainedTokenizerFast
     ],
 )
 def test_windows_end_at_punctuation_where_they_can(character_tok: PreTrainedTokenizerFast, text: str, first: str) -> None:
-    features, _ = training_features([Record("r", text)], text_reader(character_tok), LABELS)
+    features, _ = tag_features([Record("r", text)], text_reader(character_tok), LABELS)
     assert window_texts(features, character_tok) == [first, text.removeprefix(first)]
 
 
 def test_windows_do_not_end_at_punctuation_inside_a_mention(character_tok: PreTrainedTokenizerFast) -> None:
     record = Record("r", "一二三四五六七。九十一二三", [Mention(6, 9, "ORG")])
-    features, _ = training_features([record], text_reader(character_tok), LABELS)
+    features, _ = tag_features([record], text_reader(character_tok), LABELS)
     assert window_texts(features, character_tok) == ["一二三四五六七。九十", "一二三"]
 
 
 def test_a_mention_longer_than_the_window_is_cut_and_counted_once(character_tok: PreTrainedTokenizerFast) -> None:
     record = Record("r", "一二三" + "四" * 25 + "五六", [Mention(3, 28, "ORG"), Mention(28, 30, "PER")])
-    features, report = training_features([record], text_reader(character_tok), LABELS)
+    features, report = tag_features([record], text_reader(character_tok), LABELS)
     assert [len(tags) for tags in window_tags(features)] == [3, 10, 10, 7]
     # Each window is BIO by itself: a constrained CRF allows no first I-.
     piece = ["B-ORG"] + ["I-ORG"] * 9
@@ -825,7 +824,7 @@ def test_a_mention_longer_than_the_window_is_cut_and_counted_once(character_tok:
 
 def test_of_overlapping_mentions_the_outermost_is_learned_and_the_rest_counted(character_tok: PreTrainedTokenizerFast) -> None:
     mentions = [Mention(0, 2, "PER"), Mention(0, 4, "ORG"), Mention(3, 5, "PER"), Mention(5, 6, "PER")]
-    features, report = training_features([Record("r", "北京大学生人", mentions)], text_reader(character_tok), LABELS)
+    features, report = tag_features([Record("r", "北京大学生人", mentions)], text_reader(character_tok), LABELS)
     assert window_tags(features) == [["B-ORG", "I-ORG", "I-ORG", "I-ORG", "O", "B-PER"]]
     assert (report.mentions, report.overlapping) == (2, 2)
 
@@ -833,15 +832,15 @@ def test_of_overlapping_mentions_the_outermost_is_learned_and_the_rest_counted(c
 def test_a_mention_inside_a_word_is_misaligned_and_counted(character_tok: PreTrainedTokenizerFast) -> None:
     record = Record("r", "the UKs 北京", [Mention(4, 6, "ORG"), Mention(8, 10, "PER")])
     reader = text_reader(character_tok, "word")
-    features, report = training_features([record], reader, LABELS)
+    features, report = tag_features([record], reader, LABELS)
     assert window_tags(features) == [["O", "O", "B-PER", "I-PER"]]
     assert (report.mentions, report.misaligned) == (1, 1)
-    assert training_features([record], text_reader(character_tok), LABELS)[1].misaligned == 0
+    assert tag_features([record], text_reader(character_tok), LABELS)[1].misaligned == 0
 
 
 def test_unknown_entity_type_is_refused(character_tok: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match=r"record 'r': entity type 'GPE' is unknown .*ORG"):
-        training_features([Record("r", "北京", [Mention(0, 2, "GPE")])], text_reader(character_tok), LABELS)
+        tag_features([Record("r", "北京", [Mention(0, 2, "GPE")])], text_reader(character_tok), LABELS)
 
 
 def test_collator_pads_to_the_longest_row() -> None:
@@ -849,7 +848,7 @@ def test_collator_pads_to_the_longest_row() -> None:
         {"input_ids": [2, 7, 8, 3], "word_mask": [False, True, True, False], "labels": [-100, 0, 1, -100]},
         {"input_ids": [2, 9, 3], "word_mask": [False, True, False], "labels": [-100, 2, -100]},
     ]
-    batch = FeatureCollator(pad_token_id=5)(features)
+    batch = TagCollator(pad_token_id=5)(features)
     assert {name: tensor.shape for name, tensor in batch.items()} == dict.fromkeys(
         ("input_ids", "attention_mask", "word_mask", "labels"), torch.Size([2, 4])
     )

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
-from data_ner import FeatureCollator, Mention, Record, training_features
+from data_ner import Mention, Record
+from features_ner import TagCollator, tag_features
 from losses_contrastive import pairwise_contrastive_loss, semantic_classes
 from modeling_nerco import NercoForTokenClassification, NercoModel
 from pipeline_ner import TextReader
@@ -103,7 +104,7 @@ def features(tokenizer: PreTrainedTokenizerFast, count: int = 24) -> list[dict]:
     records = [
         Record(str(i), f"张三{'又' * (i % 3)}去华为了", [Mention(0, 2, "PER"), Mention(3 + i % 3, 5 + i % 3, "ORG")]) for i in range(count)
     ]
-    return training_features(records, TextReader(tokenizer, label_unit="token", max_window_tokens=64), LABELS)[0]
+    return tag_features(records, TextReader(tokenizer, label_unit="token", max_window_tokens=64), LABELS)[0]
 
 
 def make_trainer(tiny_encoder: Path, tokenizer: PreTrainedTokenizerFast, output: Path, **arguments) -> ContrastiveTrainer:
@@ -126,7 +127,7 @@ def make_trainer(tiny_encoder: Path, tokenizer: PreTrainedTokenizerFast, output:
         args=ContrastiveTrainingArguments(output_dir=str(output), **{**defaults, **arguments}),
         train_dataset=data,
         eval_dataset=data[:8],
-        data_collator=FeatureCollator(tokenizer.pad_token_id),
+        data_collator=TagCollator(tokenizer.pad_token_id),
         label_classes=semantic_classes(LABELS),
     )
 
@@ -362,7 +363,7 @@ def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(tiny_encoder, cha
         model=model,
         args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False),
         train_dataset=data,
-        data_collator=FeatureCollator(character_tok.pad_token_id),
+        data_collator=TagCollator(character_tok.pad_token_id),
         label_classes=semantic_classes(LABELS),
         weight=0.3,
         temperature=0.1,
