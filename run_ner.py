@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The command line: train, evaluate, predict, inspect. Each step is one function; heavy imports wait until they are needed.
+"""The command line: train, evaluate, predict, annotate, dictionary, inspect. Each step is one function; heavy imports wait.
 
 python run_ner.py train configs/demo.yaml [key=value ...]
 python run_ner.py evaluate MODEL_DIR FILE [--train FILE]
 python run_ner.py predict MODEL_DIR [FILE]
+python run_ner.py annotate [FILE] --dictionary FILE
+python run_ner.py dictionary FILE [FILE ...] --output FILE
 python run_ner.py inspect FILE [FILE ...]
 """
 
@@ -25,6 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from annotate_ner import annotate, build_dictionary, read_dictionary
 from config_ner import PHASES, ConfigError, RunConfig, convert, expand, is_first_process, load_config
 from data_ner import (
     DataError,
@@ -108,6 +111,26 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
     add_layout_options(command, formats=("auto", "text", "jsonl", "columns", "cluener"))
     command.set_defaults(command=command_predict)
+
+    command = commands.add_parser("annotate", help="label text with the terms of a dictionary")
+    command.add_argument("file", nargs="?", default="-", help="as for predict; given mentions are replaced, and scored against")
+    command.add_argument("--dictionary", required=True, metavar="FILE", help="a term, a tab and an entity type a line; # starts a comment")
+    command.add_argument("--output", default="-", help="output file, - for standard output")
+    command.add_argument(
+        "--output_format", choices=("jsonl", "columns", "same"), default="jsonl", help="JSONL, columns, or the input's format"
+    )
+    command.add_argument("--min_length", type=int, default=1, help="leave out terms of fewer characters [1]")
+    command.add_argument("--fold_case", choices=("true", "false"), default="true", help="ignore case [true]")
+    command.add_argument("--fold_width", choices=("true", "false"), default="true", help="full-width and half-width are the same [true]")
+    add_layout_options(command, formats=("auto", "text", "jsonl", "columns", "cluener"))
+    command.set_defaults(command=command_annotate)
+
+    command = commands.add_parser("dictionary", help="write the mentions of annotated files as a dictionary for annotate")
+    command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
+    command.add_argument("--output", required=True, metavar="FILE", help="the dictionary")
+    command.add_argument("--min_count", type=int, default=1, help="leave out what is a mention fewer times [1]")
+    add_layout_options(command)
+    command.set_defaults(command=command_dictionary)
 
     command = commands.add_parser("inspect", help="report what annotated files hold")
     command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
@@ -590,6 +613,19 @@ def command_predict(arguments: argparse.Namespace) -> int:
     """Tag a file or standard input; with a file named by --output, it appears complete or not at all."""
     if arguments.batch_size < 1:
         raise ConfigError(f"batch_size is {arguments.batch_size}: expected at least 1")
+    records, kind, scheme = input_records(arguments)
+    pipeline = load_pipeline(arguments.model)
+    predictions = pipeline((record.text for record in records), batch_size=arguments.batch_size)
+    tagged = [
+        Record(record.id, record.text, mentions_of(found), record.doc, record.tokens)
+        for record, found in zip(records, predictions, strict=True)
+    ]
+    write_output(tagged, kind, scheme, arguments)
+    return 0
+
+
+def input_records(arguments: argparse.Namespace) -> tuple[list[Record], str, str]:
+    """The texts of a file or standard input (-), their format, and the tag scheme to write."""
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.file
         if path == "-":  # the readers of annotated formats read files
@@ -600,13 +636,14 @@ def command_predict(arguments: argparse.Namespace) -> int:
             records, scheme = read_inputs(path, kind, arguments)
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
-    pipeline = load_pipeline(arguments.model)
-    predictions = pipeline((record.text for record in records), batch_size=arguments.batch_size)
-    tagged = [
-        Record(record.id, record.text, mentions_of(found), record.doc, record.tokens)
-        for record, found in zip(records, predictions, strict=True)
-    ]
-    output_format = kind if arguments.output_format == "same" and kind != "text" else "jsonl"
+    return records, kind, scheme
+
+
+def write_output(tagged: Sequence[Record], kind: str, scheme: str, arguments: argparse.Namespace) -> None:
+    """Write records to a file or standard output (-); `kind` is the format of the input."""
+    output_format = arguments.output_format
+    if output_format == "same":
+        output_format = "jsonl" if kind == "text" else kind
     if output_format == "columns":
         dropped = sum(map(keep_aligned, tagged))
         if dropped:
@@ -615,7 +652,6 @@ def command_predict(arguments: argparse.Namespace) -> int:
         sys.stdout.writelines(format_records(tagged, output_format, scheme))
     else:
         write_records(tagged, arguments.output, output_format, scheme)
-    return 0
 
 
 def input_format(path: str) -> str:
@@ -638,6 +674,8 @@ def read_inputs(path: str, kind: str, arguments: argparse.Namespace) -> tuple[li
         rows = [line for _, line in read_lines(path)]
         return [Record(str(number), row) for number, row in enumerate(rows, start=1)], "BIO"
     records, report = read_records(path, layout_of(argparse.Namespace(**{**vars(arguments), "format": kind})))
+    if report.repaired_tags:
+        print(f"{report.repaired_tags} tags of the input repaired", file=sys.stderr)
     return records, report.scheme or "BIO"
 
 
@@ -649,6 +687,25 @@ def keep_aligned(record: Record) -> int:
     dropped = len(record.entities) - len(kept)
     record.entities = kept
     return dropped
+
+
+# ------------------------------------------------------------------------------------------------------------- annotate
+def command_annotate(arguments: argparse.Namespace) -> int:
+    """Label texts with a dictionary; the report goes to standard error."""
+    folding = {name: getattr(arguments, name) == "true" for name in ("fold_case", "fold_width")}
+    dictionary = read_dictionary(expand(arguments.dictionary), min_length=arguments.min_length, **folding)
+    records, kind, scheme = input_records(arguments)
+    labelled, report = annotate(records, dictionary, give_words=arguments.output_format == "columns")
+    table = f"\nagainst the given mentions\n{score_table({'': report.scores})}" if report.scores else ""
+    print(f"{report}{table}", file=sys.stderr)
+    write_output(labelled, kind, scheme, arguments)
+    return 0
+
+
+def command_dictionary(arguments: argparse.Namespace) -> int:
+    files = [expand(name) for name in arguments.files]
+    print(build_dictionary(files, arguments.output, layout_of(arguments), min_count=arguments.min_count), file=sys.stderr)
+    return 0
 
 
 # --------------------------------------------------------------------------------------------------------------- inspect
