@@ -1,5 +1,6 @@
 """A run's configuration: a light dataclass read from YAML and `key=value`, validated before anything heavy is imported."""
 
+import argparse
 import os
 import re
 import types
@@ -8,7 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-METHODS = ("ce", "crf", "nerco")
+from data_ner import Layout
+
+METHODS = ("ce", "crf", "nerco", "binder")
 PHASES = ("stage1", "head", "full")
 
 
@@ -22,10 +25,10 @@ def option(default: Any, help: str) -> Any:
 
 @dataclass
 class RunConfig:
-    """Everything that a training run depends on. Defaults marked (paper) are NerCo's, section 4 and released code."""
+    """Everything that a training run depends on. Defaults marked (paper) are NerCo's, section 4 and code; (BINDER): of its paper."""
 
     output_dir: str = option("runs/{method}-{seed}", "run directory; {method} and {seed} are filled in")
-    method: str = option("nerco", "ce (independent tags), crf, or nerco (contrastive stage one, then crf)")
+    method: str = option("nerco", "ce (independent tags), crf, nerco (contrastive stage one, then crf), or binder (by descriptions)")
     seed: int = option(0, "seed of weights, dropout and batches")
 
     encoder: str = option("encoders/zh-char-mini", "folder or Hub name of an encoder with safetensors weights")
@@ -66,16 +69,27 @@ class RunConfig:
     head_epochs: int = option(2, "stage two, head-only phase: epochs with the encoder fixed; 0: no such phase")
     head_only_learning_rate: float = option(1e-3, "stage two, head-only phase: learning rate")
 
-    stage2_epochs: int = option(10, "stage two, full phase: epochs; ce and crf get the epochs of all three phases")
+    stage2_epochs: int = option(10, "stage two, full phase: epochs; ce, crf and binder get the epochs of all three phases")
     stage2_batch_size: int = option(16, "stage two: sentences in a batch (paper: 10)")
     stage2_gradient_accumulation: int = option(1, "stage two: batches in an optimiser step")
     stage2_learning_rate: float = option(2e-4, "stage two, full phase: learning rate of the encoder (2e-5 to 5e-5 for one of base size)")
-    stage2_head_learning_rate: float = option(1e-3, "stage two, full phase: learning rate of linear layer and CRF")
+    stage2_head_learning_rate: float = option(1e-3, "stage two, full phase: learning rate of linear layer and CRF, of BINDER's projections")
     stage2_weight_decay: float = option(0.05, "stage two: weight decay (paper: 0 to 0.05)")
     stage2_warmup: float = option(0.1, "stage two: share of the steps with rising learning rate (paper: 0 to 0.1)")
     stage2_patience: int = option(15, "stage two: stop after N epochs without a better dev F1 (paper: 15)")
 
     stage2_contrastive_weight: float = option(0.0, "stage two, full phase: weight of a contrastive loss beside the tagger's (paper: none)")
+
+    types_file: str = option("", "binder: YAML file that describes the entity types")
+    type_encoder: str = option("untied", "binder: untied (BINDER: a second encoder for the types), tied, or frozen")
+    type_variants: bool = option(False, "binder: in training a type is also given by its name alone, and by both")
+    types_per_batch: int = option(0, "binder: types drawn for each training step, those with a mention first; 0: all (BINDER)")
+    projection_size: int = option(128, "binder: size of the space of spans and types (BINDER: 128)")
+    projection_dropout: float = option(0.1, "binder: dropout on the projections (BINDER: 0.1)")
+    max_span_width: int = option(0, "binder: tokens of the longest span; 0: of train's longest mention, at most 30 (BINDER: 30)")
+    window_overlap: int = option(0, "binder: tokens that windows share; 0: max_span_width, at least 16 (BINDER: 16)")
+    decoding: str = option("auto", "binder: nested, flat, or auto: nested where training mentions overlap")
+    several_labels: str = option("auto", "binder: whether a span may have several types: true, false, or auto as in training")
 
     bf16: str = option("auto", "bfloat16 arithmetic in training: auto (where the hardware has it), true or false")
     eval_batch_size: int = option(32, "windows in a batch of evaluation")
@@ -89,6 +103,9 @@ class RunConfig:
             "stage1_reduction": ("sum", "mean"),
             "stage1_select": ("knn", "prototype", "loss"),
             "bf16": ("auto", "true", "false"),
+            "type_encoder": ("untied", "tied", "frozen"),
+            "decoding": ("auto", "nested", "flat"),
+            "several_labels": ("auto", "true", "false"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -121,7 +138,8 @@ class RunConfig:
 
 
 def _smallest(name: str) -> int:
-    return 0 if name in ("stage1_epochs", "stage1_chunk_size", "head_epochs", "stage1_freeze_layers") else 1
+    may_be_zero = {"stage1_epochs", "stage1_chunk_size", "head_epochs", "stage1_freeze_layers"}
+    return 0 if name in may_be_zero | {"types_per_batch", "max_span_width", "window_overlap"} else 1
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
@@ -179,6 +197,11 @@ def convert(key: str, value: Any, kind: Any) -> Any:
     except (ValueError, KeyError, TypeError) as error:
         wanted = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
         raise ConfigError(f"{key} is {value!r}: expected {wanted}") from error
+
+
+def layout_of(source: RunConfig | argparse.Namespace) -> Layout:
+    """How files are laid out, from a configuration or a command's options."""
+    return Layout(**{f.name: convert(f.name, getattr(source, f.name), f.type) for f in fields(Layout)})
 
 
 def expand(path: str) -> str:

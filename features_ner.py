@@ -5,7 +5,7 @@ Sections: tags, whole documents, spans, batches. Texts are read by the `TextRead
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -30,6 +30,9 @@ class AlignReport:
     overlapping: int = 0  # inside or across another mention: a flat tagger cannot give both
     misaligned: int = 0  # no token boundary matches
     longer_than_window: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
 
     def __str__(self) -> str:
         return (

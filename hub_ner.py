@@ -11,20 +11,29 @@ METHOD_LINES = {
     "ce": "A plain token classifier (independent tags).",
     "crf": "A token classifier with a linear-chain CRF.",
     "nerco": "A NerCo tagger: contrastive training of the encoder, then token classification with a linear-chain CRF.",
+    "binder": "A BINDER model: a bi-encoder that compares spans of text with descriptions of entity types.",
 }
+SCORE_LINES = {
+    "ce": "the probability of exactly this mention under independent tags",
+    "crf": "the mention's posterior probability under the CRF",
+    "binder": "the sigmoid of the span's margin to the threshold of its type (0.5 and more, not calibrated)",
+}
+SCORE_LINES["nerco"] = SCORE_LINES["crf"]
+CODE_FILES = {"binder": "modeling_binder.py"}  # of the other methods: modeling_nerco.py
 
 
 def write_card(metrics: dict[str, Any], example: dict[str, Any], folder: Path) -> None:
     """Write README.md of a model folder from `metrics.json`'s content and one predicted example {"text", "mentions"}."""
     config = metrics["config"]
     model_config = json.loads((folder / "config.json").read_text("utf-8"))
-    types = list(dict.fromkeys(label[2:] for label in metrics["labels"] if label != "O"))
+    types = metrics["types"]
+    nested, contrasts = model_config.get("decoding") == "nested", metrics["method"] in ("nerco", "binder")
     splits = [split for split in ("dev", "test") if split in metrics]
     card = ModelCard.from_template(
         ModelCardData(
             library_name="transformers",
             pipeline_tag="token-classification",
-            tags=["named-entity-recognition", *(["contrastive-learning"] if metrics["method"] == "nerco" else []), metrics["method"]],
+            tags=["named-entity-recognition", *(["contrastive-learning"] if contrasts else []), metrics["method"]],
             language="zh" if model_config["label_unit"] == "token" else None,
         ),
         template_path=str(TEMPLATE),
@@ -33,10 +42,13 @@ def write_card(metrics: dict[str, Any], example: dict[str, Any], folder: Path) -
         method_line=METHOD_LINES[metrics["method"]],
         types=types,
         label_unit=model_config["label_unit"],
-        has_crf=model_config["use_crf"],
+        descriptions={label: texts[0] for label, texts in model_config.get("descriptions", {}).items()},
+        score_line=SCORE_LINES[metrics["method"]] if model_config.get("use_crf", True) else SCORE_LINES["ce"],
+        code_file=CODE_FILES.get(metrics["method"], "modeling_nerco.py"),
+        nested=nested,
         example={"text": repr(example["text"]), "output": _python_list(example["mentions"])},
         max_window_tokens=config["max_window_tokens"],
-        gold_line="gold are the outermost mentions",
+        gold_line="gold are all mentions, nested ones too" if nested else "gold are the outermost mentions",
         seed=metrics["seed"],
         table=_score_table({split: metrics[split] for split in splits}, types),
         encoder=Path(config["encoder"]).name,

@@ -118,14 +118,18 @@ class BinderConfig(PreTrainedConfig):
         self.type_encoder_config = config_object("type_encoder_config", self.type_encoder_config)
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()})
+        check_descriptions(self.descriptions)
+        ids = {int(number): label for number, label in (self.id2label or dict(enumerate(self.descriptions))).items()}
         if self.descriptions:
-            kwargs["id2label"] = dict(enumerate(self.descriptions))
-            kwargs["label2id"] = {label: number for number, label in enumerate(self.descriptions)}
+            # config.json holds its keys in alphabetical order: the ids say which type a vector belongs to.
+            if sorted(ids.values()) != sorted(self.descriptions) or sorted(ids) != list(range(len(ids))):
+                raise ValueError(f"id2label names {sorted(ids.values())}: expected the types of descriptions, {sorted(self.descriptions)}")
+            self.descriptions = {ids[number]: self.descriptions[ids[number]] for number in range(len(ids))}
+            self.id2label, self.label2id = ids, {label: number for number, label in ids.items()}
         super().__post_init__(**kwargs)
         self._validate()
 
     def _validate(self) -> None:
-        check_descriptions(self.descriptions)
         for name, allowed in {"type_encoder": TYPE_ENCODERS, "decoding": DECODINGS, "label_unit": ("token", "word")}.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
@@ -301,9 +305,10 @@ def binder_losses(scores: BinderScores, labels: Tensor, word_mask: Tensor, word_
 def total_loss(losses: Mapping[str, Tensor], *, start: float = 0.2, end: float = 0.2, span: float = 0.6, threshold: float = 0.5) -> Tensor:
     """Weighted sum of `binder_losses`: (1 - threshold) x mentions + threshold x thresholds, each over starts, ends, spans."""
     weights = {"start": start, "end": end, "span": span}
-    mentions = sum(weight * losses[f"mention_{kind}"] for kind, weight in weights.items())
-    thresholds = sum(weight * losses[f"threshold_{kind}"] for kind, weight in weights.items())
-    return (1 - threshold) * mentions + threshold * thresholds
+    parts = [
+        weight * ((1 - threshold) * losses[f"mention_{kind}"] + threshold * losses[f"threshold_{kind}"]) for kind, weight in weights.items()
+    ]
+    return torch.stack(parts).sum()
 
 
 # ---------------------------------------------------------------------------------------------------------- entity types
@@ -696,6 +701,8 @@ class BinderModel(SafePreTrainedModel):
         types = self.types if types is None else types
         if types.fingerprint != self.type_fingerprint:
             raise ValueError("the types are stale: they were encoded by other weights; encode them again with this model's encode_types")
+        if outputs.last_hidden_state is None:
+            raise ValueError("outputs hold no last_hidden_state: expected what forward returns")
         hits = self._spans_above_threshold(outputs.last_hidden_state, word_mask.bool(), word_end_mask.bool(), types)
         position = word_mask.long().cumsum(1)  # (B, L) words that began up to here
         found: list[list[Span]] = [[] for _ in range(len(word_mask))]

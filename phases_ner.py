@@ -1,4 +1,4 @@
-"""The phases of a run, each a Trainer of its own: contrastive stage one, head-only, full.
+"""The phases of a run, each a Trainer of its own: contrastive stage one, head-only, full; BINDER has the full phase only.
 
 A phase leaves its best model in PHASE/model and then, atomically, its completion marker PHASE/DONE.json. The same command given
 again skips complete phases and continues an incomplete one from its newest complete checkpoint. `requires_grad` never changes inside
@@ -7,55 +7,30 @@ a phase.
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from checkpoints_ner import GracefulStop, Stopwatch, checkpoints, full_disk_explained, newest_checkpoint, resume
 from config_ner import RunConfig, is_first_process
 from data_ner import fresh_folder, move_folder, tags_to_spans, write_json
-from features_ner import TagCollator
 from losses_contrastive import semantic_classes
 from metrics_ner import span_scores
+from modeling_binder import BinderModel
 from modeling_nerco import NercoForTokenClassification, NercoModel
+from task_ner import Task
+from trainer_binder import BinderTrainer, SpanCounts
 from trainer_contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer
-
-
-@dataclass
-class Task:
-    """What every phase needs: the configuration, labels, the encoder's folder, features of train and dev."""
-
-    config: RunConfig
-    labels: list[str]
-    label_unit: str
-    encoder: str
-    features: dict[str, list[dict]]
-
-    @property
-    def collator(self) -> TagCollator:
-        return TagCollator(AutoTokenizer.from_pretrained(self.encoder).pad_token_id or 0)
-
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        """Fields of `NercoConfig` that the run decides."""
-        has_crf = self.config.method != "ce" and self.config.use_crf
-        return {
-            "output_dropout": self.config.output_dropout,
-            "label_unit": self.label_unit,
-            "max_window_tokens": self.config.max_window_tokens,
-            "use_crf": has_crf,
-            # Independent tags have no transitions to constrain: `ce` is the plain tagger, argmax at every token.
-            "constrain_transitions": has_crf and self.config.constrain_transitions,
-        }
 
 
 def train_phases(task: Task) -> Path:
     """Run the phases of the method; returns the folder of the trained tagger."""
     config = task.config
     start: Path | None = None
+    if config.method == "binder":
+        return run_phase(config, "full", lambda folder: binder_trainer(task, folder))
     if config.method == "nerco" and config.stage1_epochs:
         start = run_phase(config, "stage1", lambda folder: stage1_trainer(task, folder))
     if config.method == "nerco" and config.head_epochs:
@@ -145,6 +120,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
     model = ready_for_training(_tagger(task, start), config)
     for parameter in model.nerco.parameters():
         parameter.requires_grad = not head_only
+    head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
     # A short head-only phase may find no mention yet: its loss still tells its epochs apart, its F1 (the paper's criterion) does not.
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_loss" if head_only else "eval_f1"),
@@ -170,7 +146,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, task.labels),
         preprocess_logits_for_metrics=lambda logits, labels: model.viterbi(logits, labels != -100),
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
-        optimizers=(stage2_optimizer(config, model, head_only=head_only), None),
+        optimizers=(two_rate_optimizer(config, model, head_rate), None),
     )
 
 
@@ -188,26 +164,6 @@ def full_epochs(config: RunConfig) -> int:
     return config.stage2_epochs + (0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs)
 
 
-def stage2_optimizer(config: RunConfig, model: NercoForTokenClassification, *, head_only: bool) -> torch.optim.AdamW:
-    """AdamW with a learning rate for the encoder and one for linear layer and CRF; no decay on biases and norms."""
-    head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("nerco."), parameter.dim() > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.stage2_learning_rate if is_encoder else head_rate,
-                "weight_decay": config.stage2_weight_decay if decays else 0.0,
-            }
-            for (is_encoder, decays), parameters in groups.items()
-        ],
-        fused=True,
-    )
-
-
 def tag_scores(predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, float]:
     """Span scores of tag ids (N, T), -100 where no tag is."""
 
@@ -218,7 +174,33 @@ def tag_scores(predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]]
     return {name: micro[name] for name in ("precision", "recall", "f1")}
 
 
-# ---------------------------------------------------------------------------------------------------------- both stages
+# ---------------------------------------------------------------------------------------------------------------- BINDER
+def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
+    """The standard Trainer over BINDER, evaluated by the spans that it decodes."""
+    config = task.config
+    model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
+    arguments = TrainingArguments(
+        **shared_arguments(config, folder, "eval_f1"),
+        num_train_epochs=full_epochs(config),
+        per_device_train_batch_size=config.stage2_batch_size,
+        gradient_accumulation_steps=config.stage2_gradient_accumulation,
+        warmup_steps=config.stage2_warmup,
+        greater_is_better=True,
+        batch_eval_metrics=True,
+    )
+    return BinderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=task.features["train"],
+        eval_dataset=task.features["dev"],
+        data_collator=task.collator,
+        compute_metrics=SpanCounts(),
+        callbacks=[EarlyStoppingCallback(config.stage2_patience)],
+        optimizers=(two_rate_optimizer(config, model, config.stage2_head_learning_rate), None),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- all methods
 def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
     """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
     return {
@@ -242,6 +224,32 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
     }
 
 
+def two_rate_optimizer(config: RunConfig, model: PreTrainedModel, head_rate: float) -> torch.optim.AdamW:
+    """AdamW with a learning rate for the encoders and one for what stands on them; no decay on biases and norms."""
+    encoders = {id(parameter) for module in encoders_of(model) for parameter in module.parameters()}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in encoders, parameter.dim() > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.stage2_learning_rate if is_encoder else head_rate,
+                "weight_decay": config.stage2_weight_decay if decays else 0.0,
+            }
+            for (is_encoder, decays), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def encoders_of(model: PreTrainedModel) -> list[PreTrainedModel]:
+    """The pretrained parts of a model."""
+    base = model.base_model
+    return [encoder for encoder in (base.encoder, getattr(base, "type_encoder", None)) if encoder is not None]
+
+
 def use_bf16(config: RunConfig) -> bool:
     """bfloat16 where the hardware computes it (on x86: AVX512-BF16 or AMX), or as the configuration says."""
     if config.bf16 != "auto":
@@ -257,7 +265,7 @@ def use_bf16(config: RunConfig) -> bool:
 def ready_for_training(model: Any, config: RunConfig) -> Any:
     """Set what is a matter of training, not of the model: dropout inside the encoder, and the attention kernel."""
     if config.encoder_dropout is not None:
-        for module in model.base_model.encoder.modules():
+        for module in (module for encoder in encoders_of(model) for module in encoder.modules()):
             if isinstance(module, torch.nn.Dropout):
                 module.p = config.encoder_dropout
     if not torch.accelerator.is_available():

@@ -21,26 +21,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotate_ner import annotate, build_dictionary, read_dictionary
-from config_ner import PHASES, ConfigError, RunConfig, convert, expand, is_first_process, load_config
+from config_ner import PHASES, ConfigError, RunConfig, expand, is_first_process, layout_of, load_config
 from data_ner import (
     DataError,
     Layout,
-    Mention,
-    ReadReport,
     Record,
-    bio_labels,
     detect_format,
-    entity_types,
     format_records,
     fresh_folder,
-    is_ideograph,
     move_folder,
     outermost,
     read_lines,
@@ -49,16 +44,17 @@ from data_ner import (
     write_json,
     write_records,
 )
+from inference_ner import evaluate_records, load_pipeline, model_class, quiet_libraries, tag_records
+from report_ner import breakdown_table, print_scores, score_table
+from task_ner import Data, Task, load_data, prepare_task
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-    from transformers import PreTrainedTokenizerBase
 
-    from features_ner import AlignReport
-    from phases_ner import Task
-    from pipeline_ner import NerPipeline
+    from features_ner import AlignReport, SpanReport
 
 LOCK_FILE = ".lock"
+Alignment = dict[str, "AlignReport | SpanReport"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("model", help="model folder")
     command.add_argument("file", help="annotated text")
     command.add_argument("--train", metavar="FILE", help="the model's training data: score apart what occurs there and what is new")
+    command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
     command.add_argument("--output", help="write the scores to this JSON file")
     add_layout_options(command)
     command.set_defaults(command=command_evaluate)
@@ -109,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--output", default="-", help="output file, - for standard output")
     command.add_argument("--output_format", choices=("jsonl", "same"), default="jsonl", help="records as JSONL, or the input's format")
     command.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
+    command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
     add_layout_options(command, formats=("auto", "text", "jsonl", "columns", "cluener"))
     command.set_defaults(command=command_predict)
 
@@ -150,20 +148,7 @@ def add_layout_options(
         command.add_argument(f"--{item.name}", default=item.default, help=keys[item.name].metadata["help"], **extra)
 
 
-def layout_of(source: RunConfig | argparse.Namespace) -> Layout:
-    return Layout(**{f.name: convert(f.name, getattr(source, f.name), f.type) for f in fields(Layout)})
-
-
 # ----------------------------------------------------------------------------------------------------------------- train
-@dataclass
-class Data:
-    """What a run learns from: records and reports by split, labels."""
-
-    records: dict[str, list[Record]]
-    reports: dict[str, ReadReport]
-    labels: list[str]
-
-
 def command_train(config: RunConfig) -> int:
     """Train all phases of a run, evaluate, write the run directory. A complete run is only reported.
 
@@ -193,26 +178,22 @@ def command_train(config: RunConfig) -> int:
     return 0
 
 
-def prepare(config: RunConfig) -> tuple["Task", Data, dict[str, "AlignReport"]]:
+def prepare(config: RunConfig) -> tuple[Task, Data, Alignment]:
     """Read the data, write the resolved configuration, make the encoder ready."""
     quiet_libraries()
     data = load_data(config)
-    from phases_ner import Task
-
-    tokenizer, label_unit = load_tokenizer(config, data.records["train"])
     if is_first_process():
         write_json({**config.to_dict(), "data_sha256": data_hashes(config)}, config.run_dir / "config.json")
-    encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
-    features, alignment = build_features(config, data, tokenizer, label_unit)
-    return Task(config, data.labels, label_unit, encoder, features), data, alignment
+    task, alignment = prepare_task(config, data)
+    return task, data, alignment
 
 
-def finish(task: "Task", data: Data, alignment: dict[str, "AlignReport"], trained: Path) -> None:
+def finish(task: Task, data: Data, alignment: Alignment, trained: Path) -> None:
     """Measure the trained model and leave it, its card, the plots and `metrics.json`, which says that the run is complete."""
     from hub_ner import write_card
 
     run_dir = task.config.run_dir
-    model_dir = assemble_model(trained, task.encoder, run_dir)
+    model_dir = assemble_model(task, trained)
     metrics = measure(task.config, data, model_dir, alignment)
     write_card(metrics, card_example(model_dir, data.records["dev"]), model_dir)
     draw_plots(task)
@@ -287,105 +268,22 @@ def check_run_dir(config: RunConfig) -> None:
 
 def data_hashes(config: RunConfig) -> dict[str, str | None]:
     """SHA-256 of each data file: a run that is continued must find the data that it began with."""
-    return {path: file_hash(expand(path)) for path in (config.train_file, config.dev_file, config.test_file) if path}
-
-
-def load_data(config: RunConfig) -> Data:
-    """Read the splits and report what was found. DataError where there is nothing to learn."""
-    if not config.train_file or not config.dev_file:
-        raise ConfigError("train_file and dev_file are needed: name them in the configuration or as key=value")
-    records, reports = {}, {}
-    for split, path in (("train", config.train_file), ("dev", config.dev_file), ("test", config.test_file)):
-        if path:
-            records[split], reports[split] = read_records(expand(path), layout_of(config))
-            mentions = sum(len(record.entities) for record in records[split])
-            repaired = f", {reports[split].repaired_tags} tags repaired" if reports[split].repaired_tags else ""
-            print(f"{split}: {len(records[split])} texts, {mentions} mentions{repaired}")
-    types = entity_types(records["train"])
-    for split, own in records.items():
-        unknown = sorted(set(entity_types(own)) - set(types))
-        if unknown and types:
-            raise DataError(f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train ({', '.join(types)})")
-    if not types:
-        raise DataError(f"{config.train_file}: no entity at all in {len(records['train'])} texts; there is nothing to learn")
-    return Data(records, reports, bio_labels(types))
-
-
-def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrainedTokenizerBase", str]:
-    """The encoder's tokenizer and the label unit: "token" for character text, else "word"."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        # An encoder that carries code of its own is refused, not run.
-        tokenizer = AutoTokenizer.from_pretrained(config.encoder, trust_remote_code=False)
-        encoder_config = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}") from error
-    # Encoders with relative positions only have no such bound.
-    longest = min(tokenizer.model_max_length, getattr(encoder_config, "max_position_embeddings", tokenizer.model_max_length))
-    if config.max_window_tokens > longest:
-        raise ConfigError(f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most")
-    character = is_chinese(train) if config.text_unit == "auto" else config.text_unit == "character"
-    return tokenizer, "token" if character else "word"
-
-
-def is_chinese(records: Sequence[Record]) -> bool:
-    """True if at least a quarter of the characters (of the first texts) are ideographs."""
-    sample = "".join(record.text for record in records[:500])
-    return 4 * sum(map(is_ideograph, sample)) >= len(sample)
-
-
-def build_features(
-    config: RunConfig, data: Data, tokenizer: "PreTrainedTokenizerBase", label_unit: str
-) -> tuple[dict[str, list[dict]], dict[str, "AlignReport"]]:
-    from features_ner import tag_features
-    from pipeline_ner import TextReader
-
-    reader = TextReader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
-    features, reports = {}, {}
-    for split in ("train", "dev"):
-        features[split], reports[split] = tag_features(data.records[split], reader, data.labels)
-        print(f"{split}: {reports[split]}")
-        if not reports[split].mentions:
-            there = sum(len(record.entities) for record in data.records[split])
-            reason = "no mention falls on token boundaries; is text_unit right for this data?" if there else "there is no mention at all"
-            raise DataError(f"{split}: nothing to learn or select by: {reason}")
-    return features, reports
-
-
-def prepare_encoder(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str) -> tuple[str, "PreTrainedTokenizerBase"]:
-    """The encoder's folder and tokenizer: as given, or rewritten to read characters, in the run directory."""
-    from tokenizer_character import character_tokenizer, is_character_tokenizer
-
-    if label_unit == "word" or is_character_tokenizer(tokenizer):
-        return config.encoder, tokenizer
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = config.run_dir / "encoder"
-    if not folder.is_dir():
-        encoder = AutoModel.from_pretrained(config.encoder, use_safetensors=True)
-        characters, encoder = character_tokenizer(tokenizer, encoder)
-        partial = fresh_folder(config.run_dir / ".encoder-partial")
-        encoder.save_pretrained(partial)
-        characters.save_pretrained(partial)
-        move_folder(partial, folder)
-    return str(folder), AutoTokenizer.from_pretrained(folder)
+    paths = (config.train_file, config.dev_file, config.test_file, config.types_file)
+    return {path: file_hash(expand(path)) for path in paths if path}
 
 
 # ---------------------------------------------------------------------------------------------------- what a run leaves
-def assemble_model(trained: Path, encoder: str, run_dir: Path) -> Path:
+def assemble_model(task: Task, trained: Path) -> Path:
     """A folder ready for the Hub: weights, configuration, code and tokenizer. It gets its name `model` when the run is complete."""
     from transformers import AutoTokenizer
 
-    from modeling_nerco import NercoForTokenClassification
-
-    folder = fresh_folder(run_dir / ".model-partial")
-    NercoForTokenClassification.from_pretrained(trained).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    folder = fresh_folder(task.config.run_dir / ".model-partial")
+    model_class("binder" if task.config.method == "binder" else "nerco").from_pretrained(trained).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(task.encoder).save_pretrained(folder)
     return folder
 
 
-def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str, "AlignReport"]) -> dict[str, Any]:
+def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment) -> dict[str, Any]:
     """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
     pipeline = load_pipeline(model_dir)
     splits = [split for split in ("dev", "test") if split in data.records]
@@ -407,11 +305,11 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: dict[str,
                 "texts": len(records),
                 "mentions": sum(len(record.entities) for record in records),
                 "repaired_tags": data.reports[split].repaired_tags,
-                **({"alignment": asdict(alignment[split])} if split in alignment else {}),
+                **({"alignment": alignment[split].to_dict()} if split in alignment else {}),
             }
             for split, records in data.records.items()
         },
-        "labels": data.labels,
+        "types": data.types,
         "config": config.to_dict(),
         **provenance(),
     }
@@ -449,8 +347,8 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def draw_plots(task: "Task") -> None:
-    """Training curves, and dev tokens before stage one, after it, after stage two."""
+def draw_plots(task: Task) -> None:
+    """Training curves; of a tagger also dev tokens before stage one, after it, after stage two."""
     import torch
 
     from losses_contrastive import semantic_classes
@@ -461,6 +359,8 @@ def draw_plots(task: "Task") -> None:
     run_dir = task.config.run_dir
     done = finished_phases(run_dir)
     plot_training({name: read_json(run_dir / name / "DONE.json")["log"] for name in done}, run_dir / "training.png")
+    if task.config.method == "binder":
+        return
     models = {"encoder": NercoModel.from_encoder(task.encoder, **task.model_fields)}
     if "stage1" in done:
         models["after stage one"] = NercoModel.from_pretrained(run_dir / "stage1" / "model")
@@ -480,130 +380,23 @@ def draw_plots(task: "Task") -> None:
     plot_embeddings(panels, classes, names, run_dir / "embeddings.png")
 
 
-def print_scores(metrics: dict[str, Any]) -> None:
-    for split in ("dev", "test"):
-        if split in metrics:
-            print(f"\n{split} ({metrics['method']}, seed {metrics['seed']})")
-            print(score_table({metrics["method"]: metrics[split]}))
-            print(breakdown_table(metrics[split]), end="")
-
-
-def score_table(columns: dict[str, dict[str, Any]]) -> str:
-    """P, R, F1 in percent per entity type and in all, a column group a system, for the eye."""
-    types = sorted({label for scores in columns.values() for label in scores["per_type"]})
-    head = f"{'':<12}" + "".join(f"{name + ' P':>10}{'R':>7}{'F1':>7}" for name in columns) + f"{'gold':>7}"
-    lines = [head]
-    empty = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "gold": 0}
-    for label in [*types, "micro", "macro"]:
-        line, gold = f"{label:<12}", ""
-        for scores in columns.values():
-            entry = scores[label] if label in ("micro", "macro") else scores["per_type"].get(label, empty)
-            line += f"{100 * entry['precision']:>10.1f}{100 * entry['recall']:>7.1f}{100 * entry['f1']:>7.1f}"
-            gold = str(entry.get("gold", ""))
-        lines.append(line + f"{gold:>7}")
-    return "\n".join(lines)
-
-
-def breakdown_table(scores: dict[str, Any]) -> str:
-    """Errors by kind, and scores of what is seen or new and of each length, for the eye; nothing of what the scores do not hold."""
-    lines = []
-    if "errors" in scores:
-        sides = scores["errors"]
-        lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]
-        for name in dict.fromkeys([*sides["predictions"], *sides["gold"]]):
-            lines.append(f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}")
-    groups = {f"{name} in train": scores[name] for name in ("seen", "unseen") if name in scores}
-    if scores.get("recurring_texts"):
-        groups[f"{scores['new_texts']['texts']} new texts"] = scores["new_texts"]
-    groups |= {f"{name} character{'s' * (name != '1')}": entry for name, entry in scores.get("lengths", {}).items()}
-    if groups:
-        lines += ["", f"{'mentions':<20}{'P':>7}{'R':>7}{'F1':>7}{'gold':>7}"]
-    for name, entry in groups.items():
-        if entry["gold"] or entry["predicted"]:
-            percent = "".join(f"{100 * entry[key]:>7.1f}" for key in ("precision", "recall", "f1"))
-            lines.append(f"{name:<20}{percent}{entry['gold']:>7}")
-    return "".join(f"{line}\n" for line in lines)
-
-
 # -------------------------------------------------------------------------------------------------------------- evaluate
-def load_pipeline(model_dir: str | Path) -> "NerPipeline":
-    """The pipeline of a model folder, with the code of this project, not the folder's.
-
-    Raises:
-        ConfigError: the folder holds no model of this project.
-    """
-    quiet_libraries()
-    from transformers import PreTrainedTokenizerFast
-
-    from modeling_nerco import NercoForTokenClassification
-
-    folder = Path(model_dir)
-    try:
-        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    if kind != "nerco" or not (folder / "model.safetensors").is_file():
-        raise ConfigError(
-            f"{folder} is no model folder (expected config.json of a nerco model and model.safetensors; pickled weights are "
-            "refused); a run's model is in its folder model/"
-        )
-    model = NercoForTokenClassification.from_pretrained(folder)
-    return model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
-
-
-def evaluate_records(pipeline: "NerPipeline", records: Sequence[Record], train: Sequence[Record] | None = None) -> dict[str, Any]:
-    """Span scores of a pipeline on records, what its errors are, and counts of every text. Gold are the outermost mentions.
-
-    `all_mentions` counts the inner mentions, too. With the training data, what occurs there and what is new are scored apart;
-    training mentions are the outermost ones, which a flat tagger learns.
-
-    Raises:
-        DataError: the records hold an entity type that the model does not know.
-    """
-    from metrics_ner import error_breakdown, length_scores, span_scores, text_counts, training_scores
-
-    known = {label[2:] for label in pipeline.model.config.labels if label != "O"}
-    for record in records:
-        for mention in record.entities:
-            if mention.label not in known:
-                raise DataError(
-                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(sorted(known))})"
-                )
-    texts = [record.text for record in records]
-    predictions = [mentions_of(found) for found in pipeline(texts)]
-    flat = [outermost(record.entities)[0] for record in records]
-    everything = [record.entities for record in records]
-    scores = span_scores(predictions, flat)
-    scores["all_mentions"] = span_scores(predictions, everything)["micro"]
-    scores["errors"] = error_breakdown(predictions, flat)
-    scores["lengths"] = length_scores(predictions, flat)
-    if train is not None:
-        learnt = {(record.text[m.start : m.end], m.label) for record in train for m in outermost(record.entities)[0]}
-        scores |= training_scores(predictions, flat, texts, {record.text for record in train}, learnt)
-    scores["counts"] = text_counts(predictions, flat)
-    return scores
-
-
-def mentions_of(found: Iterable[dict[str, Any]]) -> list[Mention]:
-    """The pipeline's dicts as mentions."""
-    return [Mention(m["start"], m["end"], m["entity_group"], m["score"]) for m in found]
-
-
 def command_evaluate(arguments: argparse.Namespace) -> int:
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     train = read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     pipeline = load_pipeline(arguments.model)
-    scores = evaluate_records(pipeline, records, train)
+    types = given_types(arguments.types)
+    scores = evaluate_records(pipeline, records, train, types)
     print(score_table({"": scores}))
     inner = scores["all_mentions"]
     if inner["gold"] != scores["micro"]["gold"]:
         left_out = inner["gold"] - scores["micro"]["gold"]
-        print(f"with the {left_out} inner mentions that a flat tagger cannot give: F1 {100 * inner['f1']:.1f}")
+        print(f"with the {left_out} inner mentions that a flat model cannot give: F1 {100 * inner['f1']:.1f}")
     print(breakdown_table(scores), end="")
     if report.repaired_tags:
         print(f"{report.repaired_tags} tags repaired in {report.path}")
     if arguments.output:
-        files = {"model": arguments.model, "file": arguments.file, **({"train": arguments.train} if arguments.train else {})}
+        files = {name: getattr(arguments, name) for name in ("model", "file", "train", "types") if getattr(arguments, name)}
         write_json({**files, **scores, **provenance()}, Path(arguments.output))
     return 0
 
@@ -615,13 +408,20 @@ def command_predict(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"batch_size is {arguments.batch_size}: expected at least 1")
     records, kind, scheme = input_records(arguments)
     pipeline = load_pipeline(arguments.model)
-    predictions = pipeline((record.text for record in records), batch_size=arguments.batch_size)
-    tagged = [
-        Record(record.id, record.text, mentions_of(found), record.doc, record.tokens)
-        for record, found in zip(records, predictions, strict=True)
-    ]
+    types = given_types(arguments.types)
+    found, across = tag_records(pipeline, records, batch_size=arguments.batch_size, **({} if types is None else {"types": types}))
+    if across:
+        print(f"{across} mentions reach from one text of a document into the next and are left out", file=sys.stderr)
+    tagged = [Record(r.id, r.text, mentions, r.doc, r.tokens) for r, mentions in zip(records, found, strict=True)]
     write_output(tagged, kind, scheme, arguments)
     return 0
+
+
+def given_types(path: str | None) -> dict[str, str] | None:
+    """{label: description} of a types file."""
+    from types_ner import read_types
+
+    return None if path is None else {item.label: item.description for item in read_types(expand(path))}
 
 
 def input_records(arguments: argparse.Namespace) -> tuple[list[Record], str, str]:
@@ -770,14 +570,6 @@ def file_hash(name: str) -> str | None:
     """SHA-256 of a file; None for a data set that is no single file."""
     path = Path(name)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def quiet_libraries() -> None:
-    """Training progress stays visible; the library's loading bars and advice do not."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ class SentenceTrainer(Trainer):
     """
 
     def sampler(self) -> EpochBatches:
-        sentences = [[0] * len(feature["labels"]) for feature in self.train_dataset]
+        sentences = [[0] * len(feature["input_ids"]) for feature in self.train_dataset]
         return self._sampler(sentences, paired=False)
 
     def _sampler(self, sentences: Sequence[Sequence[int]], *, paired: bool) -> EpochBatches:

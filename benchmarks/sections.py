@@ -28,6 +28,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer
 
 from config_ner import expand, load_config
 from data_ner import Layout, read_records
+from inference_ner import load_pipeline
 from losses_contrastive import pairwise_contrastive_loss
 from modeling_nerco import (
     IGNORED,
@@ -37,9 +38,9 @@ from modeling_nerco import (
     crf_sequence_score,
     crf_viterbi,
 )
-from phases_ner import Task, ready_for_training, stage1_trainer, stage2_trainer, use_bf16
+from phases_ner import ready_for_training, stage1_trainer, stage2_trainer, use_bf16
 from pipeline_ner import DEFAULT_BATCH_SIZE, NerPipeline
-from run_ner import build_features, load_data, load_pipeline, load_tokenizer
+from task_ner import Task, load_data, prepare_task
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = str(ROOT / "encoders" / "zh-char-mini")
@@ -317,11 +318,10 @@ def sample_task(method: str, encoder: str, batch_size: int) -> Task:
     config = load_config(ROOT / "configs" / "demo.yaml", [*files, *sizes, f"method={method}", f"encoder={encoder}"])
     with redirect_stdout(None):  # counts of the data, which their own commands report
         data = load_data(config)
-        tokenizer, label_unit = load_tokenizer(config, data.records["train"])
-        features, _ = build_features(config, data, tokenizer, label_unit)
-    full_batches = len(features["train"]) // batch_size
-    features["train"] = features["train"][: full_batches * batch_size]
-    return Task(config, data.labels, label_unit, encoder, features)
+        task, _ = prepare_task(config, data)
+    full_batches = len(task.features["train"]) // batch_size
+    task.features["train"] = task.features["train"][: full_batches * batch_size]
+    return task
 
 
 def stepper(trainer: Trainer) -> Callable[[dict[str, Tensor]], None]:

@@ -73,20 +73,16 @@ def alignment_and_uniformity(embeddings: Tensor, classes: Tensor) -> dict[str, f
 
 def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
     """Figures of each moment of a run: {"encoder", "after stage one", "after stage two": {...}}."""
-    import run_ner
+    from inference_ner import quiet_libraries
     from modeling_nerco import NercoModel
-    from phases_ner import Task
+    from task_ner import load_data, prepare_task
 
-    run_ner.quiet_libraries()
+    quiet_libraries()
     saved = json.loads((run_dir / "config.json").read_text("utf-8"))
     hints = RunConfig.__annotations__
     config = RunConfig(**{key: convert(key, value, hints[key]) for key, value in saved.items() if key in hints})
-    data = run_ner.load_data(config)
-    tokenizer, unit = run_ner.load_tokenizer(config, data.records["train"])
-    encoder, tokenizer = run_ner.prepare_encoder(config, tokenizer, unit)
-    features, _ = run_ner.build_features(config, data, tokenizer, unit)
-    task = Task(config, data.labels, unit, encoder, features)
-    measured = {"encoder": measure_model(NercoModel.from_encoder(encoder, **task.model_fields), task)}
+    task, _ = prepare_task(config, load_data(config))
+    measured = {"encoder": measure_model(NercoModel.from_encoder(task.encoder, **task.model_fields), task)}
     for phase, title in PHASES.items():
         if (run_dir / phase / "model").is_dir():
             measured[title] = measure_model(NercoModel.from_pretrained(run_dir / phase / "model"), task)

@@ -1,0 +1,144 @@
+"""A trained model at work: loading its pipeline, tagging records, scoring it on annotated ones."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config_ner import ConfigError
+from data_ner import DataError, Mention, Record, outermost
+
+if TYPE_CHECKING:
+    from pipeline_ner import NerPipeline
+
+
+def quiet_libraries() -> None:
+    """Training progress stays visible; the library's loading bars and advice do not."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def model_class(model_type: str) -> Any:
+    """The class of a model folder's tagger."""
+    if model_type == "binder":
+        from modeling_binder import BinderModel
+
+        return BinderModel
+    from modeling_nerco import NercoForTokenClassification
+
+    return NercoForTokenClassification
+
+
+def load_pipeline(model_dir: str | Path) -> "NerPipeline":
+    """The pipeline of a model folder, with the code of this project, not the folder's.
+
+    Raises:
+        ConfigError: the folder holds no model of this project.
+    """
+    quiet_libraries()
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(model_dir)
+    try:
+        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    if kind not in ("nerco", "binder") or not (folder / "model.safetensors").is_file():
+        raise ConfigError(
+            f"{folder} is no model folder (expected config.json of a nerco or binder model and model.safetensors; pickled weights are "
+            "refused); a run's model is in its folder model/"
+        )
+    return model_class(kind).from_pretrained(folder).pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
+
+
+def is_binder(pipeline: "NerPipeline") -> bool:
+    return pipeline.model.config.model_type == "binder"
+
+
+def tag_records(pipeline: "NerPipeline", records: Sequence[Record], **options: Any) -> tuple[list[list[Mention]], int]:
+    """Mentions of each record, and how many were left out because they reach from one text of a document into the next.
+
+    BINDER reads the texts of a document (`doc`) together, as in training; a tagger reads each by itself.
+
+    Args:
+        options: of the pipeline's call, such as `batch_size` and `types`.
+    """
+    if not is_binder(pipeline):
+        return [mentions_of(found) for found in pipeline((record.text for record in records), **options)], 0
+    from features_ner import join_documents, split_document
+
+    documents = join_documents(records)
+    mentions, across = [], 0
+    for document, found in zip(documents, pipeline((document.record.text for document in documents), **options), strict=True):
+        own, lost = split_document(document, mentions_of(found))
+        mentions += own
+        across += lost
+    return mentions, across
+
+
+def mentions_of(found: Iterable[dict[str, Any]]) -> list[Mention]:
+    """The pipeline's dicts as mentions."""
+    return [Mention(m["start"], m["end"], m["entity_group"], m["score"]) for m in found]
+
+
+def evaluate_records(
+    pipeline: "NerPipeline", records: Sequence[Record], train: Sequence[Record] | None = None, types: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Span scores of a pipeline on records, what its errors are, and counts of every text.
+
+    Gold are the mentions that the model can give: all of them where it nests, else the outermost ones. `all_mentions` counts all in any
+    case, `outer` and `inner` apart. With the training data, what occurs there and what is new are scored apart.
+
+    Args:
+        types: {label: description}: BINDER looks for these instead of its trained types.
+
+    Raises:
+        DataError: the records hold an entity type that the model does not know.
+    """
+    from metrics_ner import error_breakdown, figures, length_scores, scores_by_group, span_scores, text_counts, training_scores
+
+    nests = pipeline.model.config.decoding == "nested"
+    check_known_types(records, known_types(pipeline) if types is None else set(types))
+    texts = [record.text for record in records]
+    predictions, across = tag_records(pipeline, records, **({} if types is None else {"types": types}))
+    split = [outermost(record.entities) for record in records]
+    everything = [record.entities for record in records]
+    gold = everything if nests else [outer for outer, _ in split]
+    scores = span_scores(predictions, gold)
+    scores["all_mentions"] = span_scores(predictions, everything)["micro"]
+    # A right prediction is inner or outer as its gold mention is; a wrong one as it stands among the predictions.
+    inner = [{m[:3] for m in own} for _, own in split]
+    outer = [{m[:3] for m in own} for own, _ in split]
+    inner_predictions = [{m[:3] for m in outermost(found)[1]} for found in predictions]
+
+    def depth(text: int, mention: tuple) -> str:
+        is_inner = mention in inner[text] or (mention not in outer[text] and mention in inner_predictions[text])
+        return "inner" if is_inner else "outer"
+
+    groups = scores_by_group(predictions, everything, depth)
+    scores |= {name: groups.get(name, figures(0, 0, 0)) for name in ("outer", "inner")}
+    scores["errors"] = error_breakdown(predictions, gold)
+    scores["lengths"] = length_scores(predictions, gold)
+    if train is not None:
+        learnt = {(r.text[m.start : m.end], m.label) for r in train for m in (r.entities if nests else outermost(r.entities)[0])}
+        scores |= training_scores(predictions, gold, texts, {record.text for record in train}, learnt)
+    if across:
+        scores["across_texts"] = across
+    scores["counts"] = text_counts(predictions, gold)
+    return scores
+
+
+def known_types(pipeline: "NerPipeline") -> set[str]:
+    labels = pipeline.model.config.labels
+    return set(labels) if is_binder(pipeline) else {label[2:] for label in labels if label != "O"}
+
+
+def check_known_types(records: Sequence[Record], known: set[str]) -> None:
+    for record in records:
+        for mention in record.entities:
+            if mention.label not in known:
+                raise DataError(
+                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(sorted(known))})"
+                )

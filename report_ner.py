@@ -1,0 +1,48 @@
+"""Scores as tables for the eye: what the commands print."""
+
+from typing import Any
+
+
+def print_scores(metrics: dict[str, Any]) -> None:
+    for split in ("dev", "test"):
+        if split in metrics:
+            print(f"\n{split} ({metrics['method']}, seed {metrics['seed']})")
+            print(score_table({metrics["method"]: metrics[split]}))
+            print(breakdown_table(metrics[split]), end="")
+
+
+def score_table(columns: dict[str, dict[str, Any]]) -> str:
+    """P, R, F1 in percent per entity type and in all, a column group a system, for the eye."""
+    types = sorted({label for scores in columns.values() for label in scores["per_type"]})
+    head = f"{'':<12}" + "".join(f"{name + ' P':>10}{'R':>7}{'F1':>7}" for name in columns) + f"{'gold':>7}"
+    lines = [head]
+    empty = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "gold": 0}
+    for label in [*types, "micro", "macro"]:
+        line, gold = f"{label:<12}", ""
+        for scores in columns.values():
+            entry = scores[label] if label in ("micro", "macro") else scores["per_type"].get(label, empty)
+            line += f"{100 * entry['precision']:>10.1f}{100 * entry['recall']:>7.1f}{100 * entry['f1']:>7.1f}"
+            gold = str(entry.get("gold", ""))
+        lines.append(line + f"{gold:>7}")
+    return "\n".join(lines)
+
+
+def breakdown_table(scores: dict[str, Any]) -> str:
+    """Errors by kind, and scores of what is seen or new and of each length, for the eye; nothing of what the scores do not hold."""
+    lines = []
+    if "errors" in scores:
+        sides = scores["errors"]
+        lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]
+        for name in dict.fromkeys([*sides["predictions"], *sides["gold"]]):
+            lines.append(f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}")
+    groups = {f"{name} in train": scores[name] for name in ("seen", "unseen") if name in scores}
+    if scores.get("recurring_texts"):
+        groups[f"{scores['new_texts']['texts']} new texts"] = scores["new_texts"]
+    groups |= {f"{name} character{'s' * (name != '1')}": entry for name, entry in scores.get("lengths", {}).items()}
+    if groups:
+        lines += ["", f"{'mentions':<20}{'P':>7}{'R':>7}{'F1':>7}{'gold':>7}"]
+    for name, entry in groups.items():
+        if entry["gold"] or entry["predicted"]:
+            percent = "".join(f"{100 * entry[key]:>7.1f}" for key in ("precision", "recall", "f1"))
+            lines.append(f"{name:<20}{percent}{entry['gold']:>7}")
+    return "".join(f"{line}\n" for line in lines)
