@@ -153,6 +153,11 @@ class BinderConfig(PreTrainedConfig):
         return list(self.descriptions)
 
     @property
+    def min_overlap(self) -> int:
+        """Tokens that windows of a text must share: so some window holds every span whole."""
+        return self.max_span_width
+
+    @property
     def texts_per_type(self) -> int:
         return max((len(texts) for texts in self.descriptions.values()), default=1)
 

@@ -97,6 +97,11 @@ class NercoConfig(PreTrainedConfig):
         return "flat"
 
     @property
+    def min_overlap(self) -> int:
+        """Tokens that windows of a text must share."""
+        return 0
+
+    @property
     def labels(self) -> list[str]:
         """Tags in the order of their ids."""
         return [self.id2label[i] for i in range(len(self.id2label))]

@@ -199,7 +199,8 @@ class NerPipeline(Pipeline):
     from the edge decides. Nothing is cut.
 
     Args:
-        stride: overlap of windows in tokens (a quarter of the window unless given).
+        stride: overlap of windows in tokens (a quarter of the window unless given, and at least BINDER's widest span, so that some
+            window holds every mention whole).
         batch_size: windows per forward pass (32 unless given).
         aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so that every strategy, "none"
             included, gives mentions.
@@ -287,9 +288,10 @@ class NerPipeline(Pipeline):
 
     def preprocess(self, input_: Sequence[str], stride: int | None = None) -> list[tuple[Tokenized, list[Window]]]:
         """Texts -> tokens and windows."""
-        overlap = self.reader.capacity // 4 if stride is None else stride
-        if not 0 <= overlap < self.reader.capacity:
-            raise ValueError(f"stride is {stride}: expected 0 to {self.reader.capacity - 1} tokens of overlap")
+        least = min(self.model.config.min_overlap, self.reader.capacity - 1)
+        overlap = max(self.reader.capacity // 4, least) if stride is None else stride
+        if not least <= overlap < self.reader.capacity:
+            raise ValueError(f"stride is {stride}: expected {least} to {self.reader.capacity - 1} tokens of overlap")
         return [(text, self.reader.overlapping_windows(text, overlap)) for text in self.reader.tokenize(input_)]
 
     def _forward(self, input_tensors: dict[str, Tensor], **options: Any) -> list[list]:

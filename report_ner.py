@@ -35,7 +35,8 @@ def breakdown_table(scores: dict[str, Any]) -> str:
         lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]
         for name in dict.fromkeys([*sides["predictions"], *sides["gold"]]):
             lines.append(f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}")
-    groups = {f"{name} in train": scores[name] for name in ("seen", "unseen") if name in scores}
+    groups = {f"{name} mentions": scores[name] for name in ("outer", "inner") if scores.get("inner", {}).get("gold")}
+    groups |= {f"{name} in train": scores[name] for name in ("seen", "unseen") if name in scores}
     if scores.get("recurring_texts"):
         groups[f"{scores['new_texts']['texts']} new texts"] = scores["new_texts"]
     groups |= {f"{name} character{'s' * (name != '1')}": entry for name, entry in scores.get("lengths", {}).items()}
