@@ -31,10 +31,12 @@ class RunConfig:
     method: str = option("nerco", "ce (independent tags), crf, nerco (contrastive stage one, then crf), or binder (by descriptions)")
     seed: int = option(0, "seed of weights, dropout and batches")
 
-    encoder: str = option("encoders/zh-char-mini", "folder or Hub name of an encoder with safetensors weights")
+    encoder: str = option("encoders/zh-char-mini", "folder or Hub name of an encoder with safetensors weights; ${NAME} is filled in")
     train_file: str = option("", "training data; ${NER_DATA} is the environment variable of that name, default data/")
     dev_file: str = option("", "development data: every choice is made on it")
     test_file: str = option("", "test data, scored once at the end; may be empty")
+
+    train_texts: int = option(0, "learn from the first N texts of train only; 0: all")
 
     format: str = option("auto", "auto, columns, jsonl, cluener or datasets")
     tag_scheme: str = option("auto", "auto, IOB1, BIO, BIOES or BMES")
@@ -139,7 +141,7 @@ class RunConfig:
 
 def _smallest(name: str) -> int:
     may_be_zero = {"stage1_epochs", "stage1_chunk_size", "head_epochs", "stage1_freeze_layers"}
-    return 0 if name in may_be_zero | {"types_per_batch", "max_span_width", "window_overlap"} else 1
+    return 0 if name in may_be_zero | {"types_per_batch", "max_span_width", "window_overlap", "train_texts"} else 1
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:

@@ -97,9 +97,8 @@ class _PairwiseContrast(torch.autograd.Function):
                 scores = (z[anchors] / temperature) @ z.T  # (a, N)
                 loss += _contrast_rows(scores, anchors.start, sizes)
                 if gradient is not None:  # `scores` now holds the loss's derivative to them
-                    scores.div_(temperature)
-                    gradient.addmm_(scores.T, z[anchors])
-                    gradient[anchors].addmm_(scores, z)
+                    gradient.addmm_(scores.T, z[anchors], alpha=1 / temperature)
+                    gradient[anchors].addmm_(scores, z, alpha=1 / temperature)
         if gradient is not None:  # through the normalisation: what changes a length only is projected out
             gradient.addcmul_(z, torch.linalg.vecdot(z, gradient)[:, None], value=-1).div_(norms)
             ctx.save_for_backward(index, gradient)
@@ -110,7 +109,8 @@ class _PairwiseContrast(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         index, gradient = ctx.saved_tensors
-        whole = torch.zeros(ctx.shape, dtype=ctx.dtype, device=gradient.device)  # (M, D)
+        make = torch.empty if len(index) == ctx.shape[0] else torch.zeros
+        whole = make(ctx.shape, dtype=ctx.dtype, device=gradient.device)  # (M, D)
         whole.index_copy_(0, index, (gradient * upstream).to(ctx.dtype))
         return whole, None, None, None
 

@@ -107,6 +107,8 @@ def load_data(config: RunConfig) -> Data:
     for split, path in (("train", config.train_file), ("dev", config.dev_file), ("test", config.test_file)):
         if path:
             records[split], reports[split] = read_records(expand(path), layout_of(config))
+            if split == "train" and config.train_texts:
+                records[split] = records[split][: config.train_texts]
             mentions = sum(len(record.entities) for record in records[split])
             repaired = f", {reports[split].repaired_tags} tags repaired" if reports[split].repaired_tags else ""
             print(f"{split}: {len(records[split])} texts, {mentions} mentions{repaired}")
@@ -144,8 +146,8 @@ def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrai
 
     try:
         # An encoder that carries code of its own is refused, not run.
-        tokenizer = AutoTokenizer.from_pretrained(config.encoder, trust_remote_code=False)
-        encoder_config = AutoConfig.from_pretrained(config.encoder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(expand(config.encoder), trust_remote_code=False)
+        encoder_config = AutoConfig.from_pretrained(expand(config.encoder), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}") from error
     # Encoders with relative positions only have no such bound.
@@ -167,12 +169,12 @@ def prepare_encoder(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", lab
     from tokenizer_character import character_tokenizer, is_character_tokenizer
 
     if label_unit == "word" or is_character_tokenizer(tokenizer):
-        return config.encoder, tokenizer
+        return expand(config.encoder), tokenizer
     from transformers import AutoModel, AutoTokenizer
 
     folder = config.run_dir / "encoder"
     if not folder.is_dir():
-        encoder = AutoModel.from_pretrained(config.encoder, use_safetensors=True)
+        encoder = AutoModel.from_pretrained(expand(config.encoder), use_safetensors=True)
         characters, encoder = character_tokenizer(tokenizer, encoder)
         partial = fresh_folder(config.run_dir / ".encoder-partial")
         encoder.save_pretrained(partial)
