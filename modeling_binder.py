@@ -112,6 +112,7 @@ class BinderConfig(PreTrainedConfig):
     label_unit: str = "word"
     max_window_tokens: int = 128
     type_fingerprint: str = ""
+    id2label: dict[int, str] | dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.encoder_config = config_object("encoder_config", self.encoder_config)
@@ -119,7 +120,8 @@ class BinderConfig(PreTrainedConfig):
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()})
         check_descriptions(self.descriptions)
-        ids = {int(number): label for number, label in (self.id2label or dict(enumerate(self.descriptions))).items()}
+        given: Mapping[Any, str] = self.id2label or dict(enumerate(self.descriptions))
+        ids = {int(number): label for number, label in given.items()}
         if self.descriptions:
             # config.json holds its keys in alphabetical order: the ids say which type a vector belongs to.
             if sorted(ids.values()) != sorted(self.descriptions) or sorted(ids) != list(range(len(ids))):

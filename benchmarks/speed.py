@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 if TYPE_CHECKING:
     from benchmarks.sections import Comparison, Section
 
-SECTIONS = ("loss", "crf", "step", "stage1", "pipeline")
+SECTIONS = ("loss", "crf", "step", "stage1", "pipeline", "binder", "binder_memory", "binder_step")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,14 +82,15 @@ def prepare_environment(threads: int) -> None:
 
 def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "Section"]:
     """The sections one after the other; each one's table is printed as soon as it is complete."""
-    from benchmarks.sections import MEASURE
+    from benchmarks.sections import MEASURE as OF_TAGGERS
+    from benchmarks.sections_binder import MEASURE as OF_BINDER
 
     repetitions = {} if arguments.repetitions is None else {"repetitions": arguments.repetitions}
     measured = {}
     for name in chosen:
         print(f"-- {name}", flush=True)
         model = {"model_dir": arguments.model} if name == "pipeline" else {}
-        measured[name] = MEASURE[name](**repetitions, **model)
+        measured[name] = {**OF_TAGGERS, **OF_BINDER}[name](**repetitions, **model)
         print(table(measured[name].comparisons), flush=True)
     return measured
 

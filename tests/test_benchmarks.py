@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import sections, speed
+from benchmarks import sections, sections_binder, speed
 from benchmarks.sections import Comparison, Section, compare, definition_loss, in_turns, peak_bytes, value_and_gradient
 from losses_contrastive import pairwise_contrastive_loss
 
@@ -116,6 +116,28 @@ def test_weibo_is_read_where_ner_data_says(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / "weibo" / f"weiboNER_2nd_conll.{split}").write_text("王0\tB-PER.NAM\n说0\tO\n\n", "utf-8")
     monkeypatch.setenv("NER_DATA", str(tmp_path))
     assert sections.weibo_or_sample_texts() == ("weibo", ["王说"] * 3)
+
+
+# ---------------------------------------------------------------------------------------------------------------- BINDER
+def test_binder_sections_run_and_decode_few_spans(tiny_encoder: Path) -> None:
+    section = sections_binder.measure_binder(encoder=str(tiny_encoder), batch=3, length=20, few=2, many=5, width=4, repetitions=2)
+    assert_positive_ratios(section, 2)
+    assert section.setting["spans"] == {"2 types": 15 - 1, "5 types": 15 - 1}  # the margin is the last one's own, not exceeded
+    sizes = {"batch": 1, "lengths": (8, 12, 16), "types": 2, "width": 3}
+    assert_positive_ratios(sections_binder.measure_binder_memory(encoder=str(tiny_encoder), **sizes), 3)
+    sizes = {"batch": 2, "length": 16, "types": 2, "width": 4, "mentions": 2}
+    assert_positive_ratios(sections_binder.measure_binder_step(encoder=str(tiny_encoder), repetitions=2, **sizes), 1)
+
+
+def test_the_plain_definition_scores_as_the_model_does(tiny_encoder: Path) -> None:
+    model = sections_binder.ready_binder(str(tiny_encoder), 1, 4).eval()
+    windows, types = sections_binder.random_windows(str(tiny_encoder), 2, 10), sections_binder.random_types(model, 3)
+    hidden = torch.randn(2, 10, 32)
+    with torch.no_grad():
+        plain = sections_binder.plain_spans(model, hidden, types.vectors[2]) * model.heads.log_scale[2].exp()
+        band = model.scores(hidden, windows["word_mask"], windows["word_end_mask"], types.vectors).span
+    for i, j in ((1, 1), (1, 4), (3, 5), (0, 0)):
+        torch.testing.assert_close(band[:, :, i, j - i], plain[:, :, i, j])
 
 
 # ---------------------------------------------------------------------------------------------------------- command line
