@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 IGNORED = -100
+PLACE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")  # arguments that say where
 
 
 class Span(NamedTuple):
@@ -25,9 +26,18 @@ class SafePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`, from safetensors only: pickled weights can execute code."""
+        """As `PreTrainedModel.from_pretrained`, from safetensors only: pickled weights can execute code.
+
+        Raises:
+            ValueError: pickled weights are asked for, or the folder holds a model of another kind.
+        """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("use_safetensors=False: pickled weights are refused; convert them to safetensors first")
+        if args and kwargs.get("config") is None:
+            where = {name: kwargs[name] for name in PLACE if name in kwargs}
+            found = PreTrainedConfig.get_config_dict(args[0], **where)[0].get("model_type")
+            if found != cls.config_class.model_type:
+                raise ValueError(f"{args[0]} holds a model of type {found!r}: {cls.__name__} opens {cls.config_class.model_type!r}")
         return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
 

@@ -207,11 +207,12 @@ def aligned_mentions(records: Sequence[Record], texts: Sequence[Tokenized], repo
     return rows
 
 
-def span_widths(records: Sequence[Record], reader: TextReader) -> SpanReport:
-    """Widths in tokens of the mentions of records; `max_width` is the greatest."""
+def span_widths(records: Sequence[Record], reader: TextReader, max_width: int | None = None) -> SpanReport:
+    """Widths in tokens of the mentions of records, beside a limit, by default the greatest."""
     report = SpanReport(texts=len(records))
     aligned_mentions(records, reader.tokenize([record.text for record in records]), report)
-    report.max_width = max(report.widths, default=0)
+    report.max_width = max(report.widths, default=0) if max_width is None else max_width
+    report.mentions = report.widths.total() - report.too_wide
     return report
 
 
@@ -249,12 +250,14 @@ def span_features(
     for text, mentions in zip(texts, aligned_mentions(records, texts, report), strict=True):
         for window in reader.overlapping_windows(text, overlap):
             shift = len(reader.prefix) - text.first_token[window.first]
+            text_end = len(window.input_ids) - len(reader.suffix)
             labels = []
             for first, last, label in mentions:
-                starts_here, ends_here = window.first <= first < window.last, window.first < last <= window.last
-                if starts_here or ends_here:
-                    start = text.first_token[first] + shift if starts_here else CUT
-                    end = text.last_token[last - 1] + shift if ends_here else CUT
+                start = text.first_token[first] + shift if window.first <= first < window.last else CUT
+                end = text.last_token[last - 1] + shift if window.first < last <= window.last else CUT
+                if end >= text_end:  # in a word that is longer than a window
+                    end = CUT
+                if (start, end) != (CUT, CUT):
                     labels.append([ids[label], start, end])
             masks = {"word_mask": window.word_mask, "word_end_mask": window.word_end_mask}
             features.append({"input_ids": window.input_ids, **masks, "labels": labels})

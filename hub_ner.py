@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from config_ner import expand
+
 TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
 METHOD_LINES = {
     "ce": "A plain token classifier (independent tags).",
@@ -16,10 +18,11 @@ METHOD_LINES = {
 SCORE_LINES = {
     "ce": "the probability of exactly this mention under independent tags",
     "crf": "the mention's posterior probability under the CRF",
-    "binder": "the sigmoid of the span's margin to the threshold of its type (0.5 and more, not calibrated)",
+    "binder": "the sigmoid of the span's margin to the threshold of its type (not calibrated)",
 }
 SCORE_LINES["nerco"] = SCORE_LINES["crf"]
-CODE_FILES = {"binder": "modeling_binder.py"}  # of the other methods: modeling_nerco.py
+TAGGER_FILES = "`modeling_nerco.py`, `encoder_ner.py` and `pipeline_ner.py`"
+BINDER_FILES = "`modeling_binder.py`, `encoder_ner.py`, `types_binder.py` and `pipeline_ner.py`"
 
 
 def write_card(metrics: dict[str, Any], example: dict[str, Any], folder: Path) -> None:
@@ -42,16 +45,18 @@ def write_card(metrics: dict[str, Any], example: dict[str, Any], folder: Path) -
         method_line=METHOD_LINES[metrics["method"]],
         types=types,
         label_unit=model_config["label_unit"],
-        descriptions={label: texts[0] for label, texts in model_config.get("descriptions", {}).items()},
+        descriptions={
+            label: model_config["descriptions"][label][0].replace("|", "\\|") for label in types if metrics["method"] == "binder"
+        },
         score_line=SCORE_LINES[metrics["method"]] if model_config.get("use_crf", True) else SCORE_LINES["ce"],
-        code_file=CODE_FILES.get(metrics["method"], "modeling_nerco.py"),
+        code_files=BINDER_FILES if metrics["method"] == "binder" else TAGGER_FILES,
         nested=nested,
         example={"text": repr(example["text"]), "output": _python_list(example["mentions"])},
         max_window_tokens=config["max_window_tokens"],
         gold_line="gold are all mentions, nested ones too" if nested else "gold are the outermost mentions",
         seed=metrics["seed"],
         table=_score_table({split: metrics[split] for split in splits}, types),
-        encoder=Path(config["encoder"]).name,
+        encoder=Path(expand(config["encoder"])).name,
         data_line=_data_line(metrics["data"]),
         phases_line="; ".join(f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s" for name, done in metrics["phases"].items()),
         machine=metrics["machine"],

@@ -1,17 +1,16 @@
 """BINDER (Zhang et al., ICLR 2023): a bi-encoder that scores text spans against entity-type descriptions.
 
-Sections: config, scores of starts, ends and spans, losses, entity types, model, registration.
+Sections: config, scores of starts, ends and spans, losses, model, registration.
 A text encoder represents tokens and spans, a type encoder the descriptions; a span is a mention of a type where its score exceeds the
 type's threshold, which is the score of the text's first token. So mentions may nest, a span may have several types, and a new type
 is a new description.
-This file travels with the weights: everything that loading a shared model executes is here, in `encoder_ner.py` and `pipeline_ner.py`.
+This file travels with the weights: what loading a shared model executes is here, in `encoder_ner.py`, `types_binder.py` and
+`pipeline_ner.py`.
 
 Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W greatest width of a span, M rows of labels,
 N cells: (window, start, width - 1) triples.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -39,6 +36,7 @@ try:
         read_encoder_config,
     )
     from .pipeline_ner import DECODINGS, PIPELINES, NerPipeline
+    from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
 except ImportError:  # as a script's sibling, not as a module of a package
     from encoder_ner import (
         IGNORED,
@@ -51,6 +49,7 @@ except ImportError:  # as a script's sibling, not as a module of a package
         read_encoder_config,
     )
     from pipeline_ner import DECODINGS, PIPELINES, NerPipeline
+    from types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
 
 AUTO_MAP = {
     "AutoConfig": "modeling_binder.BinderConfig",
@@ -61,7 +60,7 @@ TYPE_ENCODERS = ("untied", "tied", "frozen", "none")
 CUT = -1  # in a row of labels: this side of the mention lies outside the window
 INITIAL_TEMPERATURE = 0.07
 TYPES_AT_ONCE = 64  # descriptions in a forward pass of the type encoder, outside training
-CELL_BUDGET = 2**20  # numbers computed at a time when spans are scored without gradient: what a cache holds
+CELL_BUDGET = 2**20  # numbers computed at a time when spans are scored without gradient on a CPU: what its cache holds
 
 
 # ---------------------------------------------------------------------------------------------------------------- config
@@ -146,6 +145,15 @@ class BinderConfig(PreTrainedConfig):
         for name in ("start_weight", "end_weight", "span_weight", "threshold_weight"):
             if not (isinstance(getattr(self, name), int | float) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: expected zero or a positive number")
+        if not isinstance(self.margins, Mapping) or not all(isinstance(value, int | float) for value in self.margins.values()):
+            raise ValueError(f"margins is {self.margins!r}: expected {{entity type: number}}")
+        unknown = sorted(set(self.margins) - set(self.descriptions))
+        if unknown and self.descriptions:
+            raise ValueError(f"margins name {', '.join(unknown)}: expected types of descriptions, {', '.join(self.descriptions)}")
+        if 2 * self.max_span_width > self.max_window_tokens:  # windows that share nearly all would be many
+            raise ValueError(
+                f"max_span_width is {self.max_span_width}: expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
+            )
         if self.threshold_weight > 1:
             raise ValueError(f"threshold_weight is {self.threshold_weight!r}: expected a number in [0, 1]")
 
@@ -162,20 +170,6 @@ class BinderConfig(PreTrainedConfig):
     @property
     def texts_per_type(self) -> int:
         return max((len(texts) for texts in self.descriptions.values()), default=1)
-
-
-def check_descriptions(descriptions: Any) -> None:
-    """Raise ValueError unless `descriptions` is {label: [text, ...]} with something in every text."""
-    if not isinstance(descriptions, Mapping):
-        raise ValueError(f"descriptions is a {type(descriptions).__name__}: expected {{entity type: [text, ...]}}")
-    for label, texts in descriptions.items():
-        if not isinstance(label, str) or not label:
-            raise ValueError(f"entity type {label!r}: expected a name")
-        if not isinstance(texts, list) or not texts:
-            raise ValueError(f"the texts of entity type {label!r} are {texts!r}: expected a list of at least one")
-        for text in texts:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"entity type {label!r} is described by {text!r}: expected a text that says what it is")
 
 
 # ----------------------------------------------------------------------------------------- scores of starts, ends, spans
@@ -258,6 +252,12 @@ def candidate_spans(word_mask: Tensor, word_end_mask: Tensor, max_width: int) ->
     return word_mask.bool()[:, :, None] & ends
 
 
+def in_parts(cells: Tensor, types: Tensor) -> tuple[Tensor, ...]:
+    """Cells (N, 3) in parts whose projections and scores are few enough to be held at a time; types (E, D)."""
+    budget = CELL_BUDGET if cells.device.type == "cpu" else 64 * CELL_BUDGET
+    return cells.split(max(budget // (types.shape[0] + types.shape[1]), 1))
+
+
 # ---------------------------------------------------------------------------------------------------------------- losses
 def contrast(scores: Tensor, negative: Tensor, rows: Tensor, types: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
     """Mention loss and threshold loss of one kind of candidates (paper: sections 3.2, 3.3).
@@ -318,76 +318,6 @@ def total_loss(losses: Mapping[str, Tensor], *, start: float = 0.2, end: float =
     return torch.stack(parts).sum()
 
 
-# ---------------------------------------------------------------------------------------------------------- entity types
-@dataclass(frozen=True)
-class TypeEmbeddings:
-    """Encoded entity types: what a model compares spans with.
-
-    Args:
-        descriptions: {label: text}, in the order of the vectors.
-        vectors: (3, E, D) for starts, ends, spans; each of length 1.
-        fingerprint: of the weights that made them (`BinderModel.type_fingerprint`); another model refuses them.
-    """
-
-    descriptions: dict[str, str]
-    vectors: Tensor
-    fingerprint: str
-
-    @property
-    def labels(self) -> list[str]:
-        return list(self.descriptions)
-
-    def __len__(self) -> int:
-        return len(self.descriptions)
-
-    def add(self, other: "TypeEmbeddings") -> "TypeEmbeddings":
-        """These types and another set's. ValueError where a label is in both, or the weights differ."""
-        if other.fingerprint != self.fingerprint:
-            raise ValueError("the types were encoded by other weights: encode them again with this model")
-        twice = sorted(set(self.descriptions) & set(other.descriptions))
-        if twice:
-            raise ValueError(f"entity type {', '.join(twice)} is there already: remove it first")
-        vectors = torch.cat([self.vectors, other.vectors.to(self.vectors)], dim=1)
-        return TypeEmbeddings({**self.descriptions, **other.descriptions}, vectors, self.fingerprint)
-
-    def remove(self, *labels: str) -> "TypeEmbeddings":
-        """The types without some. ValueError where one is not there."""
-        unknown = sorted(set(labels) - set(self.descriptions))
-        if unknown:
-            raise ValueError(f"entity type {', '.join(unknown)} is not there (there are {', '.join(self.labels)})")
-        kept = [number for number, label in enumerate(self.labels) if label not in labels]
-        return TypeEmbeddings({self.labels[i]: self.descriptions[self.labels[i]] for i in kept}, self.vectors[:, kept], self.fingerprint)
-
-    def save(self, path: str | Path) -> None:
-        """Write as safetensors."""
-        metadata = {"descriptions": json.dumps(self.descriptions, ensure_ascii=False), "fingerprint": self.fingerprint}
-        save_file({"vectors": self.vectors.detach().cpu().contiguous()}, str(path), metadata=metadata)
-
-    @classmethod
-    def load(cls, path: str | Path, descriptions: Mapping[str, str] | None = None) -> "TypeEmbeddings":
-        """Read what `save` wrote.
-
-        Args:
-            descriptions: what the types should be; where the file was made from other texts, it is refused.
-
-        Raises:
-            ValueError: no such file, or it holds no types, or other ones.
-        """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata, vectors = file.metadata() or {}, file.get_tensor("vectors")
-            found = cls(json.loads(metadata["descriptions"]), vectors, metadata["fingerprint"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path}: no encoded types (expected what TypeEmbeddings.save writes): {error}") from error
-        if vectors.dim() != 3 or vectors.shape[:2] != (3, len(found)):
-            raise ValueError(f"{path}: vectors of shape {tuple(vectors.shape)} for {len(found)} types (expected 3 x types x size)")
-        wanted = found.descriptions if descriptions is None else descriptions
-        differing = sorted(k for k in {*wanted, *found.descriptions} if wanted.get(k) != found.descriptions.get(k))
-        if differing:
-            raise ValueError(f"{path} is stale: it was made from other descriptions of {', '.join(differing)}; encode them again")
-        return found
-
-
 # ----------------------------------------------------------------------------------------------------------------- model
 @dataclass
 class BinderOutput(ModelOutput):
@@ -431,8 +361,8 @@ class BinderModel(SafePreTrainedModel):
             self.register_buffer("description_ids", torch.zeros(*shape, config.description_tokens, dtype=torch.long))
             self.register_buffer("description_lengths", torch.zeros(shape, dtype=torch.long))
         self.register_buffer("type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size))
-        self._vectors_are_stale()
-        self.register_load_state_dict_post_hook(lambda model, _: model._vectors_are_stale())
+        self.vectors_are_stale, self._stored_version = True, -1
+        self.register_load_state_dict_post_hook(_weights_were_loaded)
         self.post_init()
         self._freeze()
 
@@ -440,10 +370,6 @@ class BinderModel(SafePreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, TextHeads):
             module.reset_parameters()
-
-    def _vectors_are_stale(self) -> None:
-        """The weights changed, or will: the stored vectors are encoded again before their next use."""
-        self.vectors_are_stale = self.config.type_encoder != "none"
 
     def _freeze(self) -> None:
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
@@ -454,7 +380,9 @@ class BinderModel(SafePreTrainedModel):
         """As `PreTrainedModel.from_pretrained`, from safetensors only; the stored type vectors are those of the file."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.vectors_are_stale = False
+        model._freeze()
+        if model.config.type_fingerprint:  # written with the vectors
+            model.vectors_are_stale, model._stored_version = False, model._weights_version()
         return loaded
 
     @classmethod
@@ -477,13 +405,16 @@ class BinderModel(SafePreTrainedModel):
             config: further fields of `BinderConfig`, e.g. `type_encoder="tied"`.
 
         Raises:
-            ValueError: a description is missing or too long, an encoder cannot be read, the vocabularies differ.
+            ValueError: a description is missing or too long, an encoder cannot be read, the vocabularies differ, or texts do not start
+                with a special token.
         """
         texts = {label: [given] if isinstance(given, str) else list(given) for label, given in descriptions.items()}
         if not texts:
             raise ValueError("descriptions is empty: expected {entity type: text}")
         check_descriptions(texts)
         tokenizer = AutoTokenizer.from_pretrained(text) if tokenizer is None else tokenizer
+        if not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
+            raise ValueError("the tokenizer puts no special token before a text: BINDER's thresholds are the scores of that token")
         kind = config.get("type_encoder", "untied")
         if kind == "none" or (kind == "tied" and types is not None):
             raise ValueError(f"type_encoder is {kind!r}: a new model has a type encoder, and a tied one is the text encoder")
@@ -524,6 +455,7 @@ class BinderModel(SafePreTrainedModel):
     def train(self, mode: bool = True) -> "BinderModel":
         """Training mode, or not. A frozen type encoder has no dropout in training either."""
         super().train(mode)
+        self.vectors_are_stale |= mode  # the weights are about to change
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
             self.type_encoder.eval()
         return self
@@ -539,16 +471,19 @@ class BinderModel(SafePreTrainedModel):
         attention = (torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]).long()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.type_encoder != "frozen"):
             states = encode(self._types_read_by, input_ids=ids, attention_mask=attention).last_hidden_state[:, 0]  # (E, H)
-        return self.type_heads(states)
+        with torch.autocast(ids.device.type, enabled=False):
+            return self.type_heads(states.to(self.type_heads.span.weight.dtype))
 
     @torch.no_grad()
     def _encode_exactly(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """As `_encode_texts`, without dropout and mixed precision: a stored vector depends on weights and text alone."""
-        was_training = self.training
-        self.eval()
+        modes = {module: module.training for module in self.modules()}
+        for module in modes:
+            module.training = False
         with torch.autocast(ids.device.type, enabled=False):
             parts = [self._encode_texts(i, n) for i, n in zip(ids.split(TYPES_AT_ONCE), lengths.split(TYPES_AT_ONCE), strict=True)]
-        self.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
         return torch.cat(parts, dim=1).float()
 
     def _check_type_encoder(self) -> None:
@@ -582,7 +517,7 @@ class BinderModel(SafePreTrainedModel):
         """The trained types."""
         self._store_types()
         texts = {label: texts[0] for label, texts in self.config.descriptions.items()}
-        return TypeEmbeddings(texts, self.type_vectors, self.config.type_fingerprint)
+        return TypeEmbeddings(texts, self.type_vectors.clone(), self.config.type_fingerprint)
 
     @property
     def type_fingerprint(self) -> str:
@@ -590,11 +525,21 @@ class BinderModel(SafePreTrainedModel):
         self._store_types()
         return self.config.type_fingerprint
 
+    def _weights_version(self) -> int:
+        """A number that changes when the weights that encode types are changed in place (but by a fused optimiser)."""
+        if self.config.type_encoder == "none":
+            return -1
+        weights = (*self._types_read_by.parameters(), *self.type_heads.parameters())
+        return sum(weight._version for weight in weights if not weight.is_inference())
+
     def _store_types(self) -> None:
-        if self.vectors_are_stale:
-            self.type_vectors.copy_(self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0]))
-            self.config.type_fingerprint = weights_digest(self._types_read_by, self.type_heads)
-            self.vectors_are_stale = False
+        """Encode the trained types again if their weights changed since they were stored, or may have."""
+        version = self._weights_version()
+        if self.config.type_encoder == "none" or not (self.vectors_are_stale or version != self._stored_version):
+            return
+        self.type_vectors.copy_(self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0]))
+        self.config.type_fingerprint = weights_digest(self._types_read_by, self.type_heads)
+        self.vectors_are_stale, self._stored_version = self.training, version
 
     def _training_types(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that count these types.
@@ -603,7 +548,7 @@ class BinderModel(SafePreTrainedModel):
         """
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
-        self._vectors_are_stale()
+        self.vectors_are_stale = True
         device, count, size = labels.device, len(self.config.descriptions), self.config.types_per_batch
         chosen = torch.arange(count, device=device)
         if self.training and 0 < size < count:
@@ -635,7 +580,8 @@ class BinderModel(SafePreTrainedModel):
             candidates = candidate_spans(word_mask, word_end_mask, width)
             candidates[:, 0, 0] = True  # the threshold
             cells = candidates.nonzero()  # (N, 3)
-            values = heads.span_scores(parts, cells, spans.float())  # (N, E)
+            groups = [cells] if torch.is_grad_enabled() else in_parts(cells, spans)
+            values = torch.cat([heads.span_scores(parts, group, spans.float()) for group in groups])  # (N, E)
             band = values.new_full((*candidates.shape, len(spans)), torch.finfo(values.dtype).min)
             band = band.index_put(tuple(cells.unbind(1)), values)  # (B, L, W, E)
         return BinderScores(start, end, band.permute(0, 3, 1, 2))
@@ -717,7 +663,7 @@ class BinderModel(SafePreTrainedModel):
         cells = torch.cat([cells for cells, _, _ in hits])
         row, first, width = cells.unbind(1)
         columns = [row, position[row, first] - 1, position[row, first + width], torch.cat([number for _, number, _ in hits])]
-        scores = torch.cat([margin for _, _, margin in hits]).double().sigmoid()  # in float32 large margins would all be 1
+        scores = torch.cat([margin for _, _, margin in hits]).cpu().double().sigmoid()  # in float32 margins from 17 on would all be 1
         for i, start, end, number, score in zip(*(column.tolist() for column in columns), scores.tolist(), strict=True):
             found[i].append(Span(start, end, labels[number], score))
         if not self.config.several_labels:
@@ -737,9 +683,8 @@ class BinderModel(SafePreTrainedModel):
             first = torch.zeros(len(hidden), 3, dtype=torch.long, device=hidden.device)
             first[:, 0] = torch.arange(len(hidden), device=hidden.device)
             threshold = heads.span_scores(parts, first, vectors)  # (B, E)
-            found = [(first[:0], first[:0, 0], threshold[:0, 0])]
-            size = max(CELL_BUDGET // (len(vectors) + vectors.shape[1]), 1)
-            for cells in candidate_spans(word_mask, word_end_mask, width).nonzero().split(size):
+            found = [(first[:0], first[:0, 0], threshold.new_empty(0))]
+            for cells in in_parts(candidate_spans(word_mask, word_end_mask, width).nonzero(), vectors):
                 margin = heads.span_scores(parts, cells, vectors) - threshold[cells[:, 0]]  # (n, E)
                 at, number = (margin > margins).nonzero(as_tuple=True)
                 found.append((cells[at], number, margin[at, number]))
@@ -749,10 +694,16 @@ class BinderModel(SafePreTrainedModel):
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.save_pretrained`; the stored type vectors are those of the weights."""
         self._store_types()
+        state = kwargs.get("state_dict")
+        if state is not None and "type_vectors" in state:  # a copy from before
+            kwargs["state_dict"] = {**state, "type_vectors": self.type_vectors}
         return super().save_pretrained(*args, **kwargs)
 
     def export_frozen(self, folder: str | Path) -> None:
-        """Save without the type encoder: half the size; the trained types stay, others cannot be encoded."""
+        """Save without the type encoder: the trained types stay, others cannot be encoded. The tokenizer is the caller's to save.
+
+        It is about half the size of a model with two encoders.
+        """
         self._store_types()
         config = BinderConfig.from_dict({**self.config.to_dict(), "type_encoder": "none", "type_encoder_config": None})
         frozen = type(self)(config)
@@ -769,6 +720,10 @@ class BinderModel(SafePreTrainedModel):
         return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
 
 
+def _weights_were_loaded(model: BinderModel, _: Any) -> None:
+    model.vectors_are_stale = True
+
+
 def best_labels(spans: Sequence[Span]) -> list[Span]:
     """Of the spans over the same words the one with the highest score, in order."""
     best: dict[tuple[int, int], Span] = {}
@@ -777,26 +732,6 @@ def best_labels(spans: Sequence[Span]) -> list[Span]:
         if at not in best or span.score > best[at].score:
             best[at] = span
     return list(best.values())
-
-
-def description_ids(tokenizer: Any, label: str, texts: Sequence[str], config: PreTrainedConfig) -> list[list[int]]:
-    """Token ids of a type's texts. ValueError where one is longer than the encoder reads."""
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
-    rows = [tokenizer(text)["input_ids"] for text in texts]
-    for row in rows:
-        if len(row) > longest:
-            raise ValueError(f"a description of {label!r} has {len(row)} tokens: the encoder reads {longest} at most")
-    return rows
-
-
-def weights_digest(*modules: nn.Module) -> str:
-    """SHA-256 of the modules' weights, in float32."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------- registration

@@ -10,7 +10,7 @@ run of positions that fits the model. Offsets count code points, half-open.
 import re
 import sys
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -196,7 +196,7 @@ class NerPipeline(Pipeline):
     `entity_group, score, word, start, end`, with `text[start:end] == word` always.
 
     Texts longer than the model's window are read in overlapping windows; of two windows the one in which a mention lies farther
-    from the edge decides. Nothing is cut.
+    from the edge decides. Nothing is cut but a single word longer than a window.
 
     Args:
         stride: overlap of windows in tokens (a quarter of the window unless given, and at least BINDER's widest span, so that some
@@ -241,8 +241,10 @@ class NerPipeline(Pipeline):
             raise ValueError("types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap")
         if decoding not in (None, *DECODINGS):
             raise ValueError(f"decoding is {decoding!r}: expected one of {', '.join(DECODINGS)}")
-        if isinstance(types, Mapping):
+        if isinstance(types, Mapping) and self.tokenizer is not None:
             types = self.model.encode_types(types, self.tokenizer)
+        elif types is not None and not hasattr(types, "fingerprint"):
+            raise ValueError(f"types is {types!r}: expected {{label: description}}, or what encode_types gave, and a tokenizer")
         preprocess = {} if stride is None else {"stride": stride}
         forward = {} if types is None else {"types": types}
         postprocess: dict[str, Any] = {} if ignore_labels is None else {"ignore_labels": tuple(ignore_labels)}
@@ -342,19 +344,9 @@ def flat_spans(spans: Sequence[Found]) -> list[Found]:
     >>> flat_spans([(0, 2, "GPE", 0.6), (0, 4, "ORG", 0.9), (4, 5, "PER", 0.5)])
     [(0, 4, 'ORG', 0.9), (4, 5, 'PER', 0.5)]
     """
-    kept: list[Found] = []
-    cluster: list[Found] = []  # spans that overlap, directly or through others
-    for span in sorted(spans):
-        if cluster and span[0] >= max(other[1] for other in cluster):
-            kept += _best_first(cluster)
-            cluster = []
-        cluster.append(span)
-    return kept + _best_first(cluster)
-
-
-def _best_first(cluster: Sequence[Found]) -> list[Found]:
-    stay: list[Found] = []
-    for span in sorted(cluster, key=lambda span: -span[3]):
-        if all(span[1] <= other[0] or other[1] <= span[0] for other in stay):
-            stay.append(span)
-    return sorted(stay)
+    kept: list[Found] = []  # in order
+    for span in sorted(spans, key=lambda span: (-span[3], *span[:3])):
+        at = bisect_left(kept, span[1], key=lambda other: other[0])  # the first that starts at its end or later
+        if at == 0 or kept[at - 1][1] <= span[0]:
+            kept.insert(at, span)
+    return kept

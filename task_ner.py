@@ -91,9 +91,11 @@ def prepare_task(config: RunConfig, data: Data) -> tuple[Task, dict[str, "AlignR
     features, reports, fields = build(config, data, reader)
     for split, report in reports.items():
         print(f"{split}: {report}")
-        if not report.mentions:
+        if not report.mentions and split != "test":
             there = sum(len(record.entities) for record in data.records[split])
             reason = "no mention falls on token boundaries; is text_unit right for this data?" if there else "there is no mention at all"
+            if there and config.method == "binder" and report.misaligned < there:
+                reason = f"every mention is wider than max_span_width, {fields['max_span_width']}"
             raise DataError(f"{split}: nothing to learn or select by: {reason}")
     return Task(config, data.types, label_unit, encoder, features, fields), reports
 
@@ -199,12 +201,15 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
     """Spans for binder, over whole documents; the greatest width is that of train's longest mention unless the configuration says."""
     from features_ner import join_documents, span_features, span_widths
 
-    records = {split: [document.record for document in join_documents(data.records[split])] for split in ("train", "dev")}
+    records = {split: [document.record for document in join_documents(own)] for split, own in data.records.items()}
     widths = span_widths(records["train"], reader)
     print(widths.width_table())
-    width = config.max_span_width or max(1, min(widths.max_width, WIDEST_SPAN))
+    width = config.max_span_width or max(1, min(widths.max_width, WIDEST_SPAN, config.max_window_tokens // 2))
     overlap = config.window_overlap or min(max(width, LEAST_OVERLAP), reader.capacity - 1)
-    built = {split: span_features(own, reader, data.types, max_width=width, overlap=overlap) for split, own in records.items()}
+    built = {split: span_features(records[split], reader, data.types, max_width=width, overlap=overlap) for split in ("train", "dev")}
+    reports = {split: report for split, (_, report) in built.items()}
+    if "test" in records:
+        reports["test"] = span_widths(records["test"], reader, width)
     fields = {
         "type_encoder": config.type_encoder,
         "descriptions": data.descriptions,
@@ -215,7 +220,7 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         "decoding": ("nested" if overlapping(records["train"]) else "flat") if config.decoding == "auto" else config.decoding,
         "several_labels": twice_labelled(records["train"]) if config.several_labels == "auto" else config.several_labels == "true",
     }
-    return {split: features for split, (features, _) in built.items()}, {split: report for split, (_, report) in built.items()}, fields
+    return {split: features for split, (features, _) in built.items()}, reports, fields
 
 
 def overlapping(records: Sequence[Record]) -> bool:

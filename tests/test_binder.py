@@ -1,7 +1,9 @@
 """BINDER's model: against the authors' values, the equations written out, brute force, and what a user does with a checkpoint."""
 
+import copy
 import json
 import math
+import pickle
 from collections.abc import Callable
 from itertools import combinations_with_replacement, pairwise, product
 from pathlib import Path
@@ -11,7 +13,8 @@ import torch
 from conftest import corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
@@ -29,6 +32,7 @@ from modeling_binder import (
     candidate_spans,
     total_loss,
 )
+from modeling_nerco import NercoForTokenClassification
 from pipeline_ner import flat_spans
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "binder_scores.json").read_text("utf-8"))
@@ -380,6 +384,7 @@ def test_stored_types_equal_types_encoded_afresh(binder: BinderModel, character_
 def test_types_are_encoded_again_after_training(binder: BinderModel, character_tok: PreTrainedTokenizerFast) -> None:
     before = binder.types
     vectors = before.vectors.clone()
+    fingerprint = before.fingerprint
     optimizer = torch.optim.SGD(binder.parameters(), lr=0.5)
     binder.train()
     ids = character_tok(["张三在北京"], return_tensors="pt")
@@ -388,7 +393,8 @@ def test_types_are_encoded_again_after_training(binder: BinderModel, character_t
     optimizer.step()
     binder.eval()
     assert (binder.types.vectors - vectors).abs().max() > 1e-3
-    assert before.fingerprint != binder.type_fingerprint
+    assert torch.equal(before.vectors, vectors)  # a set of its own, not a view of what the model holds now
+    assert fingerprint != binder.type_fingerprint
     outputs = binder(**ids)
     with pytest.raises(ValueError, match="types are stale"):
         binder.decode(outputs, mask, mask, types=before)
@@ -398,6 +404,52 @@ def test_types_are_encoded_again_after_training(binder: BinderModel, character_t
             parameter.zero_()
     binder.load_state_dict(state)
     torch.testing.assert_close(binder.types.vectors, state["type_vectors"])
+
+
+def fresh_vectors(model: BinderModel) -> Tensor:
+    return model._encode_exactly(model.description_ids[:, 0], model.description_lengths[:, 0])
+
+
+def test_a_look_between_forward_and_step_does_not_pass_for_fresh() -> None:
+    model = small_model().train()
+    batch = random_batch(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)  # does not count versions
+    loss = model(**batch).loss
+    model.eval()
+    model.decode(model(**batch), batch["word_mask"], batch["word_end_mask"])
+    model.train()
+    loss.backward()
+    optimizer.step()
+    model.eval()
+    torch.testing.assert_close(model.types.vectors, fresh_vectors(model))
+
+
+def test_averaged_weights_have_types_of_their_own() -> None:
+    model = small_model()
+    before = model.types
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    averaged.update_parameters(model)
+    averaged.update_parameters(small_model(seed=5))
+    torch.testing.assert_close(averaged.module.types.vectors, fresh_vectors(averaged.module))
+    assert averaged.module.types.fingerprint != before.fingerprint
+
+
+def test_reading_types_keeps_the_mode_of_every_part() -> None:
+    model = small_model(type_encoder="untied").train()
+    model.encoder.eval()
+    modes = [module.training for module in model.modules()]
+    assert model.types.labels
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_no_type_finds_nothing() -> None:
+    model = small_model()
+    batch = random_batch(model)
+    types = model.types.remove("T0", "T1", "T2")
+    assert model.decode(model(**batch), batch["word_mask"], batch["word_end_mask"], types=types) == [[], [], []]
 
 
 def test_type_sets_are_saved_added_removed(binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -449,6 +501,9 @@ def test_types_in_the_pipeline(binder: BinderModel, character_tok: PreTrainedTok
         pipe(texts, decoding="deep")
     with pytest.raises(ValueError, match="described by ''"):
         pipe(texts, types={"X": ""})
+    for wrong in (["河流"], "河流"):
+        with pytest.raises(ValueError, match=r"expected \{label: description\}"):
+            pipe(texts, types=wrong)
 
 
 def test_windows_change_nothing_on_short_texts(binder: BinderModel, character_tok: PreTrainedTokenizerFast) -> None:
@@ -586,7 +641,55 @@ def test_an_exported_model_finds_the_same_and_encodes_no_type(
     assert frozen.heads.span.weight.grad.abs().sum() > 0
 
 
+def test_a_frozen_type_encoder_is_frozen_after_loading(tmp_path: Path) -> None:
+    small_model(type_encoder="frozen").save_pretrained(tmp_path)
+    loaded = BinderModel.from_pretrained(tmp_path)
+    assert not any(parameter.requires_grad for parameter in loaded.type_encoder.parameters())
+    assert all(parameter.requires_grad for parameter in loaded.type_heads.parameters())
+
+
+def test_a_state_from_before_is_saved_with_vectors_of_its_weights(tmp_path: Path) -> None:
+    """As distributed training hands over: a copy of the state, taken while the stored vectors were old."""
+    model = small_model()
+    assert model.types.labels
+    with torch.no_grad():
+        model.type_heads.span.weight.add_(torch.randn_like(model.type_heads.span.weight))
+    model.save_pretrained(tmp_path, state_dict={name: value.clone() for name, value in model.state_dict().items()})
+    loaded = BinderModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.types.vectors, fresh_vectors(loaded))
+
+
+def test_a_folder_without_stored_vectors_encodes_them(tmp_path: Path) -> None:
+    model = small_model()
+    model.config.save_pretrained(tmp_path)
+    save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = BinderModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.types.vectors, model.types.vectors)
+    assert loaded.types.vectors.norm() > 1
+
+
+def test_a_model_can_be_pickled_and_copied() -> None:
+    model = small_model()
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        torch.testing.assert_close(other.types.vectors, model.types.vectors)
+
+
 # ------------------------------------------------------------------------------------------------------------------- faults
+def test_a_checkpoint_of_the_other_method_is_refused(binder: BinderModel, saved_tagger: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds a model of type 'nerco': BinderModel opens 'binder'"):
+        BinderModel.from_pretrained(saved_tagger)
+    binder.save_pretrained(tmp_path / "binder")
+    with pytest.raises(ValueError, match="holds a model of type 'binder': NercoForTokenClassification opens 'nerco'"):
+        NercoForTokenClassification.from_pretrained(tmp_path / "binder")
+
+
+def test_texts_must_start_with_a_special_token(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast) -> None:
+    bare = copy.deepcopy(character_tok)
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", bare.sep_token_id)])
+    with pytest.raises(ValueError, match="thresholds are the scores of that token"):
+        BinderModel.from_encoders(str(tiny_encoder), descriptions=DESCRIPTIONS, tokenizer=bare)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -601,6 +704,10 @@ def test_an_exported_model_finds_the_same_and_encodes_no_type(
         ({"descriptions": {"A": [" "]}}, "described by ' '"),
         ({"descriptions": {"A": []}}, "texts of entity type 'A' are"),
         ({"id2label": {0: "X"}}, "id2label names"),
+        ({"margins": {"T0": "x"}}, "margins is"),
+        ({"margins": 3}, "margins is"),
+        ({"margins": {"T9": 1.0}}, "margins name T9"),
+        ({"max_span_width": 65}, "expected at most half of max_window_tokens, 64"),
         ({"encoder_config": {"hidden_size": 8}}, "encoder_config has no model_type"),
     ],
 )

@@ -12,7 +12,7 @@ from modeling_binder import BinderModel
 
 TEXTS = ["张三在北京大学读书，李四在上海工作。", "我们去上海。" * 60, ""]
 TYPES = {"河流": "江河的名字。", "人": "人的名字。"}
-CODE_FILES = ["modeling_binder.py", "encoder_ner.py", "pipeline_ner.py"]
+CODE_FILES = ["modeling_binder.py", "encoder_ner.py", "types_binder.py", "pipeline_ner.py"]
 
 USE = """
 import contextlib, io, json, os, sys

@@ -74,6 +74,14 @@ def test_every_mention_within_the_width_is_whole_in_some_window(
     assert (report.mentions, report.too_wide) == (len(narrow), len(gold) - len(narrow))
 
 
+def test_a_mention_that_ends_in_a_word_longer_than_a_window_is_cut(character_tok: PreTrainedTokenizerFast) -> None:
+    record = Record("r", "b " + "a" * 40 + " b", [Mention(0, 42, "PER"), Mention(2, 42, "ORG"), Mention(43, 44, "ORG")])
+    features, report = span_features([record], text_reader(character_tok, "word"), TYPES, max_width=5, overlap=5)
+    assert all(end < len(feature["input_ids"]) for feature in features for _, _, end in feature["labels"])
+    assert [1, 1, CUT] in [label for feature in features for label in feature["labels"]]  # the word's own window
+    assert report.too_wide == 2
+
+
 def test_gold_spans_are_what_decoding_gives() -> None:
     labels = torch.tensor([[[0, 2, 3], [1, 3, 5], [1, CUT, 2], [0, 5, CUT], [IGNORED] * 3]])
     word_mask = torch.tensor([[False, True, True, True, False, True, False]])
