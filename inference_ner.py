@@ -127,6 +127,8 @@ def evaluate_records(
     if across:
         scores["across_texts"] = across
     scores["counts"] = text_counts(predictions, gold)
+    if not nests and any(inner):
+        scores["all_counts"] = text_counts(predictions, everything)
     return scores
 
 

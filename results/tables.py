@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-METHODS = ("ce", "crf", "nerco")
+METHODS = ("ce", "crf", "nerco", "binder")
 RESAMPLES = 10_000
 
 Groups = dict[tuple[str, str], list[dict[str, Any]]]
@@ -44,30 +44,48 @@ def score_table(groups: Groups) -> list[str]:
     return lines
 
 
+def nested_table(groups: Groups) -> list[str]:
+    """A row per data set and method: scores on all mentions, the outer ones apart, the inner ones apart (with their number), in percent."""
+    lines = [
+        "| data | method | dev F1 | test P | test R | test F1 | outer F1 | inner P | inner R | inner mentions | seeds | epochs |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, method in sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]))):
+        runs = groups[name, method]
+        test = [("test", "all_mentions", key) for key in ("precision", "recall", "f1")]
+        places = [("dev", "all_mentions", "f1"), *test, ("test", "outer", "f1")]
+        cells = [name, method, *(spread([run[split][part][key] for run in runs]) for split, part, key in places)]
+        inner = runs[0]["test"]["inner"]["gold"]
+        cells += [spread([run["test"]["inner"][key] for run in runs]) if inner else "-" for key in ("precision", "recall")]
+        epochs = mean(sum(phase["epochs"] for phase in run["phases"].values()) for run in runs)
+        lines.append("| " + " | ".join([*cells, str(inner or "-"), seeds_of(runs), f"{epochs:g}"]) + " |")
+    return lines
+
+
 def difference_table(groups: Groups) -> list[str]:
-    """NerCo minus each control on test, over the seeds that both have, with a paired bootstrap interval; also without recurring texts."""
+    """A method minus its control on test, over the seeds that both have, with a paired bootstrap interval; also without recurring texts."""
     lines = [
         "| data | difference | test F1 | 95 % interval | without texts of train | 95 % interval | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in sorted({name for name, _ in groups}):
-        for control in METHODS[:-1]:
-            ours, theirs = ({run["seed"]: run for run in groups.get((name, m), []) if "counts" in run["test"]} for m in ("nerco", control))
+        for method, control in (("nerco", "ce"), ("nerco", "crf"), ("binder", "crf")):
+            ours, theirs = ({run["seed"]: run for run in groups.get((name, m), []) if "counts" in run["test"]} for m in (method, control))
             shared = sorted(set(ours) & set(theirs))
             if not shared:
                 continue
             a = np.stack([counts_of(ours[seed]) for seed in shared])  # (seeds, texts, 3)
             b = np.stack([counts_of(theirs[seed]) for seed in shared])
             recurring = ours[shared[0]]["test"]["recurring_texts"]
-            cells = [name, f"nerco - {control}", *interval(a, b)]
+            cells = [name, f"{method} - {control}", *interval(a, b)]
             cells += interval(np.delete(a, recurring, axis=1), np.delete(b, recurring, axis=1)) if recurring else ["-", "-"]
             lines.append("| " + " | ".join([*cells, ", ".join(map(str, shared))]) + " |")
     return lines
 
 
 def counts_of(run: dict[str, Any]) -> np.ndarray:
-    """(texts, 3): correct, predicted, gold of each test text."""
-    return np.reshape(run["test"]["counts"], (-1, 3))
+    """(texts, 3): correct, predicted, gold of each test text; gold are all mentions where some nest."""
+    return np.reshape(run["test"].get("all_counts", run["test"]["counts"]), (-1, 3))
 
 
 def interval(ours: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES) -> list[str]:
@@ -180,7 +198,13 @@ def documents() -> dict[Path, str]:
     groups = grouped(main_runs)
     readme, method = HERE.parent / "README.md", HERE.parent / "docs" / "method.md"
     content = "\n".join([*score_table(groups), "", *difference_table(groups), "", machines(main_runs)])
-    pages = {readme: between(readme.read_text("utf-8"), *markers("results"), content)}
+    text = between(readme.read_text("utf-8"), *markers("results"), content)
+    binder_runs = read(HERE / "binder")
+    binder = grouped(binder_runs)
+    content = (
+        "\n".join([*nested_table(binder), "", *difference_table(binder), "", machines(binder_runs)]) if binder_runs else "Not run yet."
+    )
+    pages = {readme: between(text, *markers("binder"), content)}
     ablation = [*ablation_table(groups, ablations), "", machines(ablations)] if ablations else ["Not run yet."]
     table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))

@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import sections, sections_binder, speed
+from benchmarks import distant, held_out, sections, sections_binder, speed
 from benchmarks.sections import Comparison, Section, compare, definition_loss, in_turns, peak_bytes, value_and_gradient
+from data_ner import read_records
 from losses_contrastive import pairwise_contrastive_loss
+from types_ner import read_types
 
 TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
 
@@ -138,6 +140,39 @@ def test_the_plain_definition_scores_as_the_model_does(tiny_encoder: Path) -> No
         band = model.scores(hidden, windows["word_mask"], windows["word_end_mask"], types.vectors).span
     for i, j in ((1, 1), (1, 4), (3, 5), (0, 0)):
         torch.testing.assert_close(band[:, :, i, j - i], plain[:, :, i, j])
+
+
+# ------------------------------------------------------------------------------------------------- data of the experiments
+def write_column(path: Path, sentences: list[list[tuple[str, str]]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("".join(f"{token}\t{tag}\n" for token, tag in sentence) + "\n" for sentence in sentences), "utf-8")
+
+
+def test_distant_labels_come_from_the_first_half_alone(tmp_path: Path) -> None:
+    aspirin, fever = ("Aspirin", "B-Chemical"), ("fever", "B-Disease")
+    first, second = [[aspirin, ("helps", "O")], [fever, ("!", "O")]], [[aspirin, ("and", "O"), ("ibuprofen", "B-Chemical")], [fever]]
+    write_column(tmp_path / "train.tsv", first + second)
+    report = distant.label_second_half(tmp_path / "train.tsv", tmp_path / "out.jsonl", min_length=3)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [[(e["start"], e["end"], e["label"]) for e in row["entities"]] for row in rows] == [[(0, 7, "Chemical")], [(0, 5, "Disease")]]
+    assert (report.scores["micro"]["precision"], report.scores["micro"]["recall"]) == (1.0, pytest.approx(2 / 3))
+
+
+def test_held_out_types_are_those_that_training_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"ai": "algorithm", "literature": "book", "music": "song", "politics": "politician", "science": "enzyme"}
+    for domain, label in own.items():
+        for split in ("train", "dev", "test"):
+            sentence = [("Word", f"B-{label}"), ("of", "O"), ("Rome", "B-location")]
+            write_column(tmp_path / "crossner" / domain / f"{split}.txt", [sentence, [("No", "O")]])
+    monkeypatch.setenv("NER_DATA", str(tmp_path))
+    folder = tmp_path / "held_out"
+    assert "algorithm" in held_out.prepare("ai", folder)
+    asked = {item.label for item in read_types(folder / "held_out.yaml")}
+    assert not asked & {"location", *own.values()} - {"algorithm"}
+    assert {item.label for item in read_types(folder / "types.yaml")} == {"location", *own.values()} - {"algorithm"}
+    records = {name: read_records(folder / f"{name}.jsonl")[0] for name in ("train", "dev", "test")}
+    assert [len(records[name]) for name in records] == [8, 8, 2]
+    assert [[m.label for m in record.entities] for record in records["test"]] == [["algorithm"], []]
 
 
 # ---------------------------------------------------------------------------------------------------------- command line
