@@ -95,10 +95,10 @@ class _PairwiseContrast(torch.autograd.Function):
             for start in range(0, sum(sizes), rows):
                 anchors = slice(start, min(start + rows, sum(sizes)))
                 scores = (z[anchors] / temperature) @ z.T  # (a, N)
-                loss += _contrast_rows(scores, anchors.start, sizes)
-                if gradient is not None:  # `scores` now holds the loss's derivative to them
-                    gradient.addmm_(scores.T, z[anchors], alpha=1 / temperature)
-                    gradient[anchors].addmm_(scores, z, alpha=1 / temperature)
+                loss += _contrast_rows(scores, anchors.start, sizes, temperature)
+                if gradient is not None:  # `scores` now holds the loss's derivative to the cosines
+                    gradient.addmm_(scores.T, z[anchors])
+                    gradient[anchors].addmm_(scores, z)
         if gradient is not None:  # through the normalisation: what changes a length only is projected out
             gradient.addcmul_(z, torch.linalg.vecdot(z, gradient)[:, None], value=-1).div_(norms)
             ctx.save_for_backward(index, gradient)
@@ -115,8 +115,8 @@ class _PairwiseContrast(torch.autograd.Function):
         return whole, None, None, None
 
 
-def _contrast_rows(scores: Tensor, first: int, sizes: list[int]) -> Tensor:
-    """Loss of some anchors, over classes the mean over pairs; `scores` (a, N) is replaced by the loss's derivative to it.
+def _contrast_rows(scores: Tensor, first: int, sizes: list[int], temperature: float) -> Tensor:
+    """Loss of some anchors, over classes the mean over pairs; `scores` (a, N) is replaced by the loss's derivative to the cosines.
 
     The anchors are the tokens from `first` on; the columns are all tokens, those of each class of `sizes` in turn, then all others.
     """
@@ -137,7 +137,7 @@ def _contrast_rows(scores: Tensor, first: int, sizes: list[int]) -> Tensor:
         total = part.sub_(highest).exp_().sum(1, keepdim=True)  # (a_c, 1)
         margin = (highest + total.log()) - positives  # (a_c, n_c) N_i - s_ij
         loss += weight * F.softplus(margin).scatter_(1, own, 0.0).sum()  # a token with itself is no pair
-        slope = margin.sigmoid_().scatter_(1, own, 0.0).mul_(weight)  # (a_c, n_c)
+        slope = margin.sigmoid_().scatter_(1, own, 0.0).mul_(weight / temperature)  # (a_c, n_c)
         part.mul_(slope.sum(1, keepdim=True) / total)
         part[:, members] = -slope
     return loss

@@ -36,7 +36,7 @@ def struck(place: str, call: int, blow: str, command: list[str]) -> subprocess.C
 
 
 def assert_same_outcome(run_dir: Path, undisturbed: Path) -> None:
-    for folder in ("stage1/model", "head/model", "full/model", "model"):
+    for folder in [path.parent.relative_to(undisturbed) for path in undisturbed.rglob("model.safetensors")]:
         weights, expected = (load_file(root / folder / "model.safetensors") for root in (run_dir, undisturbed))
         assert weights.keys() == expected.keys()
         for name, tensor in expected.items():
@@ -74,6 +74,39 @@ def test_killed_run_ends_as_if_nothing_had_happened(place, files, tiny_encoder, 
     assert not (tmp_path / "run" / "model").exists() or place == "measuring"
     assert main(command) == 0
     assert_same_outcome(tmp_path / "run", undisturbed)
+
+
+@pytest.fixture(scope="module")
+def binder_options(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """One phase of 15 steps, in which texts of types and types themselves are drawn."""
+    types = tmp_path_factory.mktemp("types") / "types.yaml"
+    types.write_text("types:\n  PER: 人物：人的名字。\n  ORG: 机构：公司的名字。\n  GPE: 政区：城市的名字。\n", "utf-8")
+    drawn = {"type_variants": True, "types_per_batch": 2}
+    return {**OPTIONS, **drawn, "method": "binder", "types_file": types, "stage1_epochs": 0, "head_epochs": 0}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_binder(files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory, binder_options: dict) -> Path:
+    run_dir = tmp_path_factory.mktemp("undisturbed-binder") / "run"
+    assert main(arguments(files, tiny_encoder, run_dir, **binder_options)) == 0
+    return run_dir
+
+
+BINDER_STRUCK = {
+    "third epoch": (STAGE2_STEP, 13, "SIGKILL"),
+    "a checkpoint half written": (WRITING, 2, "SIGKILL"),
+    "trained but not marked": ("phases_ner.leave_model", 1, "SIGKILL"),
+    "in the middle of an epoch": (STAGE2_STEP, 8, "SIGTERM"),
+}
+
+
+@pytest.mark.parametrize("place", BINDER_STRUCK)
+def test_struck_binder_run_ends_as_if_nothing_had_happened(place, files, tiny_encoder, tmp_path, undisturbed_binder, binder_options):
+    command = arguments(files, tiny_encoder, tmp_path / "run", **binder_options)
+    assert struck(*BINDER_STRUCK[place], command).returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert main(command) == 0
+    assert_same_outcome(tmp_path / "run", undisturbed_binder)
 
 
 @pytest.mark.parametrize("blow", ["SIGTERM", "SIGINT"])
