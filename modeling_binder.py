@@ -223,8 +223,12 @@ class TextHeads(nn.Module):
     def span_scores(self, parts: Projected, cells: Tensor, types: Tensor) -> Tensor:
         """Scores of spans: cells (N, 3) window, first token, width - 1; types (E, D) -> (N, E)."""
         row, first, width = cells.unbind(1)
-        spans = parts.left[row, first] + parts.right[row, first + width] + parts.width[width]  # (N, D)
-        return self.log_scale[2].float().exp() * normalised(spans, self.dropout, self.training) @ types.T
+        at = row * parts.left.shape[1] + first  # (N,) in all windows' tokens
+        spans = parts.left.flatten(0, 1).index_select(0, at)  # (N, D)
+        spans += parts.right.flatten(0, 1).index_select(0, at + width)
+        spans += parts.width.index_select(0, width)
+        # The scale goes to the types: they are fewer than the scores.
+        return normalised(spans, self.dropout, self.training) @ (self.log_scale[2].float().exp() * types).T
 
 
 class TypeHeads(nn.Module):
@@ -685,7 +689,7 @@ class BinderModel(SafePreTrainedModel):
             threshold = heads.span_scores(parts, first, vectors)  # (B, E)
             found = [(first[:0], first[:0, 0], threshold.new_empty(0))]
             for cells in in_parts(candidate_spans(word_mask, word_end_mask, width).nonzero(), vectors):
-                margin = heads.span_scores(parts, cells, vectors) - threshold[cells[:, 0]]  # (n, E)
+                margin = heads.span_scores(parts, cells, vectors).sub_(threshold.index_select(0, cells[:, 0]))  # (n, E)
                 at, number = (margin > margins).nonzero(as_tuple=True)
                 found.append((cells[at], number, margin[at, number]))
         return found
