@@ -11,8 +11,6 @@ from modeling_binder import CUT, IGNORED
 from pipeline_ner import flat_spans
 from trainer_contrastive import SentenceTrainer
 
-COUNTS = ("correct", "predicted", "gold")
-
 
 class BinderTrainer(SentenceTrainer):
     """Decodes every evaluation batch as it comes: what is kept of a window are three numbers, whatever the size of the data.
