@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, help="threads of each run; by default the cores are shared equally")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "runs", help="folder for the metrics")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # keys may follow the options
     overrides = [item for item in arguments.arguments if "=" in item]
     configs = [item for item in arguments.arguments if "=" not in item]
     runs = [(config, [*overrides, f"seed={seed}"]) for seed in arguments.seeds for config in configs]

@@ -88,7 +88,7 @@ def main() -> int:
         "--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS), help="how types are given in training [all]"
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "held_out", help="folder for the scores")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     folder = ROOT / "runs" / f"held_out-{arguments.domain}"
     held_out = prepare(arguments.domain, folder)
     print(f"held out: {', '.join(held_out)}")

@@ -14,14 +14,17 @@ import torch  # noqa: E402
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed  # noqa: E402
 
 from data_ner import Mention, Record  # noqa: E402
-from features_ner import TagCollator, tag_features  # noqa: E402
+from features_ner import SpanCollator, TagCollator, span_features, tag_features  # noqa: E402
 from losses_contrastive import semantic_classes  # noqa: E402
+from modeling_binder import BinderModel  # noqa: E402
 from modeling_nerco import NercoForTokenClassification, NercoModel  # noqa: E402
 from phases_ner import tag_scores  # noqa: E402
 from pipeline_ner import TextReader  # noqa: E402
+from trainer_binder import BinderTrainer, SpanCounts  # noqa: E402
 from trainer_contrastive import ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer  # noqa: E402
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
+DESCRIPTIONS = {"PER": "人名", "ORG": "公司、学校等机构"}
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 GLOBAL_BATCH = 8
 CASES = {
@@ -53,9 +56,12 @@ def records(case: str) -> list[Record]:
     return found
 
 
+def reader_of(encoder: str) -> TextReader:
+    return TextReader(AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64)
+
+
 def features(case: str, encoder: str) -> list[dict]:
-    reader = TextReader(AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64)
-    return tag_features(records(case), reader, LABELS)[0]
+    return tag_features(records(case), reader_of(encoder), LABELS)[0]
 
 
 def shared(output: Path) -> dict:
@@ -120,6 +126,23 @@ def main(encoder: str, output: Path) -> None:
             compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, LABELS),
             preprocess_logits_for_metrics=lambda logits, labels, model=model: model.viterbi(logits, labels != -100),
             **extra,
+        )
+        trainer.train()
+        gradients[case] = kept.found
+        metrics[case] = {name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "second"))}
+    for case in ("BINDER", "BINDER, one sentence with entities"):
+        set_seed(0)
+        kept = Gradients()
+        data, _ = span_features(records(case.removeprefix("BINDER, ")), reader_of(encoder), list(DESCRIPTIONS), max_width=4, overlap=4)
+        fields = {"descriptions": DESCRIPTIONS, "label_unit": "token", "max_span_width": 4, "projection_dropout": 0.0}
+        trainer = BinderTrainer(
+            model=without_dropout(BinderModel.from_encoders(encoder, **fields)),
+            args=TrainingArguments(**shared(output), batch_eval_metrics=True),
+            train_dataset=data,
+            eval_dataset=data,
+            data_collator=SpanCollator(0),
+            callbacks=[kept],
+            compute_metrics=SpanCounts(),
         )
         trainer.train()
         gradients[case] = kept.found
