@@ -1,6 +1,6 @@
 """Distant labels for BC5CDR: the second half of train, labelled with the mentions of the first half.
 
-NER_DATA=... python benchmarks/distant.py        writes runs/distant/train.jsonl, which configs/bc5cdr_distant_*.yaml read
+NER_DATA=... python benchmarks/distant.py        writes runs/bc5cdr_distant/train.jsonl, which configs/bc5cdr_distant_*.yaml read
 
 Neither dev nor test has a part in the dictionary. The labels' precision and recall against the gold ones are printed.
 """
@@ -30,7 +30,7 @@ def label_second_half(train: str | Path, output: str | Path, *, min_length: int)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", default="${NER_DATA}/bc5cdr/train.tsv", help="annotated file [%(default)s]")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "distant" / "train.jsonl", help="JSONL file to write")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bc5cdr_distant" / "train.jsonl", help="JSONL file to write")
     parser.add_argument("--min_length", type=int, default=3, help="leave out terms of fewer characters [3]")
     arguments = parser.parse_args()
     report = label_second_half(expand(arguments.train), arguments.output, min_length=arguments.min_length)

@@ -111,15 +111,17 @@ def main() -> int:
                         str(result),
                     ]
                 )
-                keep_names(result, arguments.domain, name, seed)
+                name_measurement(result, run_dir, domain=arguments.domain, variant=name, seed=seed, held_out=held_out)
     return 0
 
 
-def keep_names(result: Path, domain: str, variant: str, seed: int) -> None:
-    """Name what was measured in the scores, in the place of paths."""
+def name_measurement(result: Path, run_dir: Path, **names: Any) -> None:
+    """Say in the scores what was measured, in the place of paths, and with what."""
     scores: dict[str, Any] = json.loads(result.read_text("utf-8"))
     kept = {key: value for key, value in scores.items() if key not in ("model", "file", "types", "counts")}
-    write_json({"domain": domain, "variant": variant, "seed": seed, **kept}, result)
+    metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
+    made_by = {key: metrics[key] for key in ("commit", "machine", "versions")}
+    write_json({**names, **made_by, **kept}, result)
 
 
 if __name__ == "__main__":

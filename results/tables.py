@@ -16,6 +16,12 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 METHODS = ("ce", "crf", "nerco", "binder")
 RESAMPLES = 10_000
+HELD_OUT_VARIANTS = {
+    "plain": "descriptions",
+    "texts": "name or description, drawn",
+    "drawn": "10 types a batch, drawn",
+    "both": "both drawn",
+}
 
 Groups = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -24,7 +30,7 @@ def grouped(measurements: list[dict[str, Any]]) -> Groups:
     """Runs by data set and method, in the order of their seeds."""
     groups: Groups = defaultdict(list)
     for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
-        place = str(Path(metrics["config"]["train_file"]).parent).removeprefix("${NER_DATA}/")
+        place = str(Path(metrics["config"]["train_file"]).parent).removeprefix("${NER_DATA}/").removeprefix("runs/")
         groups[place, metrics["method"]].append(metrics)
     return groups
 
@@ -80,6 +86,19 @@ def difference_table(groups: Groups) -> list[str]:
             cells = [name, f"{method} - {control}", *interval(a, b)]
             cells += interval(np.delete(a, recurring, axis=1), np.delete(b, recurring, axis=1)) if recurring else ["-", "-"]
             lines.append("| " + " | ".join([*cells, ", ".join(map(str, shared))]) + " |")
+    return lines
+
+
+def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """A row per held-out domain and way of training: scores on mentions of types that training lacks, in percent."""
+    groups: Groups = defaultdict(list)
+    for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
+        groups[metrics["domain"], metrics["variant"]].append(metrics)
+    lines = ["| held out | types | mentions | trained with | P | R | F1 | seeds |", "|---|---|---|---|---|---|---|---|"]
+    for (domain, variant), runs in sorted(groups.items(), key=lambda item: (item[0][0], list(HELD_OUT_VARIANTS).index(item[0][1]))):
+        cells = [domain, str(len(runs[0]["held_out"])), str(runs[0]["micro"]["gold"]), HELD_OUT_VARIANTS[variant]]
+        cells += [spread([run["micro"][key] for run in runs]) for key in ("precision", "recall", "f1")]
+        lines.append("| " + " | ".join([*cells, seeds_of(runs)]) + " |")
     return lines
 
 
@@ -205,6 +224,10 @@ def documents() -> dict[Path, str]:
         "\n".join([*nested_table(binder), "", *difference_table(binder), "", machines(binder_runs)]) if binder_runs else "Not run yet."
     )
     pages = {readme: between(text, *markers("binder"), content)}
+    held_out = read(HERE / "held_out")
+    content = "\n".join([*held_out_table(held_out), "", machines(held_out)]) if held_out else "Not run yet."
+    page = HERE.parent / "docs" / "binder.md"
+    pages[page] = between(page.read_text("utf-8"), *markers("held out"), content)
     ablation = [*ablation_table(groups, ablations), "", machines(ablations)] if ablations else ["Not run yet."]
     table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))

@@ -12,7 +12,7 @@ from conftest import ROOT
 sys.path[:0] = [str(ROOT / "results"), str(ROOT / "benchmarks")]
 
 from segmentation import alignment_and_uniformity, segmentation  # noqa: E402
-from tables import ablation_table, between, difference_table, interval, score_table  # noqa: E402
+from tables import ablation_table, between, difference_table, held_out_table, interval, score_table  # noqa: E402
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 
@@ -132,3 +132,15 @@ def test_alignment_and_uniformity_equal_their_definition():
     found = alignment_and_uniformity(embeddings, classes)
     assert found["alignment"] == pytest.approx(mean(squared[p] for p in pairs if classes[p[0]] == classes[p[1]]), rel=1e-4)
     assert found["uniformity"] == pytest.approx(np.log(mean(np.exp(-2 * squared[p]) for p in pairs)), rel=1e-4)
+
+
+def test_held_out_types_have_a_row_for_each_way_of_training():
+    def scores(variant: str, seed: int, f1: float) -> dict:
+        micro = {"precision": 0.5, "recall": 0.25, "f1": f1, "gold": 40}
+        return {"domain": "ai", "variant": variant, "seed": seed, "held_out": ["algorithm", "task"], "micro": micro}
+
+    rows = held_out_table([scores("both", 0, 0.4), scores("plain", 1, 0.2), scores("plain", 0, 0.1)])[2:]
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
+        ["ai", "2", "40", "descriptions", "50.0 ± 0.0", "25.0 ± 0.0", "15.0 ± 7.1", "0, 1"],
+        ["ai", "2", "40", "both drawn", "50.0", "25.0", "40.0", "0"],
+    ]
