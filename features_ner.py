@@ -4,7 +4,7 @@ Sections: tags, whole documents, spans, batches. Texts are read by the `TextRead
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from data_ner import DataError, Mention, Record, outermost, spans_to_tags
 from modeling_binder import CUT, IGNORED
-from pipeline_ner import TextReader, Tokenized
+from pipeline_ner import TextReader, Tokenized, pad_rows
 
 # ------------------------------------------------------------------------------------------------------------------ tags
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
@@ -274,7 +274,7 @@ class TagCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
-        return padded(features, {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False})
+        return pad_rows(features, {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False})
 
 
 class SpanCollator:
@@ -284,16 +284,7 @@ class SpanCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
-        batch = padded(features, {"input_ids": self.pad_token_id, "word_mask": False, "word_end_mask": False})
+        batch = pad_rows(features, {"input_ids": self.pad_token_id, "word_mask": False, "word_end_mask": False})
         most = max(1, *(len(feature["labels"]) for feature in features))
         rows = [feature["labels"] + [[IGNORED] * 3] * (most - len(feature["labels"])) for feature in features]
         return {**batch, "labels": torch.tensor(rows)}
-
-
-def padded(features: Sequence[dict], fill: Mapping[str, int | bool]) -> dict[str, torch.Tensor]:
-    """Rows over tokens as tensors (B, T), filled up to the longest, and their attention mask."""
-    width = max(len(feature["input_ids"]) for feature in features)
-    batch = {name: torch.tensor([list(f[name]) + [value] * (width - len(f[name])) for f in features]) for name, value in fill.items()}
-    lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
-    batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
-    return batch

@@ -142,13 +142,15 @@ class TextReader:
         begin = text.first_token[first]
         end = text.first_token[last] if last < len(text.first_token) else len(text.ids)
         ids = text.ids[begin:end][: self.capacity]
-        starts = [False] * (len(self.prefix) + len(ids) + len(self.suffix))
-        ends = starts.copy()
-        for token in text.first_token[first:last]:
-            starts[len(self.prefix) + token - begin] = True
-        for token in text.last_token[first:last]:
-            ends[len(self.prefix) + min(token - begin, len(ids) - 1)] = True
-        return Window(self.prefix + ids + self.suffix, starts, ends, first, last)
+        every_token = last - first == len(ids)  # each is a position: no need to look where they are
+        starts, ends = [every_token] * len(ids), [every_token] * len(ids)
+        if not every_token:
+            for token in text.first_token[first:last]:
+                starts[token - begin] = True
+            for token in text.last_token[first:last]:
+                ends[min(token - begin, len(ids) - 1)] = True
+        before, after = [False] * len(self.prefix), [False] * len(self.suffix)
+        return Window(self.prefix + ids + self.suffix, before + starts + after, before + ends + after, first, last)
 
     def fit(self, text: Tokenized, first: int) -> int:
         """The largest `last` such that positions [first, last) fit into one window (at least one position)."""
@@ -173,18 +175,16 @@ class TextReader:
 
 def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tensor]:
     """Right-padded batch: input_ids, attention_mask, word_mask, word_end_mask, each (B, T)."""
-    width = max(len(window.input_ids) for window in windows)
-    ids = torch.full((len(windows), width), pad_token_id, dtype=torch.long)
-    attention = torch.zeros((len(windows), width), dtype=torch.long)
-    starts = torch.zeros((len(windows), width), dtype=torch.bool)
-    ends = torch.zeros((len(windows), width), dtype=torch.bool)
-    for row, window in enumerate(windows):
-        length = len(window.input_ids)
-        ids[row, :length] = torch.tensor(window.input_ids)
-        attention[row, :length] = 1
-        starts[row, :length] = torch.tensor(window.word_mask)
-        ends[row, :length] = torch.tensor(window.word_end_mask)
-    return {"input_ids": ids, "attention_mask": attention, "word_mask": starts, "word_end_mask": ends}
+    return pad_rows([window._asdict() for window in windows], {"input_ids": pad_token_id, "word_mask": False, "word_end_mask": False})
+
+
+def pad_rows(rows: Sequence[Mapping[str, Any]], fill: Mapping[str, int | bool]) -> dict[str, Tensor]:
+    """The lists over tokens that `fill` names as tensors (B, T), filled up to the longest, and their attention_mask."""
+    width = max(len(row["input_ids"]) for row in rows)
+    batch = {name: torch.tensor([[*row[name], *[value] * (width - len(row[name]))] for row in rows]) for name, value in fill.items()}
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    return batch
 
 
 # -------------------------------------------------------------------------------------------------------------- pipeline
