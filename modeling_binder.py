@@ -443,11 +443,10 @@ class BinderModel(SafePreTrainedModel):
         if type_config is not None:
             model.type_encoder = pretrained_encoder(types or text, type_config)
             model._freeze()
-        for number, rows in enumerate(ids.values()):
-            for variant in range(model.config.texts_per_type):
-                row = rows[variant % len(rows)]  # a type with fewer texts has them more often
-                model.description_ids[number, variant, : len(row)] = torch.tensor(row)
-                model.description_lengths[number, variant] = len(row)
+        variants = range(model.config.texts_per_type)  # a type with fewer texts has them more often
+        padded, lengths = pad_texts([rows[variant % len(rows)] for rows in ids.values() for variant in variants])
+        model.description_ids.copy_(padded.view_as(model.description_ids))
+        model.description_lengths.copy_(lengths.view_as(model.description_lengths))
         return model
 
     def get_input_embeddings(self) -> nn.Module:
@@ -509,10 +508,7 @@ class BinderModel(SafePreTrainedModel):
         check_descriptions({label: [text] for label, text in descriptions.items()})
         type_config = self.config.type_encoder_config or self.config.encoder_config
         rows = [description_ids(tokenizer, label, [text], type_config)[0] for label, text in descriptions.items()]
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
+        ids, lengths = pad_texts(rows)
         vectors = self._encode_exactly(ids.to(self.device), lengths.to(self.device))
         return TypeEmbeddings(dict(descriptions), vectors, self.type_fingerprint)
 
@@ -687,11 +683,15 @@ class BinderModel(SafePreTrainedModel):
             first = torch.zeros(len(hidden), 3, dtype=torch.long, device=hidden.device)
             first[:, 0] = torch.arange(len(hidden), device=hidden.device)
             threshold = heads.span_scores(parts, first, vectors)  # (B, E)
+            limit = threshold + margins  # (B, E)
             found = [(first[:0], first[:0, 0], threshold.new_empty(0))]
-            for cells in in_parts(candidate_spans(word_mask, word_end_mask, width).nonzero(), vectors):
-                margin = heads.span_scores(parts, cells, vectors).sub_(threshold.index_select(0, cells[:, 0]))  # (n, E)
-                at, number = (margin > margins).nonzero(as_tuple=True)
-                found.append((cells[at], number, margin[at, number]))
+            candidates = candidate_spans(word_mask, word_end_mask, width)
+            # Window by window: one row of limits then serves all cells of a part, and the scores are read but once.
+            for row, own in enumerate(candidates.nonzero().split(candidates.sum((1, 2)).tolist())):
+                for cells in in_parts(own, vectors):
+                    scores = heads.span_scores(parts, cells, vectors)  # (n, E)
+                    at, number = (scores > limit[row]).nonzero(as_tuple=True)
+                    found.append((cells[at], number, scores[at, number] - threshold[row, number]))
         return found
 
     # -- saving
@@ -726,6 +726,12 @@ class BinderModel(SafePreTrainedModel):
 
 def _weights_were_loaded(model: BinderModel, _: Any) -> None:
     model.vectors_are_stale = True
+
+
+def pad_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids of texts, filled up to the longest with 0, and their lengths: (E, tokens), (E,)."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), torch.tensor([len(row) for row in rows])
 
 
 def best_labels(spans: Sequence[Span]) -> list[Span]:
