@@ -666,6 +666,10 @@ def write_json(values: Any, path: Path) -> None:
         file.write(text + "\n")
 
 
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
 def fresh_folder(path: Path) -> Path:
     """An empty folder in the place of whatever was there."""
     shutil.rmtree(path, ignore_errors=True)

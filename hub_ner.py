@@ -1,87 +1,481 @@
-"""Model repositories: the card, filled from what a run measured."""
+"""Model repositories: what belongs in one, whether it is whole, how it becomes a bundle or gets to the Hub.
 
+Sections: contents, manifest, packaging, loading in a clean process, bundles, the Hub.
+Nothing that a repository holds is unpickled. Its code runs only where it equals this project's, or where the caller says so.
+"""
+
+import hashlib
 import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from config_ner import ConfigError
+from data_ner import fresh_folder, move_folder, read_json
 
-from config_ner import expand
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
-TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
-METHOD_LINES = {
-    "ce": "A plain token classifier (independent tags).",
-    "crf": "A token classifier with a linear-chain CRF.",
-    "nerco": "A NerCo tagger: contrastive training of the encoder, then token classification with a linear-chain CRF.",
-    "binder": "A BINDER model: a bi-encoder that compares spans of text with descriptions of entity types.",
+HERE = Path(__file__).resolve().parent
+MANIFEST = "MANIFEST.sha256"
+CODE = {
+    "nerco": ("modeling_nerco.py", "encoder_ner.py", "pipeline_ner.py"),
+    "binder": ("modeling_binder.py", "encoder_ner.py", "types_binder.py", "pipeline_ner.py"),
 }
-SCORE_LINES = {
-    "ce": "the probability of exactly this mention under independent tags",
-    "crf": "the mention's posterior probability under the CRF",
-    "binder": "the sigmoid of the span's margin to the threshold of its type (not calibrated)",
-}
-SCORE_LINES["nerco"] = SCORE_LINES["crf"]
-TAGGER_FILES = "`modeling_nerco.py`, `encoder_ner.py` and `pipeline_ner.py`"
-BINDER_FILES = "`modeling_binder.py`, `encoder_ner.py`, `types_binder.py` and `pipeline_ner.py`"
+REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json", "examples.json")
+TOKENIZER = {"special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}
+DOCUMENTS = {"LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"}
+OF_THE_HUB = ".gitattributes"  # the Hub writes it into every repository
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+LINE = re.compile(r"([0-9a-f]{64})  ([^\s/\\]+)\n")
+SAME_SCORE = 1e-4  # by which scores may differ between machines
 
 
-def write_card(metrics: dict[str, Any], example: dict[str, Any], folder: Path) -> None:
-    """Write README.md of a model folder from `metrics.json`'s content and one predicted example {"text", "mentions"}."""
-    config = metrics["config"]
-    model_config = json.loads((folder / "config.json").read_text("utf-8"))
-    types = metrics["types"]
-    nested, contrasts = model_config.get("decoding") == "nested", metrics["method"] in ("nerco", "binder")
-    splits = [split for split in ("dev", "test") if split in metrics]
-    card = ModelCard.from_template(
-        ModelCardData(
-            library_name="transformers",
-            pipeline_tag="token-classification",
-            tags=["named-entity-recognition", *(["contrastive-learning"] if contrasts else []), metrics["method"]],
-            language="zh" if model_config["label_unit"] == "token" else None,
-        ),
-        template_path=str(TEMPLATE),
-        title=f"{metrics['method']}-{Path(config['train_file']).parent.name or Path(config['train_file']).stem}",
-        method=metrics["method"],
-        method_line=METHOD_LINES[metrics["method"]],
-        types=types,
-        label_unit=model_config["label_unit"],
-        descriptions={
-            label: model_config["descriptions"][label][0].replace("|", "\\|") for label in types if metrics["method"] == "binder"
-        },
-        score_line=SCORE_LINES[metrics["method"]] if model_config.get("use_crf", True) else SCORE_LINES["ce"],
-        code_files=BINDER_FILES if metrics["method"] == "binder" else TAGGER_FILES,
-        nested=nested,
-        example={"text": repr(example["text"]), "output": _python_list(example["mentions"])},
-        max_window_tokens=config["max_window_tokens"],
-        gold_line="gold are all mentions, nested ones too" if nested else "gold are the outermost mentions",
-        seed=metrics["seed"],
-        table=_score_table({split: metrics[split] for split in splits}, types),
-        encoder=Path(expand(config["encoder"])).name,
-        data_line=_data_line(metrics["data"]),
-        phases_line="; ".join(f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s" for name, done in metrics["phases"].items()),
-        machine=metrics["machine"],
-        versions=metrics["versions"],
+class RepositoryError(ValueError):
+    """A model repository that is damaged, incomplete, or holds what it must not; `faults` names everything that was found."""
+
+    def __init__(self, where: str | Path, faults: Iterable[str]) -> None:
+        self.faults = list(faults)
+        super().__init__(f"{where}: " + "; ".join(self.faults))
+
+
+# -------------------------------------------------------------------------------------------------------------- contents
+def content_faults(names: Iterable[str]) -> list[str]:
+    """What a repository of these files holds that it must not, and lacks. Files of subfolders are named with a slash."""
+    present = set(names) - {OF_THE_HUB, MANIFEST}
+    code = {name for names in CODE.values() for name in names}
+    known = {*REQUIRED, *TOKENIZER, *DOCUMENTS, *code}
+    faults = []
+    for name in sorted(present):
+        if Path(name).suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack"):
+            faults.append(f"{name}: weights and data other than safetensors and JSON are refused, they can execute code")
+        elif name not in known and not WEIGHTS.fullmatch(name):
+            faults.append(f"{name}: does not belong into a model repository")
+    faults += [f"{name} is missing" for name in REQUIRED if name not in present]
+    if not any(WEIGHTS.fullmatch(name) and name.endswith(".safetensors") for name in present):
+        faults.append("model.safetensors is missing")
+    return faults
+
+
+def model_type_of(folder: Path) -> str:
+    """ "nerco" or "binder". RepositoryError if config.json is of no model of this project."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RepositoryError(folder, [f"config.json cannot be read ({error})"]) from error
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(found, str) or found not in CODE:
+        raise RepositoryError(folder, [f"config.json has model_type {found!r}: expected {' or '.join(CODE)}"])
+    return found
+
+
+def code_differs(folder: Path) -> dict[str, str]:
+    """Code of a repository that is not this project's, by name with its SHA-256: what loading with trust_remote_code would run."""
+    found = {path.name: sha256(path) for path in sorted(folder.glob("*.py"))}
+    return {name: digest for name, digest in found.items() if not (HERE / name).is_file() or sha256(HERE / name) != digest}
+
+
+def weight_faults(folder: Path) -> list[str]:
+    """Files of weights that are no safetensors files, or shorter or longer than their header says."""
+    from safetensors import SafetensorError, safe_open
+
+    faults = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                file.keys()
+        except (SafetensorError, OSError, ValueError) as error:
+            faults.append(f"{path.name} is damaged ({error})")
+    return faults
+
+
+# -------------------------------------------------------------------------------------------------------------- manifest
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """MANIFEST.sha256: the SHA-256 of every file, in the form that `sha256sum --check` reads."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (MANIFEST, OF_THE_HUB))
+    (folder / MANIFEST).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), "utf-8", newline="\n")
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """{file: SHA-256}. RepositoryError where a single character is not as `write_manifest` writes it."""
+    try:
+        lines = (folder / MANIFEST).read_bytes().decode("utf-8").splitlines(keepends=True)
+    except (OSError, ValueError) as error:
+        raise RepositoryError(folder, [f"{MANIFEST} cannot be read ({error})"]) from error
+    entries: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        match = LINE.fullmatch(line)
+        if match is None or match[2] in entries:
+            raise RepositoryError(folder, [f"{MANIFEST}:{number}: expected SHA-256, two spaces and a file that no line above names"])
+        entries[match[2]] = match[1]
+    return entries
+
+
+def faults_of(folder: Path) -> list[str]:
+    """Everything that is wrong with a repository's files; nothing of it is loaded or run."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    faults = [f"{name}: is no plain file" for name, path in zip(names, paths, strict=True) if not stat.S_ISREG(path.lstat().st_mode)]
+    if faults:
+        return faults
+    faults = content_faults(names)
+    try:
+        listed = read_manifest(folder)
+        faults += [f"{name}: {MANIFEST} names it, and it is not there" for name in sorted(set(listed) - set(names))]
+        faults += [f"{name}: {MANIFEST} does not name it" for name in sorted(set(names) - set(listed) - {MANIFEST, OF_THE_HUB})]
+        faults += [
+            f"{name}: not the file that {MANIFEST} names (SHA-256 differs)"
+            for name, digest in listed.items()
+            if name in names and sha256(folder / name) != digest
+        ]
+    except RepositoryError as error:
+        faults += error.faults
+    return faults or structure_faults(folder)
+
+
+def structure_faults(folder: Path) -> list[str]:
+    """Files that are there but cannot be what their names say."""
+    try:
+        missing = [f"{name} is missing" for name in CODE[model_type_of(folder)] if not (folder / name).is_file()]
+    except RepositoryError as error:
+        return error.faults
+    return missing + weight_faults(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------- packaging
+def package(model_dir: Path, folder: Path, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Copy a run's `model/` into `folder` as a repository: card with `metadata`, manifest; checked but not loaded.
+
+    Args:
+        model_dir: what `run_ner.py train` leaves, or a folder with the same files.
+        metadata: fields of the card's head to set, such as license, language, datasets, base_model.
+
+    Raises:
+        RepositoryError: the folder holds what it must not, or lacks something.
+    """
+    names = sorted(path.relative_to(model_dir).as_posix() for path in model_dir.rglob("*") if not path.is_dir())
+    faults = content_faults(names)
+    if faults:
+        raise RepositoryError(model_dir, faults)
+    fresh_folder(folder)
+    for name in names:
+        if name not in (MANIFEST, OF_THE_HUB):
+            shutil.copyfile(model_dir / name, folder / name)  # follows links: a snapshot of the cache is made of them
+    if metadata:
+        set_metadata(folder / "README.md", metadata)
+    write_manifest(folder)
+    faults = faults_of(folder)
+    if faults:
+        raise RepositoryError(model_dir, faults)
+    return folder
+
+
+def set_metadata(card_file: Path, metadata: Mapping[str, Any]) -> None:
+    """Set fields of a card's head; the text below stays as it is."""
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(card_file)
+    for name, value in metadata.items():
+        setattr(card.data, name, value)
+    card.save(card_file)
+
+
+def has_license(folder: Path) -> bool:
+    from huggingface_hub import ModelCard
+
+    return bool(ModelCard.load(folder / "README.md").data.license)
+
+
+# --------------------------------------------------------------------------------------------- loading in a clean process
+LOADING = """
+import json, sys
+from transformers import AutoModel, pipeline
+folder, examples = sys.argv[1], json.load(open(sys.argv[2], encoding="utf-8"))
+AutoModel.from_pretrained(folder, trust_remote_code=True)
+ner = pipeline("ner", model=folder, trust_remote_code=True)
+print("\\n" + json.dumps([ner(example["text"]) for example in examples]))
+"""
+
+
+def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Load a repository as a stranger does, and repeat its stored predictions: in a new process, elsewhere, with the network off.
+
+    Raises:
+        RepositoryError: it does not load, or finds other mentions than `examples.json` holds; its code is not this project's and
+            `trust_remote_code` is false.
+    """
+    other = code_differs(folder)
+    if other and not trust_remote_code:
+        listed = ", ".join(f"{name} (SHA-256 {digest})" for name, digest in other.items())
+        raise RepositoryError(folder, [f"loading would run code that is not this project's: {listed}; read it, then --trust_remote_code"])
+    with tempfile.TemporaryDirectory() as elsewhere:
+        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN", "HF_TOKEN_PATH")}
+        environment = {**kept, "HF_HOME": elsewhere, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", LOADING, str(folder.resolve()), str((folder / "examples.json").resolve())],
+            cwd=elsewhere,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise RepositoryError(folder, [f"does not load in a clean process: {(done.stderr.strip().splitlines() or ['?'])[-1]}"])
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    for example, mentions in zip(read_json(folder / "examples.json"), found, strict=True):
+        if not same_mentions(example["mentions"], mentions):
+            raise RepositoryError(folder, [f"finds {mentions} in {example['text']!r}: examples.json holds {example['mentions']}"])
+
+
+def same_mentions(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
+    """Whether two lists hold the same mentions with the same scores, but for rounding."""
+    if len(expected) != len(found):
+        return False
+    return all(
+        {**a, "score": 0} == {**b, "score": 0} and abs(a["score"] - b["score"]) <= SAME_SCORE for a, b in zip(expected, found, strict=True)
     )
-    card.save(folder / "README.md")
 
 
-def _python_list(mentions: list[dict[str, Any]]) -> str:
-    rows = [repr({**mention, "score": round(mention["score"], 3)}) for mention in mentions]
-    return "[" + ",\n ".join(rows) + "]"
+# --------------------------------------------------------------------------------------------------------------- bundles
+def write_bundle(folder: Path, bundle: Path) -> None:
+    """A repository as one ZIP archive, without compression (weights have none to give) and without times: equal content, equal bytes."""
+    partial = bundle.with_name(f".{bundle.name}-partial")
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.iterdir()):
+            entry = zipfile.ZipInfo(f"{bundle.stem}/{path.name}")
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            with path.open("rb") as source, archive.open(entry, "w", force_zip64=path.stat().st_size >= 2**31) as target:
+                shutil.copyfileobj(source, target)
+    os.replace(partial, bundle)
 
 
-def _data_line(data: dict[str, Any]) -> str:
-    return ", ".join(f"{split} {entry['texts']} texts with {entry['mentions']} mentions" for split, entry in data.items())
+def unpack_bundle(bundle: Path, folder: Path) -> None:
+    """Unpack a bundle's files into `folder`, which appears complete or not at all.
+
+    Raises:
+        RepositoryError: it is no ZIP archive, or not such a one as `write_bundle` writes: plain files in one folder, each once, without
+            compression (so that nothing unpacks to more than the archive's own size), without links.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; choose another folder")
+    partial = fresh_folder(folder.with_name(f".{folder.name}-partial"))
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            faults = entry_faults(archive.infolist())
+            if sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size:  # entries that share their bytes
+                faults.append("its files are larger than the archive")
+            if faults:
+                raise RepositoryError(bundle, faults)
+            for entry in archive.infolist():
+                with archive.open(entry) as source, (partial / Path(entry.filename).name).open("xb") as target:
+                    shutil.copyfileobj(source, target)
+        move_folder(partial, folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, UnicodeError, OverflowError) as error:
+        raise RepositoryError(bundle, [f"is no bundle, or a damaged one ({error})"]) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _score_table(scores: dict[str, Any], types: list[str]) -> str:
-    head = "| |" + "".join(f" {split} P | R | F1 | mentions |" for split in scores)
-    lines = [head, "|---|" + "---|" * (4 * len(scores))]
-    empty = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "gold": 0}
-    for name in [*types, "all (micro)"]:
-        line = f"| {name} |"
-        for split in scores.values():
-            entry = split["micro"] if name == "all (micro)" else split["per_type"].get(name, empty)
-            line += "".join(f" {100 * entry[key]:.1f} |" for key in ("precision", "recall", "f1")) + f" {entry['gold']} |"
-        lines.append(line)
-    return "\n".join(lines)
+def entry_faults(entries: list[zipfile.ZipInfo]) -> list[str]:
+    """What in an archive's list of files is not as `write_bundle` writes it."""
+    faults = []
+    places = [re.fullmatch(r"([^/\\\0]+)/([^/\\\0]+)", entry.filename) for entry in entries]
+    for entry, place in zip(entries, places, strict=True):
+        mode = entry.external_attr >> 16
+        if place is None or {place[1], place[2]} & {".", ".."} or ":" in entry.filename:
+            faults.append(f"{entry.filename!r}: expected FOLDER/FILE")
+        elif not stat.S_ISREG(mode):
+            faults.append(f"{entry.filename!r}: is no plain file")
+        elif entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
+            faults.append(f"{entry.filename!r}: is compressed or encrypted")
+    names = [entry.filename for entry in entries]
+    if len(set(names)) != len(names):
+        faults.append("a file is there twice")
+    if len({place[1] for place in places if place}) > 1:
+        faults.append("it holds several folders")
+    return faults
+
+
+# --------------------------------------------------------------------------------------------------------------- the Hub
+@contextmanager
+def hub_explained(repo_id: str, action: str) -> Iterator[None]:
+    """Errors of the Hub and of the network as one line that says what to do; none of them holds a token."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ConfigError(f"{repo_id}: access is granted by its owner only; ask for it on its page") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigError(f"{repo_id}: no such repository, or a private one; check the name, and log in (hf auth login)") from error
+    except errors.RevisionNotFoundError as error:
+        raise ConfigError(f"{repo_id}: no such revision; name a commit, a branch or a tag") from error
+    except errors.HFValidationError as error:
+        raise ConfigError(f"{repo_id!r} is no name of a repository: expected USER/NAME ({error})") from error
+    except errors.LocalTokenNotFoundError as error:
+        raise ConfigError("pushing needs a token: hf auth login, or the variable HF_TOKEN") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "?"
+        if status == 412:
+            raise ConfigError(f"{repo_id}: someone else pushed in between; look at what changed, then {action} again") from error
+        if status in (401, 403):
+            raise ConfigError(f"{repo_id}: the token may not do this (status {status}); log in with one that may write") from error
+        raise ConfigError(
+            f"{repo_id}: the Hub answered with status {status}; {action} again later, nothing half-done is visible"
+        ) from error
+    except (network_error(), RuntimeError) as error:  # the client wraps what breaks an upload into a RuntimeError
+        raise ConfigError(
+            f"{repo_id}: {type(error).__name__}; check the network and {action} again, nothing half-done is visible"
+        ) from error
+
+
+def network_error() -> type[Exception]:
+    """What the Hub's client raises when there is no answer: the base of its own errors, of a library that it changes now and then."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
+
+
+def blob_id(path: Path) -> str:
+    """Git's name of a file's content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def changes(api: "HfApi", repo_id: str, folder: Path, revision: str) -> tuple[list[str], list[str]]:
+    """Files of `folder` that the repository has not or has otherwise, and files that only the repository has."""
+    from huggingface_hub.hf_api import RepoFile
+
+    there = {entry.path: entry for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision) if isinstance(entry, RepoFile)}
+    changed = []
+    for path in sorted(folder.iterdir()):
+        entry = there.get(path.name)
+        same = entry is not None and (sha256(path) == entry.lfs.sha256 if entry.lfs else blob_id(path) == entry.blob_id)
+        if not same:
+            changed.append(path.name)
+    return changed, sorted(set(there) - {path.name for path in folder.iterdir()} - {OF_THE_HUB})
+
+
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    branch: str = "main",
+    private: bool | None = None,
+    pull_request: bool = False,
+    tag: str | None = None,
+    message: str = "Upload model",
+    dry_run: bool = False,
+) -> str:
+    """Upload a packaged repository in one commit, or none where nothing changed; returns what was done, for a person to read.
+
+    The repository then holds these files and no others. Nothing of an upload is visible before its commit.
+
+    Args:
+        private: of a repository that is created now; None: as its owner's settings say.
+        pull_request: propose the commit in place of making it.
+        tag: a name for the commit.
+
+    Raises:
+        ConfigError: no such repository, no right to write, no network, someone else pushed meanwhile, a tag that names another commit.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi()
+    with hub_explained(repo_id, "push"):
+        if not dry_run:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if branch != "main":
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+        elif not api.repo_exists(repo_id):
+            return f"{repo_id} would be created with {len(list(folder.iterdir()))} files:\n" + listing(folder, sorted(os.listdir(folder)))
+        head = commit_of(api, repo_id, branch)
+        changed, gone = changes(api, repo_id, folder, head)
+        if dry_run:
+            return f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would go\n" + listing(folder, changed, gone)
+        if not changed and not gone:
+            commit, done = head, f"{repo_id} is unchanged, no commit was made"
+        else:
+            operations = [CommitOperationAdd(name, folder / name) for name in changed] + [CommitOperationDelete(name) for name in gone]
+            info = api.create_commit(
+                repo_id, operations, commit_message=message, revision=branch, create_pr=pull_request, parent_commit=head
+            )
+            commit, done = info.oid, f"{repo_id}: {len(changed)} files changed, {len(gone)} removed"
+            if info.pr_url:
+                done += f"; proposed as {info.pr_url}"
+        if tag:
+            set_tag(api, repo_id, tag, commit)
+        return f"{done}\ncommit {commit}\nload with revision={commit!r}, code_revision={commit!r}"
+
+
+def commit_of(api: "HfApi", repo_id: str, revision: str) -> str:
+    """The commit that a branch, a tag or a commit's name stands for."""
+    commit = api.model_info(repo_id, revision=revision).sha
+    if commit is None:
+        raise ConfigError(f"{repo_id}: the Hub names no commit for {revision}")
+    return commit
+
+
+def listing(folder: Path, changed: Iterable[str], gone: Iterable[str] = ()) -> str:
+    return "\n".join(
+        [f"  {name} ({(folder / name).stat().st_size:,} bytes)" for name in changed] + [f"  {name} (removed)" for name in gone]
+    )
+
+
+def set_tag(api: "HfApi", repo_id: str, tag: str, commit: str) -> None:
+    """Name a commit; ConfigError if the name is another commit's: people may have pinned it."""
+    for known in api.list_repo_refs(repo_id).tags:
+        if known.name == tag:
+            if known.target_commit != commit:
+                raise ConfigError(f"{repo_id}: tag {tag} names commit {known.target_commit}; choose another name")
+            return
+    api.create_tag(repo_id, tag=tag, revision=commit)
+
+
+def download(repo_id: str, revision: str, folder: Path) -> str:
+    """A repository's files at a revision as plain files; returns the commit. What must not be in a repository is not even fetched.
+
+    Raises:
+        RepositoryError: it holds files that do not belong there.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    with hub_explained(repo_id, "verify"):
+        commit = commit_of(HfApi(), repo_id, revision)
+        faults = content_faults(HfApi().list_repo_files(repo_id, revision=commit))
+        if faults:
+            raise RepositoryError(f"{repo_id}@{commit}", faults)
+        snapshot_download(repo_id, revision=commit, local_dir=folder)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
+    return commit
+
+
+@contextmanager
+def opened(target: str, revision: str | None) -> Iterator[tuple[Path, str]]:
+    """The files of a folder, a bundle or a repository of the Hub, and what they are called."""
+    path = Path(target)
+    if path.is_dir():
+        yield path, str(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        if path.is_file():
+            unpack_bundle(path, folder)
+            yield folder, str(path)
+        else:
+            commit = download(target, revision or "main", folder)
+            yield folder, f"{target}@{commit}"

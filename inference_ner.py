@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from config_ner import ConfigError
 from data_ner import DataError, Mention, Record, outermost
+from hub_ner import weight_faults
 
 if TYPE_CHECKING:
     from pipeline_ner import NerPipeline
@@ -35,7 +36,7 @@ def load_pipeline(model_dir: str | Path) -> "NerPipeline":
     """The pipeline of a model folder, with the code of this project, not the folder's.
 
     Raises:
-        ConfigError: the folder holds no model of this project.
+        ConfigError: the folder holds no model of this project, or a damaged one.
     """
     quiet_libraries()
     from transformers import PreTrainedTokenizerFast
@@ -50,6 +51,9 @@ def load_pipeline(model_dir: str | Path) -> "NerPipeline":
             f"{folder} is no model folder (expected config.json of a nerco or binder model and model.safetensors; pickled weights are "
             "refused); a run's model is in its folder model/"
         )
+    damaged = weight_faults(folder)
+    if damaged:
+        raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
     return model_class(kind).from_pretrained(folder).pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The command line: train, evaluate, predict, annotate, dictionary, inspect. Each step is one function; heavy imports wait.
+"""The command line. Each command is one function, and so is each step of it; heavy imports wait.
 
 python run_ner.py train configs/demo.yaml [key=value ...]
 python run_ner.py evaluate MODEL_DIR FILE [--train FILE]
@@ -7,10 +7,12 @@ python run_ner.py predict MODEL_DIR [FILE]
 python run_ner.py annotate [FILE] --dictionary FILE
 python run_ner.py dictionary FILE [FILE ...] --output FILE
 python run_ner.py inspect FILE [FILE ...]
+python run_ner.py push MODEL_DIR USER/NAME
+python run_ner.py bundle MODEL_DIR NAME.zip
+python run_ner.py verify MODEL_DIR | NAME.zip | USER/NAME
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -38,12 +40,14 @@ from data_ner import (
     fresh_folder,
     move_folder,
     outermost,
+    read_json,
     read_lines,
     read_records,
     split_tag,
     write_json,
     write_records,
 )
+from hub_ner import sha256, write_manifest
 from inference_ner import evaluate_records, load_pipeline, model_class, quiet_libraries, tag_records
 from report_ner import breakdown_table, print_scores, score_table
 from task_ner import Data, Task, load_data, prepare_task
@@ -130,12 +134,47 @@ def build_parser() -> argparse.ArgumentParser:
     add_layout_options(command)
     command.set_defaults(command=command_dictionary)
 
+    add_sharing_commands(commands)
+
     command = commands.add_parser("inspect", help="report what annotated files hold")
     command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
     command.add_argument("--tokenizer", help="encoder or model folder: count mentions that none of its token boundaries match")
     add_layout_options(command)
     command.set_defaults(command=command_inspect)
     return parser
+
+
+def add_sharing_commands(commands: Any) -> None:
+    """push, bundle, verify."""
+    push = commands.add_parser("push", help="check a model and upload it to the Hub in one commit; unchanged ones make none")
+    push.add_argument("model", help="model folder of a run")
+    push.add_argument("repository", metavar="USER/NAME", help="repository of the Hub; it is created where there is none")
+    push.add_argument("--branch", default="main", help="branch of the commit [main]")
+    push.add_argument("--pull_request", action="store_true", help="propose the commit")
+    push.add_argument("--private", action="store_true", help="a repository that is created is private")
+    push.add_argument("--tag", help="a name for the commit, such as v1.0")
+    push.add_argument("--message", default="Upload model", help="message of the commit")
+    push.add_argument("--dry_run", action="store_true", help="show what would go, upload nothing")
+    push.set_defaults(command=command_push)
+
+    bundle = commands.add_parser("bundle", help="check a model and write it into one archive that loads without network")
+    bundle.add_argument("model", help="model folder of a run")
+    bundle.add_argument("output", help="archive to write, NAME.zip")
+    bundle.set_defaults(command=command_bundle)
+    for command in (push, bundle):
+        command.add_argument("--license", help="the card's license, such as apache-2.0; push needs one")
+        command.add_argument("--language", nargs="+", help="the card's languages, such as zh")
+        command.add_argument("--dataset", nargs="+", help="the card's data sets, by their names on the Hub")
+        command.add_argument("--base_model", help="the encoder's name on the Hub, for the card")
+
+    verify = commands.add_parser("verify", help="check a model folder, bundle or repository of the Hub against its manifest")
+    verify.add_argument("model", help="folder, archive, or USER/NAME")
+    verify.add_argument("--revision", help="commit, tag or branch of a repository of the Hub [main]")
+    verify.add_argument("--run", action="store_true", help="load it in a clean process, and repeat its stored predictions")
+    verify.add_argument("--unpack", metavar="FOLDER", help="leave the files there if nothing is wrong")
+    verify.set_defaults(command=command_verify)
+    for command in (push, bundle, verify):
+        command.add_argument("--trust_remote_code", action="store_true", help="load it even if its code is not this project's")
 
 
 def add_layout_options(
@@ -190,12 +229,16 @@ def prepare(config: RunConfig) -> tuple[Task, Data, Alignment]:
 
 def finish(task: Task, data: Data, alignment: Alignment, trained: Path) -> None:
     """Measure the trained model and leave it, its card, the plots and `metrics.json`, which says that the run is complete."""
-    from hub_ner import write_card
+    from card_ner import published, write_card
 
     run_dir = task.config.run_dir
     model_dir = assemble_model(task, trained)
     metrics = measure(task.config, data, model_dir, alignment)
-    write_card(metrics, card_example(model_dir, data.records["dev"]), model_dir)
+    examples = card_examples(model_dir, data.records["dev"])
+    write_json(examples, model_dir / "examples.json")
+    write_json(published(metrics), model_dir / "metrics.json")
+    write_card(metrics, examples, data.records["train"], model_dir)
+    write_manifest(model_dir)
     draw_plots(task)
     move_folder(model_dir, run_dir / "model")
     write_json(metrics, run_dir / "metrics.json")
@@ -319,13 +362,13 @@ def finished_phases(run_dir: Path) -> list[str]:
     return [name for name in PHASES if (run_dir / name / "DONE.json").is_file()]
 
 
-def card_example(model_dir: Path, records: Sequence[Record]) -> dict[str, Any]:
-    """A short text of the development set with what the model finds in it: the first of those with most mentions."""
+def card_examples(model_dir: Path, records: Sequence[Record], count: int = 3) -> list[dict[str, Any]]:
+    """Short texts of the development set, those with most mentions, with what the model finds in them: {"text", "mentions"}."""
     pipeline = load_pipeline(model_dir)
     short = [record.text for record in records if len(record.text) <= 60 and not set(record.text) & set('"\\\n')] or [records[0].text[:60]]
     found = pipeline(short[:200])
-    best = max(range(len(found)), key=lambda i: len(found[i]))
-    return {"text": short[best], "mentions": found[best]}
+    best = sorted(range(len(found)), key=lambda i: -len(found[i]))[:count]
+    return [{"text": short[i], "mentions": found[i]} for i in best]
 
 
 def provenance() -> dict[str, Any]:
@@ -509,6 +552,81 @@ def command_dictionary(arguments: argparse.Namespace) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- inspect
+# ---------------------------------------------------------------------------------------------------------------- sharing
+def command_push(arguments: argparse.Namespace) -> int:
+    import hub_ner
+
+    with packaged(arguments) as folder:
+        print(
+            hub_ner.push(
+                folder,
+                arguments.repository,
+                branch=arguments.branch,
+                private=arguments.private or None,
+                pull_request=arguments.pull_request,
+                tag=arguments.tag,
+                message=arguments.message,
+                dry_run=arguments.dry_run,
+            )
+        )
+    return 0
+
+
+def command_bundle(arguments: argparse.Namespace) -> int:
+    import hub_ner
+
+    output = Path(arguments.output)
+    if output.suffix != ".zip":
+        raise ConfigError(f"{output}: expected a name that ends in .zip")
+    with packaged(arguments) as folder:
+        hub_ner.write_bundle(folder, output)
+    print(f"{output}: {output.stat().st_size:,} bytes, SHA-256 {hub_ner.sha256(output)}")
+    return 0
+
+
+@contextmanager
+def packaged(arguments: argparse.Namespace) -> Iterator[Path]:
+    """A model as a repository in a scratch folder, checked, loaded in a clean process, its stored predictions repeated."""
+    import hub_ner
+
+    given = {
+        "license": arguments.license,
+        "language": arguments.language,
+        "datasets": arguments.dataset,
+        "base_model": arguments.base_model,
+    }
+    quiet_libraries()
+    with tempfile.TemporaryDirectory() as scratch:
+        metadata = {name: value for name, value in given.items() if value is not None}
+        folder = hub_ner.package(Path(arguments.model), Path(scratch) / "model", metadata)
+        if arguments.command is command_push and not hub_ner.has_license(folder):
+            raise ConfigError("the card names no license: pass --license, such as apache-2.0 (without one nobody may use the model)")
+        hub_ner.check_loads(folder, trust_remote_code=arguments.trust_remote_code)
+        yield folder
+
+
+def command_verify(arguments: argparse.Namespace) -> int:
+    import hub_ner
+
+    with hub_ner.opened(arguments.model, arguments.revision) as (folder, name):
+        faults = hub_ner.faults_of(folder)
+        if faults:
+            raise hub_ner.RepositoryError(name, faults)
+        other = hub_ner.code_differs(folder)
+        print(f"{name}: every file is the one that {hub_ner.MANIFEST} names")
+        print("code: " + ("this project's" if not other else f"NOT this project's: {', '.join(f'{n} ({d})' for n, d in other.items())}"))
+        if arguments.run:
+            hub_ner.check_loads(folder, trust_remote_code=arguments.trust_remote_code)
+            print("loads in a clean process without network, and repeats its stored predictions")
+        if arguments.unpack:
+            target = Path(arguments.unpack)
+            if target.exists():
+                raise ConfigError(f"{target} exists; choose another folder")
+            shutil.copytree(folder, target)
+            print(f"unpacked: {target}")
+    return 0
+
+
 def command_inspect(arguments: argparse.Namespace) -> int:
     """Print what annotated files hold, and what is suspicious about them."""
     quiet_libraries()
@@ -562,14 +680,10 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
 
 
 # ------------------------------------------------------------------------------------------------------------- utilities
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
-
-
 def file_hash(name: str) -> str | None:
     """SHA-256 of a file; None for a data set that is no single file."""
     path = Path(name)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return sha256(path) if path.is_file() else None
 
 
 if __name__ == "__main__":

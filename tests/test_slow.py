@@ -1,5 +1,6 @@
 """What a stranger would do, as written: the demo and every command of the README, in a clean copy of the repository."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from hub_server import TestHub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -24,10 +26,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(command: list[str], clone: Path) -> str:
-    import os
-
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"HF_HOME": str(clone / "hf-cache")}
+def run(command: list[str], clone: Path, **variables: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"HF_HOME": str(clone / "hf-cache"), **variables}
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -66,6 +66,16 @@ def test_commands_of_the_readme_run(demo: str, clone: Path):
     for block in blocks:
         if "make demo" not in block:  # the demo has run, and this suite is `make test`
             run(["bash", "-euo", "pipefail", "-c", block], clone)
+
+
+def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: Path):
+    page = (clone / "docs" / "sharing.md").read_text("utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", page.replace("mine-nerco-0", "demo-nerco-0"), flags=re.S)
+    assert len(blocks) == 2
+    with TestHub(tmp_path / "hub") as hub:
+        outputs = [run(["bash", "-euo", "pipefail", "-c", block], clone, **hub.environment(tmp_path / "cache")) for block in blocks]
+    assert "USER/NAME would be created" in outputs[0]
+    assert "repeats its stored predictions" in outputs[1]
 
 
 def test_python_of_the_readme_runs(demo: str, clone: Path):

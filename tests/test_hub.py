@@ -1,0 +1,493 @@
+"""Model repositories: manifest, contents, bundles, and the Hub's real client against the test Hub."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, arguments
+from hub_server import Fault, TestHub
+from test_binder_cli import binder, nested_files  # noqa: F401
+
+import hub_ner
+from hub_ner import MANIFEST, RepositoryError, entry_faults, faults_of, package, read_manifest, unpack_bundle, write_bundle, write_manifest
+from run_ner import main
+
+METADATA = {"license": "apache-2.0", "language": ["zh"]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, files, nested_files, tiny_encoder) -> dict[str, Path]:  # noqa: F811
+    """A trained model of each method, as a run leaves it."""
+    folder = tmp_path_factory.mktemp("models")
+    assert main(arguments(files, tiny_encoder, folder / "nerco", stage2_epochs=2)) == 0
+    assert main(binder(nested_files, tiny_encoder, folder / "binder", stage2_epochs=12)) == 0
+    return {method: folder / method / "model" for method in ("nerco", "binder")}
+
+
+@pytest.fixture
+def repository(models, tmp_path) -> Path:
+    return package(models["nerco"], tmp_path / "repository", METADATA)
+
+
+# ---------------------------------------------------------------------------------------------------- contents, manifest
+@pytest.mark.parametrize("method", ["nerco", "binder"])
+def test_a_run_leaves_a_model_that_its_manifest_describes(models, method):
+    assert faults_of(models[method]) == []
+    assert subprocess.run(["sha256sum", "--check", "--quiet", MANIFEST], cwd=models[method]).returncode == 0
+
+
+def test_packaging_sets_the_head_of_the_card_and_keeps_its_text(models, repository):
+    before, after = ((folder / "README.md").read_text("utf-8") for folder in (models["nerco"], repository))
+    assert "license: apache-2.0" in after.split("---")[1]
+    assert before.split("\n# ")[1] == after.split("\n# ")[1]
+    assert faults_of(repository) == []
+
+
+def test_the_card_names_no_place_on_the_machine(models):
+    for folder in models.values():
+        for name in ("README.md", "metrics.json", "config.json", "examples.json"):
+            assert str(folder.parent.parent) not in (folder / name).read_text("utf-8")
+            assert "/tmp" not in (folder / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pytorch_model.bin", "execute code"),
+        ("training_args.bin", "execute code"),
+        ("weights.pt", "execute code"),
+        ("state.pkl", "execute code"),
+        ("notes.exe", "does not belong"),
+        ("setup.py", "does not belong"),
+        ("folder/config.json", "does not belong"),
+    ],
+)
+def test_what_does_not_belong_is_not_packaged_and_not_accepted(repository, tmp_path, name, says):
+    (repository / name).parent.mkdir(exist_ok=True)
+    (repository / name).write_text("x")
+    with pytest.raises(RepositoryError, match=says):
+        package(repository, tmp_path / "again")
+    assert any(says in fault and name in fault for fault in faults_of(repository))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pipeline_ner.py", "README.md", "examples.json", MANIFEST])
+def test_every_file_is_missed(repository, name):
+    (repository / name).unlink()
+    assert any(name in fault for fault in faults_of(repository))
+
+
+def test_links_are_no_files_of_a_repository(repository, tmp_path):
+    shutil.move(repository / "config.json", tmp_path / "config.json")
+    (repository / "config.json").symlink_to(tmp_path / "config.json")
+    assert faults_of(repository) == ["config.json: is no plain file"]
+
+
+def test_a_flipped_bit_in_any_byte_of_a_small_file_and_of_the_manifest_is_found(repository):
+    for name in (MANIFEST, "tokenizer_config.json"):
+        path = repository / name
+        content = path.read_bytes()
+        for at in range(len(content)):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << at % 8
+            path.write_bytes(flipped)
+            assert manifest_or_digest_fault(repository, name), (name, at)
+        path.write_bytes(content)
+    assert faults_of(repository) == []
+
+
+def manifest_or_digest_fault(folder: Path, name: str) -> bool:
+    """Whether the manifest and the files disagree (`faults_of` without reading the weights each time)."""
+    try:
+        listed = read_manifest(folder)
+    except RepositoryError:
+        return True
+    names = {path.name for path in folder.iterdir()} - {MANIFEST}
+    if set(listed) != names:
+        return True
+    if name == MANIFEST:
+        return any(listed[other] != digest for other, digest in DIGESTS.setdefault(folder, digests(folder)).items())
+    return listed[name] != hub_ner.sha256(folder / name)
+
+
+DIGESTS: dict[Path, dict[str, str]] = {}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hub_ner.sha256(path) for path in folder.iterdir() if path.name != MANIFEST}
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "longer"])
+def test_damaged_weights_are_found_even_if_the_manifest_names_them(repository, damage):
+    path = repository / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-10], "header": b"\xff" * 9 + content[9:], "longer": content + b"x"}[damage])
+    write_manifest(repository)
+    (fault,) = faults_of(repository)
+    assert "model.safetensors is damaged" in fault
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{}", '{"model_type": "bert"}', '{"model_type": ["nerco"]}', "{" * 100_000])
+def test_a_hostile_config_is_a_fault(repository, config):
+    (repository / "config.json").write_text(config)
+    write_manifest(repository)
+    (fault,) = faults_of(repository)
+    assert "config.json" in fault
+
+
+def test_other_code_is_named_and_not_run(repository, tmp_path, capsys):
+    marker = tmp_path / "ran"
+    code = repository / "pipeline_ner.py"
+    code.write_text(f"open({str(marker)!r}, 'w')\n" + code.read_text("utf-8"), "utf-8")
+    write_manifest(repository)
+    assert set(hub_ner.code_differs(repository)) == {"pipeline_ner.py"}
+    assert main(["push", str(repository), "tester/model"]) == 2
+    assert "pipeline_ner.py (SHA-256" in capsys.readouterr().err
+    assert main(["verify", str(repository), "--run"]) == 2
+    assert not marker.exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- bundles
+def test_bundles_of_equal_content_are_equal_and_unpack_to_it(repository, tmp_path):
+    for name in ("one/model.zip", "two/model.zip"):
+        write_bundle(repository, tmp_path / name)
+    assert (tmp_path / "one/model.zip").read_bytes() == (tmp_path / "two/model.zip").read_bytes()
+    unpack_bundle(tmp_path / "one/model.zip", tmp_path / "unpacked")
+    assert digests(tmp_path / "unpacked") == digests(repository)
+    assert faults_of(tmp_path / "unpacked") == []
+    assert zipfile.ZipFile(tmp_path / "one/model.zip").testzip() is None
+
+
+def archive(path: Path, *entries: tuple[str, bytes, int, int]) -> Path:
+    """A ZIP archive of (name, content, mode, compression)."""
+    with zipfile.ZipFile(path, "w") as target:
+        for name, content, mode, compression in entries:
+            info = zipfile.ZipInfo(name)
+            info.external_attr, info.compress_type = mode << 16, compression
+            target.writestr(info, content)
+    return path
+
+
+FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ([("../config.json", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
+        ([("/etc/passwd", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
+        ([("m/../../x", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
+        ([("m\\..\\x", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
+        ([("C:/x", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
+        ([("m/config.json", b"/etc/passwd", LINK, zipfile.ZIP_STORED)], "no plain file"),
+        ([("m/config.json", b"0" * 10_000_000, FILE, zipfile.ZIP_DEFLATED)], "compressed"),
+        ([("m/a", b"1", FILE, zipfile.ZIP_STORED), ("m/a", b"2", FILE, zipfile.ZIP_STORED)], "twice"),
+        ([("m/a", b"1", FILE, zipfile.ZIP_STORED), ("n/b", b"2", FILE, zipfile.ZIP_STORED)], "several folders"),
+    ],
+)
+def test_hostile_archives_are_refused_and_leave_nothing(tmp_path, entries, says):
+    bundle = archive(tmp_path / "model.zip", *entries)
+    with pytest.raises(RepositoryError, match=says):
+        unpack_bundle(bundle, tmp_path / "out" / "model")
+    assert [path.name for path in tmp_path.rglob("*")] in (["model.zip"], ["model.zip", "out"], ["out", "model.zip"])
+
+
+def test_entries_as_bundles_have_them_are_accepted():
+    info = zipfile.ZipInfo("m/config.json")
+    info.external_attr = FILE << 16
+    assert entry_faults([info]) == []
+
+
+def test_a_cut_bundle_is_refused(repository, tmp_path):
+    write_bundle(repository, tmp_path / "model.zip")
+    content = (tmp_path / "model.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(RepositoryError, match="damaged"):
+        unpack_bundle(tmp_path / "cut.zip", tmp_path / "out")
+
+
+# --------------------------------------------------------------------------------------------------------------- the Hub
+PUSH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import hub_ner
+options = eval(sys.argv[4])
+try:
+    print(hub_ner.push(Path(sys.argv[2]), sys.argv[3], **options))
+except ValueError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with TestHub(tmp_path / "hub") as server:
+        yield server
+
+
+def run(hub: TestHub, cache: Path, command: list[str], *, token: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **hub.environment(cache, token=token)}
+    return subprocess.run(command, env=environment, cwd=cwd or cache.parent, capture_output=True, text=True, timeout=300)
+
+
+def push(hub: TestHub, folder: Path, cache: Path, *, token: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    """`hub_ner.push` in a process of its own."""
+    done = run(hub, cache, [sys.executable, "-c", PUSH, str(ROOT), str(folder), "tester/model", repr(options)], token=token)
+    assert hub.token not in done.stdout + done.stderr
+    return done
+
+
+def test_a_push_makes_one_commit_and_an_unchanged_one_makes_none(hub, repository, tmp_path):
+    first = push(hub, repository, tmp_path / "cache", tag="v1")
+    assert first.returncode == 0, first.stderr
+    assert len(hub.commits("tester/model")) == 2  # the repository's own first one, and ours
+    assert {name: len(data) for name, data in hub.files("tester/model").items()} == {
+        path.name: path.stat().st_size for path in repository.iterdir()
+    }
+    again = push(hub, repository, tmp_path / "cache", tag="v1")
+    assert "unchanged" in again.stdout
+    assert len(hub.commits("tester/model")) == 2
+    commit = hub.commits("tester/model")[0]
+    assert all(f"revision={commit!r}" in done.stdout for done in (first, again))
+    assert hub.repositories["tester/model"].tags == {"v1": commit}
+
+
+def test_a_push_sends_what_changed_and_removes_what_is_gone(hub, repository, tmp_path):
+    (repository / "LICENSE").write_text("free")
+    write_manifest(repository)
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+    (repository / "LICENSE").unlink()
+    card = repository / "README.md"
+    card.write_text(card.read_text("utf-8") + "\nMore.\n", "utf-8")
+    write_manifest(repository)
+    before = len(hub.requests)
+    shown = push(hub, repository, tmp_path / "cache", dry_run=True)
+    assert re.findall(r"^  (\S+)", shown.stdout, re.M) == [MANIFEST, "README.md", "LICENSE"]
+    assert not [request for request in hub.requests[before:] if not request.startswith(("GET", "HEAD"))]
+    done = push(hub, repository, tmp_path / "cache")
+    assert "2 files changed, 1 removed" in done.stdout
+    assert not [request for request in hub.requests[before:] if "/large/" in request]  # the weights stayed
+    assert "LICENSE" not in hub.files("tester/model")
+
+
+def test_a_dry_run_creates_nothing(hub, repository, tmp_path):
+    done = push(hub, repository, tmp_path / "cache", dry_run=True)
+    assert "would be created" in done.stdout, done.stderr
+    assert hub.repositories == {}
+
+
+def test_branches_proposals_and_private_repositories(hub, repository, tmp_path):
+    done = push(hub, repository, tmp_path / "cache", private=True, branch="second")
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories["tester/model"].private
+    assert hub.files("tester/model") == {}
+    assert "model.safetensors" in hub.files("tester/model", "second")
+    proposed = push(hub, repository, tmp_path / "cache", pull_request=True)
+    assert "/discussions/1" in proposed.stdout, proposed.stderr
+    assert hub.files("tester/model") == {}
+
+
+def test_a_tag_is_never_moved(hub, repository, tmp_path):
+    assert push(hub, repository, tmp_path / "cache", tag="v1").returncode == 0
+    commit = hub.commits("tester/model")[0]
+    (repository / "README.md").write_text((repository / "README.md").read_text("utf-8") + "\nMore.\n", "utf-8")
+    done = push(hub, repository, tmp_path / "cache", tag="v1")
+    assert done.returncode == 1
+    assert "choose another name" in done.stderr
+    assert hub.repositories["tester/model"].tags == {"v1": commit}
+
+
+@pytest.mark.slow  # the client tries again several times, and waits in between
+def test_a_connection_cut_in_the_middle_of_an_upload_shows_nothing_and_the_same_push_succeeds(hub, repository, tmp_path):
+    hub.faults.append(Fault("PUT /large/", status=0, times=100))
+    done = push(hub, repository, tmp_path / "cache")
+    assert done.returncode == 1
+    assert "again" in done.stderr
+    assert hub.files("tester/model") == {}
+    hub.faults.clear()
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+    assert len(hub.files("tester/model")) == len(list(repository.iterdir()))
+
+
+def test_a_server_error_at_the_commit_shows_nothing(hub, repository, tmp_path):
+    hub.faults.append(Fault("POST .*/commit/", status=500, times=100))
+    done = push(hub, repository, tmp_path / "cache")
+    assert done.returncode == 1
+    assert "status 500" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert hub.files("tester/model") == {}
+
+
+def test_slow_answers_are_waited_for(hub, repository, tmp_path):
+    hub.faults.append(Fault("/tree/", seconds=2.0, times=1))
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+
+
+def test_of_two_pushes_at_once_one_is_made_and_the_other_says_so(hub, repository, tmp_path):
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+    others = []
+    for number in range(2):
+        other = shutil.copytree(repository, tmp_path / f"other{number}")
+        (other / "LICENSE").write_text(f"license {number}")
+        write_manifest(other)
+        others.append(other)
+    hub.faults.append(Fault("POST .*/preupload/", seconds=3.0, times=2))  # both have looked at the head before either commits
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda folder: push(hub, folder, tmp_path / folder.name / ".." / f"cache-{folder.name}"), others))
+    assert sorted(result.returncode for result in done) == [0, 1], [result.stderr for result in done]
+    (lost,) = (result for result in done if result.returncode)
+    assert "someone else pushed" in lost.stderr
+    assert len(hub.commits("tester/model")) == 3
+
+
+def test_without_a_token_nothing_is_pushed_and_the_error_says_how_to_log_in(hub, repository, tmp_path):
+    done = push(hub, repository, tmp_path / "cache", token=False)
+    assert done.returncode == 1
+    assert re.search(r"log in|hf auth login", done.stderr)
+
+
+VERIFY = [sys.executable, str(ROOT / "run_ner.py"), "verify"]
+
+
+def test_verify_reads_a_repository_at_a_revision(hub, repository, tmp_path):
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+    good = hub.commits("tester/model")[0]
+    (repository / "README.md").write_text("---\nlicense: mit\n---\n# changed\n")
+    assert push(hub, repository, tmp_path / "cache").returncode == 0  # with the old manifest
+    ok = run(hub, tmp_path / "cache", [*VERIFY, "tester/model", "--revision", good])
+    assert ok.returncode == 0, ok.stderr
+    assert f"tester/model@{good}" in ok.stdout
+    bad = run(hub, tmp_path / "cache", [*VERIFY, "tester/model"])
+    assert bad.returncode == 2
+    assert "README.md: not the file that" in bad.stderr
+
+
+def test_verify_does_not_fetch_what_does_not_belong(hub, repository, tmp_path):
+    (repository / "pytorch_model.bin").write_bytes(b"pickle")
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+    done = run(hub, tmp_path / "cache", [*VERIFY, "tester/model"])
+    assert done.returncode == 2
+    assert "execute code" in done.stderr
+    assert not [request for request in hub.requests if "/resolve/" in request]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["tester/nothing"], "no such repository"),
+        (["tester/model", "--revision", "v9"], "no such revision"),
+        (["no/such/name"], "no name of a repository"),
+    ],
+)
+def test_missing_and_wrong_names_are_said(hub, repository, tmp_path, arguments, says):
+    hub.create("tester/model", private=False)
+    done = run(hub, tmp_path / "cache", [*VERIFY, *arguments])
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_private_repository_is_read_with_a_token_only(hub, repository, tmp_path):
+    assert push(hub, repository, tmp_path / "cache", private=True).returncode == 0
+    assert run(hub, tmp_path / "cache", [*VERIFY, "tester/model"]).returncode == 0
+    done = run(hub, tmp_path / "cache", [*VERIFY, "tester/model"], token=False)
+    assert done.returncode == 2
+    assert "private" in done.stderr
+
+
+def test_push_needs_a_license(models, capsys):
+    assert main(["push", str(models["nerco"]), "tester/model"]) == 2
+    assert "--license" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["bundle", str(tmp_path), str(tmp_path / "m.zip")]) == 2
+    assert "model.safetensors is missing" in capsys.readouterr().err
+    assert main(["bundle", str(tmp_path), "m.tar"]) == 2
+    assert "ends in .zip" in capsys.readouterr().err
+
+
+def test_stored_predictions_that_the_model_does_not_repeat_are_refused(repository, tmp_path):
+    examples = json.loads((repository / "examples.json").read_text("utf-8"))
+    examples[0]["mentions"] = [{"entity_group": "PER", "score": 0.5, "word": "x", "start": 0, "end": 1}]
+    (repository / "examples.json").write_text(json.dumps(examples), "utf-8")
+    with pytest.raises(RepositoryError, match=r"examples\.json holds"):
+        hub_ner.check_loads(repository)
+
+
+# -------------------------------------------------------------------------------------------------- the whole round trip
+TUNE = """
+import sys
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+source, commit, target = sys.argv[1:]
+pinned = {"trust_remote_code": True, "revision": commit, "code_revision": commit}
+model, tokenizer = AutoModelForTokenClassification.from_pretrained(source, **pinned), AutoTokenizer.from_pretrained(source, **pinned)
+ids = tokenizer(["张三去了华为"], return_tensors="pt")
+mask = torch.tensor([[False] + [True] * 6 + [False]])
+if model.config.model_type == "binder":
+    given = {"word_mask": mask, "word_end_mask": mask, "labels": torch.tensor([[[0, 1, 2]]])}
+else:
+    given = {"word_mask": mask, "labels": torch.tensor([[-100, 1, 2, 0, 0, 3, 4, -100]])}
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+model.train()(**ids, **given).loss.backward()
+optimizer.step()
+model.eval().push_to_hub(target)
+tokenizer.push_to_hub(target)
+"""
+USE = """
+import json, sys
+from transformers import AutoModel, pipeline
+name, commit, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+pinned = {"trust_remote_code": True, "revision": commit, "code_revision": commit}
+AutoModel.from_pretrained(name, **pinned)
+print("\\n" + json.dumps(pipeline("ner", model=name, **pinned)(texts)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["nerco", "binder"])
+def test_a_model_goes_to_the_hub_is_used_tuned_and_pushed_again(hub, models, tmp_path, method):
+    command = [sys.executable, str(ROOT / "run_ner.py"), "push", str(models[method]), "model", "--license", "mit", "--private"]
+    pushed = run(hub, tmp_path / "cache0", command)
+    assert pushed.returncode == 0, pushed.stderr
+    assert hub.token not in pushed.stdout + pushed.stderr
+    commit = hub.commits("tester/model")[0]
+    assert re.findall("commit ([0-9a-f]{40})", pushed.stdout) == [commit]
+    examples = json.loads(hub.files("tester/model")["examples.json"])
+    assert any(example["mentions"] for example in examples)
+    texts = json.dumps([example["text"] for example in examples])
+
+    used = run(hub, tmp_path / "cache1", [sys.executable, "-c", USE, "tester/model", commit, texts])
+    assert used.returncode == 0, used.stderr
+    for example, mentions in zip(examples, json.loads(used.stdout.splitlines()[-1]), strict=True):
+        assert hub_ner.same_mentions(example["mentions"], mentions)
+
+    tuned = run(hub, tmp_path / "cache2", [sys.executable, "-c", TUNE, "tester/model", commit, "tester/tuned"])
+    assert tuned.returncode == 0, tuned.stderr
+    again = run(hub, tmp_path / "cache3", [sys.executable, "-c", USE, "tester/tuned", hub.commits("tester/tuned")[0], texts])
+    assert again.returncode == 0, again.stderr
+    names = set(hub.files("tester/tuned"))
+    assert set(hub_ner.CODE[method]) <= names
+    assert not [name for name in names if Path(name).suffix in (".bin", ".pt", ".pkl")]
+    missing = run(hub, tmp_path / "cache4", [sys.executable, "-c", USE, "tester/model", commit, texts], token=False)
+    assert missing.returncode != 0
+    assert "tester/model" in missing.stderr
+
+
+@pytest.mark.slow
+def test_a_bundle_unpacks_and_loads_without_the_project_and_without_network(models, tmp_path):
+    assert main(["bundle", str(models["nerco"]), str(tmp_path / "tagger.zip")]) == 0
+    assert main(["verify", str(tmp_path / "tagger.zip"), "--run"]) == 0
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(tmp_path / "tagger.zip"), str(tmp_path / "out")], check=True)
+    hub_ner.check_loads(tmp_path / "out" / "tagger")
