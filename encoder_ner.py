@@ -42,13 +42,12 @@ class SafePreTrainedModel(PreTrainedModel):
 
 
 def config_object(name: str, value: Any) -> Any:
-    """An encoder's configuration as an object, from the dictionary that config.json holds; other values as they are."""
-    if not isinstance(value, dict):
+    """An encoder's configuration as an object, from the dictionary that config.json holds; an object, or None, as it is."""
+    if value is None or isinstance(value, PreTrainedConfig):
         return value
-    values = dict(value)
-    if "model_type" not in values:
+    if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
         raise ValueError(f"{name} has no model_type: expected the config.json of an encoder")
-    return AutoConfig.for_model(values.pop("model_type"), **values)
+    return AutoConfig.for_model(**value)
 
 
 def read_encoder_config(name_or_path: str) -> PreTrainedConfig:

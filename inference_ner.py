@@ -54,7 +54,12 @@ def load_pipeline(model_dir: str | Path) -> "NerPipeline":
     damaged = weight_faults(folder)
     if damaged:
         raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
-    return model_class(kind).from_pretrained(folder).pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
+    try:
+        return model_class(kind).from_pretrained(folder).pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever the libraries make of a damaged configuration or tokenizer
+        raise ConfigError(f"{folder} cannot be loaded, its files are damaged ({type(error).__name__}: {error})") from error
 
 
 def is_binder(pipeline: "NerPipeline") -> bool:
