@@ -386,7 +386,7 @@ def push(
     The repository then holds these files and no others. Nothing of an upload is visible before its commit.
 
     Args:
-        private: of a repository that is created now; None: as its owner's settings say.
+        private: whether a repository that is created is private (None: as its owner's settings say); true refuses an existing public one.
         pull_request: propose the commit in place of making it.
         tag: a name for the commit.
 
@@ -403,6 +403,8 @@ def push(
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
         elif not api.repo_exists(repo_id):
             return f"{repo_id} would be created with {len(list(folder.iterdir()))} files:\n" + listing(folder, sorted(os.listdir(folder)))
+        if private and not api.model_info(repo_id).private:
+            raise ConfigError(f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, or choose another name")
         head = commit_of(api, repo_id, branch)
         changed, gone = changes(api, repo_id, folder, head)
         if dry_run:

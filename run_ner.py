@@ -151,7 +151,7 @@ def add_sharing_commands(commands: Any) -> None:
     push.add_argument("repository", metavar="USER/NAME", help="repository of the Hub; it is created where there is none")
     push.add_argument("--branch", default="main", help="branch of the commit [main]")
     push.add_argument("--pull_request", action="store_true", help="propose the commit")
-    push.add_argument("--private", action="store_true", help="a repository that is created is private")
+    push.add_argument("--private", action="store_true", help="create a private repository; an existing public one is refused")
     push.add_argument("--tag", help="a name for the commit, such as v1.0")
     push.add_argument("--message", default="Upload model", help="message of the commit")
     push.add_argument("--dry_run", action="store_true", help="show what would go, upload nothing")

@@ -296,6 +296,14 @@ def test_branches_proposals_and_private_repositories(hub, repository, tmp_path):
     assert hub.files("tester/model") == {}
 
 
+def test_what_shall_be_private_does_not_go_into_a_public_repository(hub, repository, tmp_path):
+    hub.create("tester/model", private=False)
+    done = push(hub, repository, tmp_path / "cache", private=True)
+    assert done.returncode == 1
+    assert "is public" in done.stderr
+    assert hub.files("tester/model") == {}
+
+
 def test_a_tag_is_never_moved(hub, repository, tmp_path):
     assert push(hub, repository, tmp_path / "cache", tag="v1").returncode == 0
     commit = hub.commits("tester/model")[0]
