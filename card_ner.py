@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from config_ner import expand
 from data_ner import Record, read_json
-from hub_ner import CODE, sha256
+from hub_ner import CODE, NAME_TO_COME, sha256
 from report_ner import breakdown_table
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: S
         ),
         template_path=str(TEMPLATE),
         title=title,
+        name=NAME_TO_COME,
         method=method,
         method_line=METHOD_LINES[method],
         types=types,

@@ -37,6 +37,7 @@ DOCUMENTS = {"LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"}
 OF_THE_HUB = ".gitattributes"  # the Hub writes it into every repository
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 LINE = re.compile(r"([0-9a-f]{64})  ([^\s/\\]+)\n")
+NAME_TO_COME = "NAME_OF_THIS_REPOSITORY"  # in a card, until it is known
 SAME_SCORE = 1e-4  # by which scores may differ between machines
 
 
@@ -157,12 +158,13 @@ def structure_faults(folder: Path) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- packaging
-def package(model_dir: Path, folder: Path, metadata: Mapping[str, Any] | None = None) -> Path:
+def package(model_dir: Path, folder: Path, metadata: Mapping[str, Any] | None = None, *, repo_id: str | None = None) -> Path:
     """Copy a run's `model/` into `folder` as a repository: card with `metadata`, manifest; checked but not loaded.
 
     Args:
         model_dir: what `run_ner.py train` leaves, or a folder with the same files.
         metadata: fields of the card's head to set, such as license, language, datasets, base_model.
+        repo_id: name on the Hub, for the card's example.
 
     Raises:
         RepositoryError: the folder holds what it must not, or lacks something.
@@ -175,8 +177,11 @@ def package(model_dir: Path, folder: Path, metadata: Mapping[str, Any] | None = 
     for name in names:
         if name not in (MANIFEST, OF_THE_HUB):
             shutil.copyfile(model_dir / name, folder / name)  # follows links: a snapshot of the cache is made of them
+    card = folder / "README.md"
+    if repo_id:
+        card.write_text(card.read_text("utf-8").replace(NAME_TO_COME, repo_id), "utf-8")
     if metadata:
-        set_metadata(folder / "README.md", metadata)
+        set_metadata(card, metadata)
     write_manifest(folder)
     faults = faults_of(folder)
     if faults:

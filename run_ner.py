@@ -160,7 +160,7 @@ def add_sharing_commands(commands: Any) -> None:
     bundle = commands.add_parser("bundle", help="check a model and write it into one archive that loads without network")
     bundle.add_argument("model", help="model folder of a run")
     bundle.add_argument("output", help="archive to write, NAME.zip")
-    bundle.set_defaults(command=command_bundle)
+    bundle.set_defaults(command=command_bundle, repository=None)
     for command in (push, bundle):
         command.add_argument("--license", help="the card's license, such as apache-2.0; push needs one")
         command.add_argument("--language", nargs="+", help="the card's languages, such as zh")
@@ -598,7 +598,7 @@ def packaged(arguments: argparse.Namespace) -> Iterator[Path]:
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch:
         metadata = {name: value for name, value in given.items() if value is not None}
-        folder = hub_ner.package(Path(arguments.model), Path(scratch) / "model", metadata)
+        folder = hub_ner.package(Path(arguments.model), Path(scratch) / "model", metadata, repo_id=arguments.repository)
         if arguments.command is command_push and not hub_ner.has_license(folder):
             raise ConfigError("the card names no license: pass --license, such as apache-2.0 (without one nobody may use the model)")
         hub_ner.check_loads(folder, trust_remote_code=arguments.trust_remote_code)

@@ -51,6 +51,13 @@ def test_packaging_sets_the_head_of_the_card_and_keeps_its_text(models, reposito
     assert faults_of(repository) == []
 
 
+def test_the_card_names_the_repository_once_it_is_known(models, tmp_path):
+    card = package(models["nerco"], tmp_path / "repository", repo_id="tester/model") / "README.md"
+    assert 'name = "tester/model"' in card.read_text("utf-8")
+    assert hub_ner.NAME_TO_COME in (models["nerco"] / "README.md").read_text("utf-8")
+    assert hub_ner.NAME_TO_COME not in card.read_text("utf-8")
+
+
 def test_the_card_names_no_place_on_the_machine(models):
     for folder in models.values():
         for name in ("README.md", "metrics.json", "config.json", "examples.json"):
