@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,13 +67,20 @@ def content_faults(names: Iterable[str]) -> list[str]:
     return faults
 
 
-def model_type_of(folder: Path) -> str:
-    """ "nerco" or "binder". RepositoryError if config.json is of no model of this project."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. RepositoryError if it cannot be read or is no object."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RepositoryError(folder, [f"config.json cannot be read ({error})"]) from error
-    found = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise RepositoryError(folder, [f"config.json holds {type(config).__name__}: expected an object"])
+    return config
+
+
+def model_type_of(folder: Path) -> str:
+    """ "nerco" or "binder". RepositoryError if config.json is of no model of this project."""
+    found = read_config(folder).get("model_type")
     if not isinstance(found, str) or found not in CODE:
         raise RepositoryError(folder, [f"config.json has model_type {found!r}: expected {' or '.join(CODE)}"])
     return found
@@ -83,6 +90,44 @@ def code_differs(folder: Path) -> dict[str, str]:
     """Code of a repository that is not this project's, by name with its SHA-256: what loading with trust_remote_code would run."""
     found = {path.name: sha256(path) for path in sorted(folder.glob("*.py"))}
     return {name: digest for name, digest in found.items() if not (HERE / name).is_file() or sha256(HERE / name) != digest}
+
+
+def check_code(folder: Path, *, trust_remote_code: bool) -> bool:
+    """Whether loading a repository runs this project's code and no other; other code must be trusted by the caller.
+
+    Raises:
+        RepositoryError: other code without `trust_remote_code`; code that lies elsewhere, in any case.
+    """
+    elsewhere = code_elsewhere(folder)
+    if elsewhere:
+        raise RepositoryError(folder, elsewhere)
+    other = code_differs(folder)
+    if other and not trust_remote_code:
+        listed = ", ".join(f"{name} (SHA-256 {digest})" for name, digest in other.items())
+        raise RepositoryError(folder, [f"loading would run code that is not this project's: {listed}; read it, then --trust_remote_code"])
+    return not other
+
+
+def code_elsewhere(folder: Path) -> list[str]:
+    """Entries of config.json that make the library fetch code from another repository ("USER/NAME--file.Class")."""
+    config = read_config(folder)
+    return [
+        f"config.json: {key} names code of another repository ({value!r})"
+        for key in ("auto_map", "custom_pipelines")
+        for value in strings_in(config.get(key))
+        if "--" in value
+    ]
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """The strings of a JSON value, at any depth."""
+    parts = [value]  # a list, not recursion: a hostile value may be deeper than the stack
+    while parts:
+        part = parts.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict | list):
+            parts += part.values() if isinstance(part, dict) else part
 
 
 def weight_faults(folder: Path) -> list[str]:
@@ -133,19 +178,24 @@ def faults_of(folder: Path) -> list[str]:
     faults = [f"{name}: is no plain file" for name, path in zip(names, paths, strict=True) if not stat.S_ISREG(path.lstat().st_mode)]
     if faults:
         return faults
-    faults = content_faults(names)
+    faults = content_faults(names) + manifest_faults(folder, names)
+    return faults or structure_faults(folder)
+
+
+def manifest_faults(folder: Path, names: Collection[str]) -> list[str]:
+    """Where the files and the manifest disagree."""
     try:
         listed = read_manifest(folder)
-        faults += [f"{name}: {MANIFEST} names it, and it is not there" for name in sorted(set(listed) - set(names))]
-        faults += [f"{name}: {MANIFEST} does not name it" for name in sorted(set(names) - set(listed) - {MANIFEST, OF_THE_HUB})]
-        faults += [
-            f"{name}: not the file that {MANIFEST} names (SHA-256 differs)"
-            for name, digest in listed.items()
-            if name in names and sha256(folder / name) != digest
-        ]
     except RepositoryError as error:
-        faults += error.faults
-    return faults or structure_faults(folder)
+        return error.faults
+    faults = [f"{name}: {MANIFEST} names it, and it is not there" for name in sorted(set(listed) - set(names))]
+    faults += [f"{name}: {MANIFEST} does not name it" for name in sorted(set(names) - set(listed) - {MANIFEST, OF_THE_HUB})]
+    faults += [
+        f"{name}: not the file that {MANIFEST} names (SHA-256 differs)"
+        for name, digest in listed.items()
+        if name in names and sha256(folder / name) != digest
+    ]
+    return faults
 
 
 def structure_faults(folder: Path) -> list[str]:
@@ -154,7 +204,7 @@ def structure_faults(folder: Path) -> list[str]:
         missing = [f"{name} is missing" for name in CODE[model_type_of(folder)] if not (folder / name).is_file()]
     except RepositoryError as error:
         return error.faults
-    return missing + weight_faults(folder)
+    return missing + code_elsewhere(folder) + weight_faults(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------- packaging
@@ -223,10 +273,7 @@ def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
         RepositoryError: it does not load, or finds other mentions than `examples.json` holds; its code is not this project's and
             `trust_remote_code` is false.
     """
-    other = code_differs(folder)
-    if other and not trust_remote_code:
-        listed = ", ".join(f"{name} (SHA-256 {digest})" for name, digest in other.items())
-        raise RepositoryError(folder, [f"loading would run code that is not this project's: {listed}; read it, then --trust_remote_code"])
+    check_code(folder, trust_remote_code=trust_remote_code)
     with tempfile.TemporaryDirectory() as elsewhere:
         kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN", "HF_TOKEN_PATH")}
         environment = {**kept, "HF_HOME": elsewhere, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}

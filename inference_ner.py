@@ -1,13 +1,12 @@
 """A trained model at work: loading its pipeline, tagging records, scoring it on annotated ones."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config_ner import ConfigError
 from data_ner import DataError, Mention, Record, outermost
-from hub_ner import weight_faults
+from hub_ner import CODE, RepositoryError, check_code, read_config, weight_faults
 
 if TYPE_CHECKING:
     from pipeline_ner import NerPipeline
@@ -32,21 +31,23 @@ def model_class(model_type: str) -> Any:
     return NercoForTokenClassification
 
 
-def load_pipeline(model_dir: str | Path) -> "NerPipeline":
-    """The pipeline of a model folder, with the code of this project, not the folder's.
+def load_pipeline(model_dir: str | Path, *, trust_remote_code: bool = False) -> "NerPipeline":
+    """The pipeline of a model folder, with this project's classes; a folder's own code runs only if it differs and is trusted.
 
     Raises:
         ConfigError: the folder holds no model of this project, or a damaged one.
+        RepositoryError: its code is not this project's and `trust_remote_code` is false.
     """
     quiet_libraries()
     from transformers import PreTrainedTokenizerFast
+    from transformers import pipeline as library_pipeline
 
     folder = Path(model_dir)
     try:
-        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        kind = read_config(folder).get("model_type")
+    except RepositoryError:
         kind = None
-    if kind not in ("nerco", "binder") or not (folder / "model.safetensors").is_file():
+    if kind not in tuple(CODE) or not (folder / "model.safetensors").is_file():
         raise ConfigError(
             f"{folder} is no model folder (expected config.json of a nerco or binder model and model.safetensors; pickled weights are "
             "refused); a run's model is in its folder model/"
@@ -54,7 +55,10 @@ def load_pipeline(model_dir: str | Path) -> "NerPipeline":
     damaged = weight_faults(folder)
     if damaged:
         raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
+    is_own_code = check_code(folder, trust_remote_code=trust_remote_code)
     try:
+        if not is_own_code:
+            return library_pipeline("ner", model=str(folder), trust_remote_code=True)
         return model_class(kind).from_pretrained(folder).pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
     except (ValueError, OSError):
         raise

@@ -95,25 +95,43 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a key of the file")
     command.set_defaults(command=lambda a: command_train(load_config(a.config, a.overrides)))
 
-    command = commands.add_parser("evaluate", help="score a model on annotated text")
-    command.add_argument("model", help="model folder")
-    command.add_argument("file", help="annotated text")
-    command.add_argument("--train", metavar="FILE", help="the model's training data: score apart what occurs there and what is new")
-    command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
-    command.add_argument("--output", help="write the scores to this JSON file")
+    add_tagging_commands(commands)
+    add_dictionary_commands(commands)
+    add_sharing_commands(commands)
+
+    command = commands.add_parser("inspect", help="report what annotated files hold")
+    command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
+    command.add_argument("--tokenizer", help="encoder or model folder: count mentions that none of its token boundaries match")
     add_layout_options(command)
-    command.set_defaults(command=command_evaluate)
+    command.set_defaults(command=command_inspect)
+    return parser
 
-    command = commands.add_parser("predict", help="tag text")
-    command.add_argument("model", help="model folder")
-    command.add_argument("file", nargs="?", default="-", help="text, a line each; JSONL with 'text'; columns; - for standard input")
-    command.add_argument("--output", default="-", help="output file, - for standard output")
-    command.add_argument("--output_format", choices=("jsonl", "same"), default="jsonl", help="records as JSONL, or the input's format")
-    command.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
-    command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
-    add_layout_options(command, formats=("auto", "text", "jsonl", "columns", "cluener"))
-    command.set_defaults(command=command_predict)
 
+def add_tagging_commands(commands: Any) -> None:
+    """evaluate, predict."""
+    evaluate = commands.add_parser("evaluate", help="score a model on annotated text")
+    evaluate.add_argument("model", help="model folder")
+    evaluate.add_argument("file", help="annotated text")
+    evaluate.add_argument("--train", metavar="FILE", help="the model's training data: score apart what occurs there and what is new")
+    evaluate.add_argument("--output", help="write the scores to this JSON file")
+    add_layout_options(evaluate)
+    evaluate.set_defaults(command=command_evaluate)
+
+    predict = commands.add_parser("predict", help="tag text")
+    predict.add_argument("model", help="model folder")
+    predict.add_argument("file", nargs="?", default="-", help="text, a line each; JSONL with 'text'; columns; - for standard input")
+    predict.add_argument("--output", default="-", help="output file, - for standard output")
+    predict.add_argument("--output_format", choices=("jsonl", "same"), default="jsonl", help="records as JSONL, or the input's format")
+    predict.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
+    add_layout_options(predict, formats=("auto", "text", "jsonl", "columns", "cluener"))
+    predict.set_defaults(command=command_predict)
+    for command in (evaluate, predict):
+        command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
+        add_trust_option(command)
+
+
+def add_dictionary_commands(commands: Any) -> None:
+    """annotate, dictionary."""
     command = commands.add_parser("annotate", help="label text with the terms of a dictionary")
     command.add_argument("file", nargs="?", default="-", help="as for predict; given mentions are replaced, and scored against")
     command.add_argument("--dictionary", required=True, metavar="FILE", help="a term, a tab and an entity type a line; # starts a comment")
@@ -133,15 +151,6 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--min_count", type=int, default=1, help="leave out what is a mention fewer times [1]")
     add_layout_options(command)
     command.set_defaults(command=command_dictionary)
-
-    add_sharing_commands(commands)
-
-    command = commands.add_parser("inspect", help="report what annotated files hold")
-    command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
-    command.add_argument("--tokenizer", help="encoder or model folder: count mentions that none of its token boundaries match")
-    add_layout_options(command)
-    command.set_defaults(command=command_inspect)
-    return parser
 
 
 def add_sharing_commands(commands: Any) -> None:
@@ -174,7 +183,11 @@ def add_sharing_commands(commands: Any) -> None:
     verify.add_argument("--unpack", metavar="FOLDER", help="leave the files there if nothing is wrong")
     verify.set_defaults(command=command_verify)
     for command in (push, bundle, verify):
-        command.add_argument("--trust_remote_code", action="store_true", help="load it even if its code is not this project's")
+        add_trust_option(command)
+
+
+def add_trust_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trust_remote_code", action="store_true", help="load the model even if its code is not this project's")
 
 
 def add_layout_options(
@@ -427,7 +440,7 @@ def draw_plots(task: Task) -> None:
 def command_evaluate(arguments: argparse.Namespace) -> int:
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     train = read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
-    pipeline = load_pipeline(arguments.model)
+    pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
     types = given_types(arguments.types)
     scores = evaluate_records(pipeline, records, train, types)
     print(score_table({"": scores}))
@@ -450,7 +463,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1:
         raise ConfigError(f"batch_size is {arguments.batch_size}: expected at least 1")
     records, kind, scheme = input_records(arguments)
-    pipeline = load_pipeline(arguments.model)
+    pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
     types = given_types(arguments.types)
     found, across = tag_records(pipeline, records, batch_size=arguments.batch_size, **({} if types is None else {"types": types}))
     if across:
@@ -551,8 +564,7 @@ def command_dictionary(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# --------------------------------------------------------------------------------------------------------------- inspect
-# ---------------------------------------------------------------------------------------------------------------- sharing
+# --------------------------------------------------------------------------------------------------------------- sharing
 def command_push(arguments: argparse.Namespace) -> int:
     import hub_ner
 
@@ -627,6 +639,7 @@ def command_verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# --------------------------------------------------------------------------------------------------------------- inspect
 def command_inspect(arguments: argparse.Namespace) -> int:
     """Print what annotated files hold, and what is suspicious about them."""
     quiet_libraries()

@@ -1,5 +1,6 @@
 """Model repositories: manifest, contents, bundles, and the Hub's real client against the test Hub."""
 
+import filecmp
 import json
 import os
 import re
@@ -17,7 +18,17 @@ from hub_server import Fault, TestHub
 from test_binder_cli import binder, nested_files  # noqa: F401
 
 import hub_ner
-from hub_ner import MANIFEST, RepositoryError, entry_faults, faults_of, package, read_manifest, unpack_bundle, write_bundle, write_manifest
+from hub_ner import (
+    MANIFEST,
+    RepositoryError,
+    entry_faults,
+    faults_of,
+    manifest_faults,
+    package,
+    unpack_bundle,
+    write_bundle,
+    write_manifest,
+)
 from run_ner import main
 
 METADATA = {"license": "apache-2.0", "language": ["zh"]}
@@ -98,6 +109,10 @@ def test_links_are_no_files_of_a_repository(repository, tmp_path):
 
 
 def test_a_flipped_bit_in_any_byte_of_a_small_file_and_of_the_manifest_is_found(repository):
+    for name in ("model.safetensors", "tokenizer.json"):  # so that it is quick
+        (repository / name).write_text("small")
+    write_manifest(repository)
+    names = os.listdir(repository)
     for name in (MANIFEST, "tokenizer_config.json"):
         path = repository / name
         content = path.read_bytes()
@@ -105,30 +120,9 @@ def test_a_flipped_bit_in_any_byte_of_a_small_file_and_of_the_manifest_is_found(
             flipped = bytearray(content)
             flipped[at] ^= 1 << at % 8
             path.write_bytes(flipped)
-            assert manifest_or_digest_fault(repository, name), (name, at)
+            assert manifest_faults(repository, names), (name, at)
         path.write_bytes(content)
-    assert faults_of(repository) == []
-
-
-def manifest_or_digest_fault(folder: Path, name: str) -> bool:
-    """Whether the manifest and the files disagree (`faults_of` without reading the weights each time)."""
-    try:
-        listed = read_manifest(folder)
-    except RepositoryError:
-        return True
-    names = {path.name for path in folder.iterdir()} - {MANIFEST}
-    if set(listed) != names:
-        return True
-    if name == MANIFEST:
-        return any(listed[other] != digest for other, digest in DIGESTS.setdefault(folder, digests(folder)).items())
-    return listed[name] != hub_ner.sha256(folder / name)
-
-
-DIGESTS: dict[Path, dict[str, str]] = {}
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hub_ner.sha256(path) for path in folder.iterdir() if path.name != MANIFEST}
+    assert manifest_faults(repository, names) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "longer"])
@@ -149,7 +143,7 @@ def test_a_hostile_config_is_a_fault(repository, config):
     assert "config.json" in fault
 
 
-def test_other_code_is_named_and_not_run(repository, tmp_path, capsys):
+def test_other_code_is_named_and_runs_only_when_trusted(repository, tmp_path, capsys):
     marker = tmp_path / "ran"
     code = repository / "pipeline_ner.py"
     code.write_text(f"open({str(marker)!r}, 'w')\n" + code.read_text("utf-8"), "utf-8")
@@ -158,7 +152,35 @@ def test_other_code_is_named_and_not_run(repository, tmp_path, capsys):
     assert main(["push", str(repository), "tester/model"]) == 2
     assert "pipeline_ner.py (SHA-256" in capsys.readouterr().err
     assert main(["verify", str(repository), "--run"]) == 2
+    (tmp_path / "text").write_text("张三昨天去了华为。\n", "utf-8")
+    predict = ["predict", str(repository), str(tmp_path / "text")]
+    assert main(predict) == 2
+    assert "pipeline_ner.py (SHA-256" in capsys.readouterr().err
     assert not marker.exists()
+
+    assert main([*predict, "--trust_remote_code"]) == 0
+    assert marker.exists()
+    trusted = capsys.readouterr().out
+    shutil.copyfile(ROOT / code.name, code)
+    assert main(predict) == 0
+    assert capsys.readouterr().out == trusted
+
+
+@pytest.mark.parametrize("key", ["auto_map", "custom_pipelines"])
+def test_code_of_another_repository_is_never_fetched(repository, tmp_path, capsys, key):
+    config = json.loads((repository / "config.json").read_text("utf-8"))
+    entry = config[key]["ner"] if key == "custom_pipelines" else config[key]
+    name = "impl" if key == "custom_pipelines" else "AutoConfig"
+    entry[name] = f"someone/else--{entry[name]}"
+    (repository / "config.json").write_text(json.dumps(config), "utf-8")
+    write_manifest(repository)
+    (fault,) = faults_of(repository)
+    assert f"{key} names code of another repository ('someone/else--" in fault
+    for command in ("verify", "evaluate"):
+        given = [command, str(repository), *([str(tmp_path / "text")] if command == "evaluate" else []), "--trust_remote_code"]
+        (tmp_path / "text").write_text("张 B-PER\n三 I-PER\n", "utf-8")
+        assert main(given) == 2
+        assert "another repository" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- bundles
@@ -167,7 +189,7 @@ def test_bundles_of_equal_content_are_equal_and_unpack_to_it(repository, tmp_pat
         write_bundle(repository, tmp_path / name)
     assert (tmp_path / "one/model.zip").read_bytes() == (tmp_path / "two/model.zip").read_bytes()
     unpack_bundle(tmp_path / "one/model.zip", tmp_path / "unpacked")
-    assert digests(tmp_path / "unpacked") == digests(repository)
+    assert filecmp.cmpfiles(tmp_path / "unpacked", repository, os.listdir(repository), shallow=False)[1:] == ([], [])
     assert faults_of(tmp_path / "unpacked") == []
     assert zipfile.ZipFile(tmp_path / "one/model.zip").testzip() is None
 
