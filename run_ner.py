@@ -376,11 +376,11 @@ def finished_phases(run_dir: Path) -> list[str]:
 
 
 def card_examples(model_dir: Path, records: Sequence[Record], count: int = 3) -> list[dict[str, Any]]:
-    """Short texts of the development set, those with most mentions, with what the model finds in them: {"text", "mentions"}."""
+    """Short texts of the development set with what the model finds in them, those with most types: {"text", "mentions"}."""
     pipeline = load_pipeline(model_dir)
     short = [record.text for record in records if len(record.text) <= 60 and not set(record.text) & set('"\\\n')] or [records[0].text[:60]]
     found = pipeline(short[:200])
-    best = sorted(range(len(found)), key=lambda i: -len(found[i]))[:count]
+    best = sorted(range(len(found)), key=lambda i: (-len({mention["entity_group"] for mention in found[i]}), len(short[i])))[:count]
     return [{"text": short[i], "mentions": found[i]} for i in best]
 
 

@@ -20,9 +20,41 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 LARGE = re.compile(r"\.(safetensors|bin|pt|zip|onnx)$")  # what goes to the large file storage
 DATE = "2026-01-01T00:00:00.000Z"
 REPO = r"([^/]+/[^/]+?)"
+
+
+def card_faults(content: str) -> list[str]:
+    """What the Hub would refuse in the head of a card: the rules of its documentation that concern the fields we write."""
+    match = re.match(r"---\n(.*?)\n---\n", content, flags=re.S)
+    try:
+        head = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        head = None
+    if not isinstance(head, dict):
+        return ["the card has no YAML head"]
+    faults = []
+    for name in ("license", "library_name", "pipeline_tag"):
+        if not re.fullmatch(r"[a-z0-9.-]+", str(head.get(name, "other"))):
+            faults.append(f"{name} {head[name]!r} is no identifier")
+    languages = head.get("language") or []
+    for language in [languages] if isinstance(languages, str) else languages:
+        if not re.fullmatch(r"[a-z]{2,3}(-.+)?|multilingual|code", language):
+            faults.append(f"language {language!r} is no ISO 639 code")
+    if "base_model" in head and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(head["base_model"])):
+        faults.append(f"base_model {head['base_model']!r} is no model id")
+    for entry in head.get("model-index", []):
+        for result in entry["results"]:
+            needed = [result.get("task", {}).get("type"), *(result.get("dataset", {}).get(key) for key in ("type", "name"))]
+            metrics = result.get("metrics") or [{}]
+            if not all(needed) or any("value" not in metric or not metric.get("type") for metric in metrics):
+                faults.append(
+                    f"model-index {entry.get('name')!r}: a result needs task.type, dataset.type and name, metrics with type and value"
+                )
+    return faults
 
 
 class RefusedError(Exception):
@@ -221,7 +253,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"type": "user", "id": "1", "name": self.hub.user, "orgs": [], "auth": {"type": "access_token"}})
 
     def validate_yaml(self) -> None:
-        self.answer({"errors": [], "warnings": []})
+        errors = [{"message": fault} for fault in card_faults(self.json()["content"])]
+        self.answer({"errors": errors, "warnings": []}, status=400 if errors else 200)
 
     def create(self) -> None:
         self.needs_token()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, arguments
-from hub_server import Fault, TestHub
+from hub_server import Fault, TestHub, card_faults
+from huggingface_hub import ModelCard
 from test_binder_cli import binder, nested_files  # noqa: F401
 
 import hub_ner
@@ -74,6 +75,17 @@ def test_the_card_names_no_place_on_the_machine(models):
         for name in ("README.md", "metrics.json", "config.json", "examples.json"):
             assert str(folder.parent.parent) not in (folder / name).read_text("utf-8")
             assert "/tmp" not in (folder / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("method", ["nerco", "binder"])
+def test_the_head_of_the_card_holds_the_measured_values_unrounded(models, method):
+    metrics = json.loads((models[method] / "metrics.json").read_text("utf-8"))
+    data = ModelCard.load(models[method] / "README.md").data
+    found = {(result.dataset_split, result.metric_type): result.metric_value for result in data.eval_results}
+    assert found == {(split, key): metrics[split]["micro"][key] for split in ("dev", "test") for key in ("precision", "recall", "f1")}
+    assert [example["text"] for example in data.widget] == [e["text"] for e in json.loads((models[method] / "examples.json").read_text())]
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "token-classification")
+    assert card_faults((models[method] / "README.md").read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -306,6 +318,15 @@ def test_a_push_sends_what_changed_and_removes_what_is_gone(hub, repository, tmp
     assert "2 files changed, 1 removed" in done.stdout
     assert not [request for request in hub.requests[before:] if "/large/" in request]  # the weights stayed
     assert "LICENSE" not in hub.files("tester/model")
+
+
+def test_a_card_that_the_hub_refuses_is_not_uploaded(hub, repository, tmp_path):
+    hub_ner.set_metadata(repository / "README.md", {"base_model": "a folder of mine"})
+    write_manifest(repository)
+    done = push(hub, repository, tmp_path / "cache")
+    assert done.returncode != 0
+    assert "is no model id" in done.stderr
+    assert not [name for name in hub.files("tester/model") if name != ".gitattributes"]
 
 
 def test_a_dry_run_creates_nothing(hub, repository, tmp_path):

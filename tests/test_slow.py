@@ -69,13 +69,17 @@ def test_commands_of_the_readme_run(demo: str, clone: Path):
 
 
 def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: Path):
-    page = (clone / "docs" / "sharing.md").read_text("utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", page.replace("mine-nerco-0", "demo-nerco-0"), flags=re.S)
-    assert len(blocks) == 2
+    page = (clone / "docs" / "sharing.md").read_text("utf-8").replace("mine-nerco-0", "demo-nerco-0").replace("USER/NAME", "tester/model")
+    push, bundle, versions = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
+    (load,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
     with TestHub(tmp_path / "hub") as hub:
-        outputs = [run(["bash", "-euo", "pipefail", "-c", block], clone, **hub.environment(tmp_path / "cache")) for block in blocks]
-    assert "USER/NAME would be created" in outputs[0]
-    assert "repeats its stored predictions" in outputs[1]
+        variables = hub.environment(tmp_path / "cache")
+        assert "tester/model would be created" in run(["bash", "-euc", push], clone, **variables)
+        pushed = run(["bash", "-euc", push.replace("--dry_run", "")], clone, **variables)
+        commit = re.search("commit ([0-9a-f]{40})", pushed).group(1)
+        run([sys.executable, "-c", load.replace('"..."', f'"{commit}"') + "assert ner('李明在北京')"], tmp_path, **variables)
+        assert "repeats its stored predictions" in run(["bash", "-euc", bundle], clone, **variables)
+    assert "transformers 5.6.0: passes" in run(["bash", "-euc", versions], clone)
 
 
 def test_python_of_the_readme_runs(demo: str, clone: Path):

@@ -1,4 +1,4 @@
-"""Run the contract tests with another version of transformers: python tests/with_transformers.py 5.20.0 [5.10.0 ...]
+"""Run the contract tests with another version of transformers: .venv/bin/python tests/with_transformers.py 5.6.0 [5.12.1 ...]
 
 Each version gets an environment of its own under runs/, which has that version first and everything else from this one.
 """
@@ -11,7 +11,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = ["tests/test_contracts.py", "tests/test_binder_contracts.py"]
+CONTRACTS = ["tests/test_contracts.py", "tests/test_binder_contracts.py", "tests/test_hub.py"]
 
 
 def environment(version: str) -> Path:
