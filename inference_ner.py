@@ -97,7 +97,11 @@ def mentions_of(found: Iterable[dict[str, Any]]) -> list[Mention]:
 
 
 def evaluate_records(
-    pipeline: "NerPipeline", records: Sequence[Record], train: Sequence[Record] | None = None, types: Mapping[str, str] | None = None
+    pipeline: "NerPipeline",
+    records: Sequence[Record],
+    train: Sequence[Record] | None = None,
+    types: Mapping[str, str] | None = None,
+    min_score: float | None = None,
 ) -> dict[str, Any]:
     """Span scores of a pipeline on records, what its errors are, and counts of every text.
 
@@ -106,6 +110,7 @@ def evaluate_records(
 
     Args:
         types: {label: description}: BINDER looks for these instead of its trained types.
+        min_score: of the pipeline's call.
 
     Raises:
         DataError: the records hold an entity type that the model does not know.
@@ -115,7 +120,8 @@ def evaluate_records(
     nests = pipeline.model.config.decoding == "nested"
     check_known_types(records, known_types(pipeline) if types is None else set(types))
     texts = [record.text for record in records]
-    predictions, across = tag_records(pipeline, records, **({} if types is None else {"types": types}))
+    options = {name: value for name, value in (("types", types), ("min_score", min_score)) if value is not None}
+    predictions, across = tag_records(pipeline, records, **options)
     split = [outermost(record.entities) for record in records]
     everything = [record.entities for record in records]
     gold = everything if nests else [outer for outer, _ in split]

@@ -639,6 +639,7 @@ class BinderModel(SafePreTrainedModel):
         word_mask: Tensor,
         word_end_mask: Tensor,
         types: TypeEmbeddings | None = None,
+        min_score: float | Mapping[str, float] | None = None,
     ) -> list[list[Span]]:
         """Spans of each row over its words, in order: those whose score exceeds their type's threshold, nested ones too.
 
@@ -647,6 +648,8 @@ class BinderModel(SafePreTrainedModel):
         Args:
             outputs: of `forward`. word_mask, word_end_mask: (B, L) first and last tokens of words.
             types: of `encode_types`; by default the trained ones.
+            min_score: in (0, 1), also by type: what `score` must exceed in place of the threshold (0.5) and `config.margins`;
+                below 0.5 more is found.
 
         Raises:
             ValueError: the types were encoded by other weights.
@@ -656,7 +659,8 @@ class BinderModel(SafePreTrainedModel):
             raise ValueError("the types are stale: they were encoded by other weights; encode them again with this model's encode_types")
         if outputs.last_hidden_state is None:
             raise ValueError("outputs hold no last_hidden_state: expected what forward returns")
-        hits = self._spans_above_threshold(outputs.last_hidden_state, word_mask.bool(), word_end_mask.bool(), types)
+        margins = self._least_margins(types.labels, min_score)
+        hits = self._spans_above_threshold(outputs.last_hidden_state, word_mask.bool(), word_end_mask.bool(), types, margins)
         position = word_mask.long().cumsum(1)  # (B, L) words that began up to here
         found: list[list[Span]] = [[] for _ in range(len(word_mask))]
         labels = types.labels
@@ -670,20 +674,26 @@ class BinderModel(SafePreTrainedModel):
             found = [best_labels(spans) for spans in found]
         return found
 
+    def _least_margins(self, labels: Sequence[str], min_score: float | Mapping[str, float] | None) -> Tensor:
+        """By how much a span's score must exceed the threshold of each type, (E,)."""
+        least = min_score if isinstance(min_score, Mapping) else {} if min_score is None else dict.fromkeys(labels, min_score)
+        return torch.tensor(
+            [math.log(least[label] / (1 - least[label])) if label in least else self.config.margins.get(label, 0.0) for label in labels]
+        )
+
     def _spans_above_threshold(
-        self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: TypeEmbeddings
+        self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: TypeEmbeddings, margins: Tensor
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Cells (n, 3), types (n,) and margins (n,) of what exceeds its threshold, part by part: never all scores at a time."""
+        """Cells (n, 3), types (n,) and margins (n,) of what exceeds its threshold by more than `margins`; never all scores at a time."""
         heads = self.heads
         vectors = types.vectors[2].to(hidden.device).float()  # (E, D)
-        margins = torch.tensor([self.config.margins.get(label, 0.0) for label in types.labels], device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             parts = heads(hidden.to(heads.start.weight.dtype))
             width = min(self.config.max_span_width, hidden.shape[1])
             first = torch.zeros(len(hidden), 3, dtype=torch.long, device=hidden.device)
             first[:, 0] = torch.arange(len(hidden), device=hidden.device)
             threshold = heads.span_scores(parts, first, vectors)  # (B, E)
-            limit = threshold + margins  # (B, E)
+            limit = threshold + margins.to(hidden.device)  # (B, E)
             found = [(first[:0], first[:0, 0], threshold.new_empty(0))]
             candidates = candidate_spans(word_mask, word_end_mask, width)
             # Window by window: one row of limits then serves all cells of a part, and the scores are read but once.

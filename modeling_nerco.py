@@ -7,7 +7,7 @@ This file travels with the weights: everything that loading a shared model execu
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, S spans, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -550,7 +550,13 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         return tags
 
     @torch.no_grad()
-    def decode(self, outputs: TokenClassifierOutput, word_mask: Tensor, word_end_mask: Tensor | None = None) -> list[list[Span]]:
+    def decode(
+        self,
+        outputs: TokenClassifierOutput,
+        word_mask: Tensor,
+        word_end_mask: Tensor | None = None,
+        min_score: float | Mapping[str, float] | None = None,
+    ) -> list[list[Span]]:
         """Spans of each row over its labelled positions, in order, each with its posterior probability.
 
         An orphan I-X (possible only with `constrain_transitions=False`) opens a span as B-X would; the score counts both readings.
@@ -558,6 +564,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         Args:
             outputs: of `forward`. word_mask: (B, T) as in `forward`.
             word_end_mask: the last tokens of words, which BINDER's `decode` needs; a tag stands on the first one.
+            min_score: in (0, 1), also by entity type: spans whose score is not above it are left out.
         """
         emissions, lengths = pack_left(outputs.logits.float().cpu(), word_mask.bool().cpu())  # (B, L, C), (B,)
         transitions, start = (scores.cpu() for scores in self.crf.scores())
@@ -574,8 +581,10 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside, accept_orphans=orphans)
         names = [label[2:] for label in self.config.labels]
         columns = zip(rows.tolist(), first.tolist(), last.tolist(), begin.tolist(), scores.tolist(), strict=True)
+        least = min_score if isinstance(min_score, Mapping) else dict.fromkeys(names, min_score or 0.0)
         for row, i, j, tag, score in columns:
-            found[row].append(Span(i, j + 1, names[tag], score))
+            if score > least.get(names[tag], 0.0):
+                found[row].append(Span(i, j + 1, names[tag], score))
         return found
 
     def pipeline(self, tokenizer: Any, **kwargs: Any) -> NerPipeline:

@@ -208,6 +208,8 @@ class NerPipeline(Pipeline):
         types: BINDER only: look for these entity types instead of the trained ones, {label: description} or what
             `encode_types` gave.
         decoding: BINDER only: "nested" or "flat" instead of the model's own.
+        min_score: in (0, 1), a number or {entity group: number}: mentions whose score is not above it are left out. BINDER's own limit
+            is 0.5, the threshold; a lower one finds more.
     """
 
     _load_tokenizer = True
@@ -228,17 +230,21 @@ class NerPipeline(Pipeline):
         ignore_labels: Sequence[str] | None = None,
         types: Any = None,
         decoding: str | None = None,
+        min_score: float | Mapping[str, float] | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise ValueError(
                 f"unknown pipeline arguments {sorted(unknown)}: expected stride, batch_size, aggregation_strategy, ignore_labels, types, "
-                "decoding"
+                "decoding, min_score"
             )
         if isinstance(ignore_labels, str):
             raise ValueError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
         if (types, decoding) != (None, None) and not hasattr(self.model, "encode_types"):
             raise ValueError("types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap")
+        for limit in min_score.values() if isinstance(min_score, Mapping) else [] if min_score is None else [min_score]:
+            if not isinstance(limit, int | float) or not 0 < limit < 1:
+                raise ValueError(f"min_score is {min_score!r}: expected a number between 0 and 1, or {{entity group: number}}")
         if decoding not in (None, *DECODINGS):
             raise ValueError(f"decoding is {decoding!r}: expected one of {', '.join(DECODINGS)}")
         if isinstance(types, Mapping) and self.tokenizer is not None:
@@ -246,7 +252,7 @@ class NerPipeline(Pipeline):
         elif types is not None and not hasattr(types, "fingerprint"):
             raise ValueError(f"types is {types!r}: expected {{label: description}}, or what encode_types gave, and a tokenizer")
         preprocess = {} if stride is None else {"stride": stride}
-        forward = {} if types is None else {"types": types}
+        forward = {name: value for name, value in (("types", types), ("min_score", min_score)) if value is not None}
         postprocess: dict[str, Any] = {} if ignore_labels is None else {"ignore_labels": tuple(ignore_labels)}
         if decoding is not None:
             postprocess["decoding"] = decoding

@@ -127,6 +127,11 @@ def add_tagging_commands(commands: Any) -> None:
     predict.set_defaults(command=command_predict)
     for command in (evaluate, predict):
         command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
+        command.add_argument(
+            "--min_score",
+            type=float,
+            help="leave out mentions with a lower score; for BINDER, whose own limit is 0.5, a lower one finds more",
+        )
         add_trust_option(command)
 
 
@@ -441,8 +446,7 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     train = read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    types = given_types(arguments.types)
-    scores = evaluate_records(pipeline, records, train, types)
+    scores = evaluate_records(pipeline, records, train, **tagging_options(arguments))
     print(score_table({"": scores}))
     inner = scores["all_mentions"]
     if inner["gold"] != scores["micro"]["gold"]:
@@ -452,7 +456,7 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     if report.repaired_tags:
         print(f"{report.repaired_tags} tags repaired in {report.path}")
     if arguments.output:
-        files = {name: getattr(arguments, name) for name in ("model", "file", "train", "types") if getattr(arguments, name)}
+        files = {name: getattr(arguments, name) for name in ("model", "file", "train", "types", "min_score") if getattr(arguments, name)}
         write_json({**files, **scores, **provenance()}, Path(arguments.output))
     return 0
 
@@ -464,8 +468,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"batch_size is {arguments.batch_size}: expected at least 1")
     records, kind, scheme = input_records(arguments)
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    types = given_types(arguments.types)
-    found, across = tag_records(pipeline, records, batch_size=arguments.batch_size, **({} if types is None else {"types": types}))
+    found, across = tag_records(pipeline, records, batch_size=arguments.batch_size, **tagging_options(arguments))
     if across:
         print(f"{across} mentions reach from one text of a document into the next and are left out", file=sys.stderr)
     tagged = [Record(r.id, r.text, mentions, r.doc, r.tokens) for r, mentions in zip(records, found, strict=True)]
@@ -473,11 +476,14 @@ def command_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def given_types(path: str | None) -> dict[str, str] | None:
-    """{label: description} of a types file."""
+def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the pipeline is called with: types {label: description} of a types file, a score that mentions must exceed."""
     from types_ner import read_types
 
-    return None if path is None else {item.label: item.description for item in read_types(expand(path))}
+    options: dict[str, Any] = {} if arguments.min_score is None else {"min_score": arguments.min_score}
+    if arguments.types is not None:
+        options["types"] = {item.label: item.description for item in read_types(expand(arguments.types))}
+    return options
 
 
 def input_records(arguments: argparse.Namespace) -> tuple[list[Record], str, str]:

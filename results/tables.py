@@ -96,10 +96,15 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
     groups: Groups = defaultdict(list)
     for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
         groups[metrics["domain"], metrics["variant"]].append(metrics)
-    lines = ["| held out | types | mentions | trained with | P | R | F1 | seeds |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| held out | types | mentions | trained with | P | R | F1 | least score chosen on dev | P | R | F1 | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for (domain, variant), runs in sorted(groups.items(), key=lambda item: (item[0][0], list(HELD_OUT_VARIANTS).index(item[0][1]))):
         cells = [domain, str(len(runs[0]["held_out"])), str(runs[0]["micro"]["gold"]), HELD_OUT_VARIANTS[variant]]
         cells += [spread([run["micro"][key] for run in runs]) for key in ("precision", "recall", "f1")]
+        cells.append(", ".join(f"{run['chosen']['min_score']:.1g}" for run in runs))
+        cells += [spread([run["chosen"][key] for run in runs]) for key in ("precision", "recall", "f1")]
         lines.append("| " + " | ".join([*cells, seeds_of(runs)]) + " |")
     return lines
 

@@ -170,9 +170,10 @@ def test_held_out_types_are_those_that_training_lacks(tmp_path: Path, monkeypatc
     asked = {item.label for item in read_types(folder / "held_out.yaml")}
     assert not asked & {"location", *own.values()} - {"algorithm"}
     assert {item.label for item in read_types(folder / "types.yaml")} == {"location", *own.values()} - {"algorithm"}
-    records = {name: read_records(folder / f"{name}.jsonl")[0] for name in ("train", "dev", "test")}
-    assert [len(records[name]) for name in records] == [8, 8, 2]
-    assert [[m.label for m in record.entities] for record in records["test"]] == [["algorithm"], []]
+    records = {name: read_records(folder / f"{name}.jsonl")[0] for name in ("train", "dev", "held_out_dev", "held_out_test")}
+    assert [len(records[name]) for name in records] == [8, 8, 2, 2]
+    for name in ("held_out_dev", "held_out_test"):
+        assert [[m.label for m in record.entities] for record in records[name]] == [["algorithm"], []]
 
 
 # ---------------------------------------------------------------------------------------------------------- command line

@@ -315,6 +315,20 @@ def test_decoding_equals_brute_force(seed: int, margins: dict[str, float]) -> No
     assert all(0.5 <= span.score <= 1 for spans in decoded for span in spans)
 
 
+@pytest.mark.parametrize("min_score", [0.9, 0.5, 0.1, {"T1": 0.2}])
+def test_a_limit_takes_the_place_of_threshold_and_margins(min_score: float | dict[str, float]) -> None:
+    model = small_model(margins={"T0": 1.0})
+    batch, hidden = random_batch(model, length=9), torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0))
+    masks = batch["word_mask"], batch["word_end_mask"]
+    least = min_score if isinstance(min_score, dict) else dict.fromkeys(model.config.labels, min_score)
+    with torch.no_grad():
+        decoded = model.decode(BinderOutput(last_hidden_state=hidden), *masks, min_score=min_score)
+        model.config.margins = {"T0": 1.0, **{label: math.log(limit / (1 - limit)) for label, limit in least.items()}}
+        expected = brute_force(model, hidden, *masks)
+    assert any(expected)
+    assert [[span[:3] for span in spans] for spans in decoded] == expected
+
+
 def test_decoding_in_small_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     batch = random_batch(model)

@@ -487,6 +487,17 @@ def test_an_unknown_argument_is_refused(firing: NerPipeline, character_tok: PreT
         firing_pipeline(character_tok, "token", begin="甲", inside="乙", grouped=True)
 
 
+def test_mentions_that_do_not_exceed_the_least_score_are_left_out(pipe: NerPipeline) -> None:
+    text = "小明在北京大学读书，小红在上海工作。" * 3
+    found = pipe(text)
+    limit = sorted(m["score"] for m in found)[len(found) // 2]
+    assert pipe(text, min_score=limit) == [m for m in found if m["score"] > limit]
+    assert pipe(text, min_score={"PER": limit}) == [m for m in found if m["score"] > limit or m["entity_group"] != "PER"]
+    for wrong in (0, 1, "0.5", {"PER": 2.0}):
+        with pytest.raises(ValueError, match="min_score is"):
+            pipe(text, min_score=wrong)
+
+
 def test_ignored_labels_are_left_out(
     pipe: NerPipeline, tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
 ) -> None:

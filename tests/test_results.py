@@ -137,10 +137,24 @@ def test_alignment_and_uniformity_equal_their_definition():
 def test_held_out_types_have_a_row_for_each_way_of_training():
     def scores(variant: str, seed: int, f1: float) -> dict:
         micro = {"precision": 0.5, "recall": 0.25, "f1": f1, "gold": 40}
-        return {"domain": "ai", "variant": variant, "seed": seed, "held_out": ["algorithm", "task"], "micro": micro}
+        chosen = {**micro, "f1": 2 * f1, "min_score": 0.25}
+        return {"domain": "ai", "variant": variant, "seed": seed, "held_out": ["algorithm", "task"], "micro": micro, "chosen": chosen}
 
     rows = held_out_table([scores("both", 0, 0.4), scores("plain", 1, 0.2), scores("plain", 0, 0.1)])[2:]
     assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
-        ["ai", "2", "40", "descriptions", "50.0 ± 0.0", "25.0 ± 0.0", "15.0 ± 7.1", "0, 1"],
-        ["ai", "2", "40", "both drawn", "50.0", "25.0", "40.0", "0"],
+        [
+            "ai",
+            "2",
+            "40",
+            "descriptions",
+            "50.0 ± 0.0",
+            "25.0 ± 0.0",
+            "15.0 ± 7.1",
+            "0.2, 0.2",
+            "50.0 ± 0.0",
+            "25.0 ± 0.0",
+            "30.0 ± 14.1",
+            "0, 1",
+        ],
+        ["ai", "2", "40", "both drawn", "50.0", "25.0", "40.0", "0.2", "50.0", "25.0", "80.0", "0"],
     ]
