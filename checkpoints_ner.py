@@ -7,15 +7,12 @@ import errno
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,15 +21,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop, by the signal of this number, and has left a checkpoint."""
-
-    def __init__(self, number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {checkpoint} holds the state: the same command continues the run")
-        self.number = number
+from signals_ner import Interrupted, StopSignals
 
 
 # ----------------------------------------------------------------------------------------------------------- checkpoints
@@ -111,31 +100,15 @@ class Stopwatch(TrainerCallback, ExportableState):
         return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Stopwatch))
 
 
-class GracefulStop(TrainerCallback):
+class GracefulStop(StopSignals, TrainerCallback):
     """SIGTERM and Ctrl-C end the step in hand, write a checkpoint and raise `Interrupted`. A second one stops at once.
 
     A context manager, to be given to the trainer as a callback, too.
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        super().__init__("ending the step in hand, then writing a checkpoint")
         self.stopping: int | None = None
-
-    def __enter__(self) -> "GracefulStop":
-        # Python lets only the main thread handle signals; elsewhere they do what they always do.
-        is_main = threading.current_thread() is threading.main_thread()
-        self.previous = {number: signal.signal(number, self.receive) for number in SIGNALS if is_main}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-        print("\nending the step in hand, then writing a checkpoint; once more to stop at once", file=sys.stderr, flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         number = self.received or 0
@@ -149,7 +122,8 @@ class GracefulStop(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.stopping is not None:
-            raise Interrupted(self.stopping, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            raise Interrupted(self.stopping, f"{checkpoint} holds the state: the same command continues the run")
 
 
 # ------------------------------------------------------------------------------------------------------------- full disk

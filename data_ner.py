@@ -6,6 +6,7 @@ Every reader gives `Record`s; everything trains from `Record`s (`features_ner.py
 Offsets count code points, half-open, into `text` exactly as given.
 """
 
+import codecs
 import itertools
 import json
 import os
@@ -239,7 +240,7 @@ def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Reco
     readers: dict[str, Callable[[str, Layout, ReadReport], list[Record]]] = {
         "columns": _read_columns,
         "jsonl": lambda *given: list(_read_json_rows(*given, parse=record_from_dict)),
-        "cluener": lambda *given: list(_read_json_rows(*given, parse=_record_from_cluener)),
+        "cluener": lambda *given: list(_read_json_rows(*given, parse=record_from_cluener)),
         "datasets": _read_datasets,
     }
     records = readers[report.format](name, layout, report)
@@ -263,17 +264,22 @@ def detect_format(name: str) -> str:
     return "cluener" if isinstance(row.get("label"), dict) else "jsonl"
 
 
-def read_lines(name: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of a UTF-8 file; lines end at \\n or \\r\\n only, a byte-order mark at the start is skipped."""
+def read_raw_lines(name: str) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of a file; lines end at \\n or \\r\\n only, a byte-order mark at the start is skipped."""
     if not Path(name).is_file():
         raise DataError(f"{name}: no such file")
     with open(name, "rb") as file:
         for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{name}:{number}: not UTF-8 at byte {error.start + 1}; convert the file to UTF-8") from error
-            yield number, line.removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
+            yield number, raw.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
+
+
+def read_lines(name: str) -> Iterator[tuple[int, str]]:
+    """The same of a UTF-8 file, decoded."""
+    for number, raw in read_raw_lines(name):
+        try:
+            yield number, raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}:{number}: not UTF-8 at byte {error.start + 1}; convert the file to UTF-8") from error
 
 
 # -- columns
@@ -298,7 +304,7 @@ def _read_columns(name: str, layout: Layout, report: ReadReport) -> list[Record]
             first = next(row for row in rows if any(tag.startswith("M-") for tag in row.tags))
             raise DataError(f"{name}:{first.line}: {error}") from error
     report.scheme = scheme
-    joiner = _joiner(layout, (row.token for row in rows))
+    joiner = joiner_of(layout, (row.token for row in rows))
     records = []
     for number, (sentence, doc) in enumerate(sentences):
         text, tokens = join_tokens([row.token for row in sentence], joiner)
@@ -396,7 +402,7 @@ def is_ideograph(character: str) -> bool:
     return "\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003fffd"
 
 
-def _joiner(layout: Layout, tokens: Iterable[str]) -> str:
+def joiner_of(layout: Layout, tokens: Iterable[str]) -> str:
     if layout.joiner != "auto":
         if layout.joiner not in ("none", "space"):
             raise DataError(f"joiner is {layout.joiner!r}: expected auto, none or space")
@@ -450,7 +456,7 @@ def _mention(text: str, start: Any, end: Any, label: Any, score: float | None = 
     return Mention(start, end, label, score)
 
 
-def _record_from_cluener(row: Any, number: int) -> Record:
+def record_from_cluener(row: Any, number: int) -> Record:
     """{"text": ..., "label": {type: {surface: [[first, last]]}}} with inclusive ends."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("label", {}), dict):
         raise ValueError("expected CLUENER's 'text' and 'label' (type -> surface -> [[first, last]])")
@@ -503,7 +509,7 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
         except ValueError as error:
             raise DataError(f"{name}: {error}") from error
     report.scheme = scheme
-    joiner = _joiner(layout, (token for tokens, _ in rows for token in tokens))
+    joiner = joiner_of(layout, (token for tokens, _ in rows for token in tokens))
     records = []
     for number, (words, tags) in enumerate(rows):
         text, tokens = join_tokens(words, joiner)

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -35,20 +35,18 @@ from data_ner import (
     DataError,
     Layout,
     Record,
-    detect_format,
     format_records,
     fresh_folder,
     move_folder,
     outermost,
     read_json,
-    read_lines,
     read_records,
-    split_tag,
     write_json,
     write_records,
 )
 from hub_ner import sha256, write_manifest
-from inference_ner import evaluate_records, load_pipeline, model_class, quiet_libraries, tag_records
+from inference_ner import evaluate_records, load_pipeline, model_class, quiet_libraries
+from predict_ner import Job, keep_aligned, predict
 from report_ner import breakdown_table, print_scores, score_table
 from task_ner import Data, Task, load_data, prepare_task
 
@@ -56,6 +54,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
     from features_ner import AlignReport, SpanReport
+    from inputs_ner import Row, Rows
 
 LOCK_FILE = ".lock"
 Alignment = dict[str, "AlignReport | SpanReport"]
@@ -119,11 +118,17 @@ def add_tagging_commands(commands: Any) -> None:
 
     predict = commands.add_parser("predict", help="tag text")
     predict.add_argument("model", help="model folder")
-    predict.add_argument("file", nargs="?", default="-", help="text, a line each; JSONL with 'text'; columns; - for standard input")
-    predict.add_argument("--output", default="-", help="output file, - for standard output")
-    predict.add_argument("--output_format", choices=("jsonl", "same"), default="jsonl", help="records as JSONL, or the input's format")
+    predict.add_argument(
+        "file", nargs="?", default="-", help="lines, JSONL, CSV, Parquet, a data set NAME@SPLIT, columns; - for standard input"
+    )
+    predict.add_argument("--output", default="-", help="output file; the same command goes on with it after a stop; - for standard output")
+    predict.add_argument(
+        "--output_format", choices=("jsonl", "columns", "same"), default="jsonl", help="JSONL, columns, or the input's format"
+    )
     predict.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
-    add_layout_options(predict, formats=("auto", "text", "jsonl", "columns", "cluener"))
+    predict.add_argument("--num_processes", type=int, default=1, help="processes that tag, each with the model [1]")
+    predict.add_argument("--strict", action="store_true", help="stop at a row that holds no text; else it is reported and left out")
+    add_source_options(predict)
     predict.set_defaults(command=command_predict)
     for command in (evaluate, predict):
         command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
@@ -147,7 +152,7 @@ def add_dictionary_commands(commands: Any) -> None:
     command.add_argument("--min_length", type=int, default=1, help="leave out terms of fewer characters [1]")
     command.add_argument("--fold_case", choices=("true", "false"), default="true", help="ignore case [true]")
     command.add_argument("--fold_width", choices=("true", "false"), default="true", help="full-width and half-width are the same [true]")
-    add_layout_options(command, formats=("auto", "text", "jsonl", "columns", "cluener"))
+    add_source_options(command)
     command.set_defaults(command=command_annotate)
 
     command = commands.add_parser("dictionary", help="write the mentions of annotated files as a dictionary for annotate")
@@ -193,6 +198,12 @@ def add_sharing_commands(commands: Any) -> None:
 
 def add_trust_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--trust_remote_code", action="store_true", help="load the model even if its code is not this project's")
+
+
+def add_source_options(command: argparse.ArgumentParser) -> None:
+    """How texts are read (`inputs_ner.read_rows`)."""
+    command.add_argument("--text_column", default="text", help="column of the text, or key of JSONL [text]")
+    add_layout_options(command, formats=("auto", "text", "jsonl", "cluener", "csv", "parquet", "datasets", "columns"))
 
 
 def add_layout_options(
@@ -464,15 +475,14 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
 # --------------------------------------------------------------------------------------------------------------- predict
 def command_predict(arguments: argparse.Namespace) -> int:
     """Tag a file or standard input; with a file named by --output, it appears complete or not at all."""
-    if arguments.batch_size < 1:
-        raise ConfigError(f"batch_size is {arguments.batch_size}: expected at least 1")
-    records, kind, scheme = input_records(arguments)
-    pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    found, across = tag_records(pipeline, records, batch_size=arguments.batch_size, **tagging_options(arguments))
-    if across:
-        print(f"{across} mentions reach from one text of a document into the next and are left out", file=sys.stderr)
-    tagged = [Record(r.id, r.text, mentions, r.doc, r.tokens) for r, mentions in zip(records, found, strict=True)]
-    write_output(tagged, kind, scheme, arguments)
+    for name in ("batch_size", "num_processes"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
+    with source_of(arguments) as source:
+        options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
+        job = Job(arguments.model, options, output_format(arguments, source), source.scheme, arguments.trust_remote_code)
+        identity = source_identity(arguments)
+        predict(source, identity, job, arguments.output, processes=arguments.num_processes, strict=arguments.strict)
     return 0
 
 
@@ -486,69 +496,39 @@ def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def input_records(arguments: argparse.Namespace) -> tuple[list[Record], str, str]:
-    """The texts of a file or standard input (-), their format, and the tag scheme to write."""
+@contextmanager
+def source_of(arguments: argparse.Namespace, *, keep_entities: bool = False) -> Iterator["Rows"]:
+    """The rows of a file or of standard input (-), which is copied to a file: formats are told by a first look."""
+    from inputs_ner import read_rows
+
+    layout = layout_of(arguments)
+    if arguments.file != "-":
+        yield read_rows(expand(arguments.file), layout, text_column=arguments.text_column, keep_entities=keep_entities)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.file
-        if path == "-":  # the readers of annotated formats read files
-            path = str(Path(folder) / "standard input")
-            Path(path).write_bytes(sys.stdin.buffer.read())
-        kind = input_format(path) if arguments.format == "auto" else arguments.format
+        path = Path(folder) / "standard input"
+        with path.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
         try:
-            records, scheme = read_inputs(path, kind, arguments)
+            yield read_rows(str(path), layout, text_column=arguments.text_column, keep_entities=keep_entities)
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
-    return records, kind, scheme
 
 
-def write_output(tagged: Sequence[Record], kind: str, scheme: str, arguments: argparse.Namespace) -> None:
-    """Write records to a file or standard output (-); `kind` is the format of the input."""
-    output_format = arguments.output_format
-    if output_format == "same":
-        output_format = "jsonl" if kind == "text" else kind
-    if output_format == "columns":
-        dropped = sum(map(keep_aligned, tagged))
-        if dropped:
-            print(f"{dropped} mentions fall on no boundary of the given tokens and cannot be written as columns", file=sys.stderr)
-    if arguments.output == "-":
-        sys.stdout.writelines(format_records(tagged, output_format, scheme))
-    else:
-        write_records(tagged, arguments.output, output_format, scheme)
+def source_identity(arguments: argparse.Namespace) -> dict[str, Any]:
+    """By which a job that goes on knows its source: the file's name, size and time, and how it is read."""
+    path = Path(expand(arguments.file))
+    state = path.stat() if path.is_file() else None
+    layout = {item.name: getattr(arguments, item.name) for item in fields(Layout)}
+    seen = [state.st_size, state.st_mtime_ns] if state else []
+    return {"file": arguments.file, "seen": seen, "text_column": arguments.text_column, **layout}
 
 
-def input_format(path: str) -> str:
-    """Format of a text to tag: JSON and columns as `read_records` finds them, where the first row ends in a tag; else "text"."""
-    found = detect_format(path)
-    if found != "columns":
-        return found
-    first = next((line for _, line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")), "")
-    cells = first.split("\t") if "\t" in first else first.split(" ")
-    try:
-        split_tag(cells[-1])
-    except ValueError:
-        return "text"
-    return "columns" if len(cells) > 1 and ("\t" in first or len(cells) == 2) else "text"
-
-
-def read_inputs(path: str, kind: str, arguments: argparse.Namespace) -> tuple[list[Record], str]:
-    """Texts to tag, a line each, or the records of an annotated format; and the tag scheme to write."""
-    if kind == "text":
-        rows = [line for _, line in read_lines(path)]
-        return [Record(str(number), row) for number, row in enumerate(rows, start=1)], "BIO"
-    records, report = read_records(path, layout_of(argparse.Namespace(**{**vars(arguments), "format": kind})))
-    if report.repaired_tags:
-        print(f"{report.repaired_tags} tags of the input repaired", file=sys.stderr)
-    return records, report.scheme or "BIO"
-
-
-def keep_aligned(record: Record) -> int:
-    """Drop the mentions that do not start and end with the record's tokens; how many they were."""
-    starts = {start for start, _ in record.tokens or []}
-    ends = {end for _, end in record.tokens or []}
-    kept = [m for m in record.entities if record.tokens is None or (m.start in starts and m.end in ends)]
-    dropped = len(record.entities) - len(kept)
-    record.entities = kept
-    return dropped
+def output_format(arguments: argparse.Namespace, source: "Rows") -> str:
+    """What is written: "same" is the input's format where it is one of annotated text, else JSONL."""
+    if arguments.output_format != "same":
+        return arguments.output_format
+    return source.format if source.format in ("columns", "cluener") else "jsonl"
 
 
 # ------------------------------------------------------------------------------------------------------------- annotate
@@ -556,12 +536,28 @@ def command_annotate(arguments: argparse.Namespace) -> int:
     """Label texts with a dictionary; the report goes to standard error."""
     folding = {name: getattr(arguments, name) == "true" for name in ("fold_case", "fold_width")}
     dictionary = read_dictionary(expand(arguments.dictionary), min_length=arguments.min_length, **folding)
-    records, kind, scheme = input_records(arguments)
+    with source_of(arguments, keep_entities=True) as source:
+        records = list(good_rows(source.rows, arguments.file))
     labelled, report = annotate(records, dictionary, give_words=arguments.output_format == "columns")
     table = f"\nagainst the given mentions\n{score_table({'': report.scores})}" if report.scores else ""
     print(f"{report}{table}", file=sys.stderr)
-    write_output(labelled, kind, scheme, arguments)
+    if output_format(arguments, source) == "columns":
+        dropped = sum(map(keep_aligned, labelled))
+        if dropped:
+            print(f"{dropped} mentions fall on no boundary of the given tokens and cannot be written as columns", file=sys.stderr)
+    if arguments.output == "-":
+        sys.stdout.writelines(format_records(labelled, output_format(arguments, source), source.scheme))
+    else:
+        write_records(labelled, arguments.output, output_format(arguments, source), source.scheme)
     return 0
+
+
+def good_rows(rows: "Iterable[Row]", name: str) -> Iterator[Record]:
+    """The records; DataError at the first bad row."""
+    for row in rows:
+        if not isinstance(row, Record):
+            raise DataError(f"{'standard input' if name == '-' else name}:{row.number}: {row.reason}")
+        yield row
 
 
 def command_dictionary(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data_ner import Mention, Record, write_records  # noqa: E402
+from modeling_binder import BinderModel  # noqa: E402
 from modeling_nerco import NercoForTokenClassification  # noqa: E402
 
 ENCODER = ROOT / "encoders" / "zh-char-mini"
@@ -58,6 +59,22 @@ def saved_tagger(tmp_path: Path, tiny_tagger: NercoForTokenClassification, chara
     tiny_tagger.save_pretrained(folder)
     character_tok.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def saved_binder(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> tuple[Path, BinderModel]:
+    """An untrained model that finds mentions in any text, in a folder, ready for the Hub; its types are not in alphabetical order."""
+    torch.manual_seed(3)
+    descriptions = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": ["政区：国家的名字。", "政区"]}
+    model = BinderModel.from_encoders(
+        str(tiny_encoder), descriptions=descriptions, label_unit="token", max_span_width=5, projection_size=16
+    )
+    for parameter in (*model.heads.parameters(), *model.type_heads.parameters()):
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.eval().save_pretrained(tmp_path / "model")
+    character_tok.save_pretrained(tmp_path / "model")
+    return tmp_path / "model", model
 
 
 def run_python(code: str, cwd: Path, cache: Path, *arguments: str) -> str:

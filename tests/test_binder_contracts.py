@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT, run_python
 from transformers import PreTrainedTokenizerFast
 
@@ -49,22 +48,6 @@ with contextlib.redirect_stderr(stderr):
 result["said"] = stderr.getvalue()
 print("\\n" + json.dumps(result))
 """
-
-
-@pytest.fixture
-def saved_binder(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> tuple[Path, BinderModel]:
-    """An untrained model that finds mentions in any text, in a folder, ready for the Hub; its types are not in alphabetical order."""
-    torch.manual_seed(3)
-    descriptions = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": ["政区：国家的名字。", "政区"]}
-    model = BinderModel.from_encoders(
-        str(tiny_encoder), descriptions=descriptions, label_unit="token", max_span_width=5, projection_size=16
-    )
-    for parameter in (*model.heads.parameters(), *model.type_heads.parameters()):
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    model.eval().save_pretrained(tmp_path / "model")
-    character_tok.save_pretrained(tmp_path / "model")
-    return tmp_path / "model", model
 
 
 def close(found: list[list[dict]], expected: list[list[dict]]) -> bool:

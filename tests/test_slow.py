@@ -82,6 +82,18 @@ def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: P
     assert "transformers 5.6.0: passes" in run(["bash", "-euc", versions], clone)
 
 
+def test_the_page_on_serving_runs(demo: str, clone: Path):
+    page = (clone / "docs" / "serving.md").read_text("utf-8").replace("mine-nerco-0", "demo-nerco-0")
+    commands, programs = (re.findall(rf"```{language}\n(.*?)```", page, flags=re.S) for language in ("bash", "python"))
+    assert commands
+    assert programs
+    for command in commands:
+        run(["bash", "-euc", command], clone)
+    for program in programs:
+        assert "entity_group" in run([sys.executable, "-c", program], clone)
+    assert len((clone / "tagged.jsonl").read_text("utf-8").splitlines()) == 126
+
+
 def test_python_of_the_readme_runs(demo: str, clone: Path):
     blocks = re.findall(r"```python\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S)
     assert len(blocks) == 2

@@ -1,0 +1,311 @@
+"""Tagging files of any size: rows in, records out, in the input's order, in bounded memory, on one process or several.
+
+Sections: tagging, the output file, the job. A job that was stopped or killed goes on where it was when the same command is given again.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol
+
+from annotate_ner import words
+from config_ner import ConfigError
+from data_ner import DataError, Record, format_records, read_json, write_json
+from hub_ner import sha256
+from inputs_ner import BadRow, Row, Rows, chunks
+from signals_ner import Interrupted, StopSignals
+
+CHARACTERS_AHEAD = 1_000_000  # of texts that are read and sorted by length together
+BAD_ROWS_SHOWN = 10
+
+
+# --------------------------------------------------------------------------------------------------------------- tagging
+@dataclass(frozen=True)
+class Job:
+    """What is asked of a model, the same for every process.
+
+    Args:
+        options: of the pipeline's call, such as `batch_size`, `types`, `min_score`.
+        output_format: jsonl, cluener or columns. scheme: of columns.
+    """
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+    output_format: str = "jsonl"
+    scheme: str = "BIO"
+    trust_remote_code: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What the output depends on, the content of the model's files included."""
+        folder = Path(self.model)
+        files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".py"))
+        return {**asdict(self), "model": {path.name: sha256(path) for path in files}}
+
+
+class Tagged(NamedTuple):
+    """Rows that are done: their output, how many they were, the bad ones, counts of texts and mentions."""
+
+    output: str
+    rows: int
+    bad: list[BadRow]
+    counts: Counter[str]
+
+
+class Tagger:
+    """A loaded model that tags lists of rows."""
+
+    def __init__(self, job: Job) -> None:
+        from inference_ner import load_pipeline
+
+        self.job, self.options = job, dict(job.options)
+        self.pipeline = load_pipeline(job.model, trust_remote_code=job.trust_remote_code)
+        if "types" in self.options and hasattr(self.pipeline.model, "encode_types"):  # once, not for each list of rows
+            self.options["types"] = self.pipeline.model.encode_types(self.options["types"], self.pipeline.tokenizer)
+
+    def __call__(self, rows: list[Row]) -> Tagged:
+        from inference_ner import tag_records
+
+        records = [row for row in rows if isinstance(row, Record)]
+        found, across = tag_records(self.pipeline, records, **self.options)
+        tagged = [Record(r.id, r.text, mentions, r.doc, r.tokens) for r, mentions in zip(records, found, strict=True)]
+        counts = Counter(texts=len(records), mentions=sum(map(len, found)), across=across)
+        if self.job.output_format == "columns":
+            if self.pipeline.model.config.label_unit == "word":
+                for record in tagged:
+                    record.tokens = record.tokens or words(record.text)
+            counts["off_tokens"] = sum(map(keep_aligned, tagged))
+        output = "".join(format_records(tagged, self.job.output_format, self.job.scheme))
+        return Tagged(output, len(rows), [row for row in rows if isinstance(row, BadRow)], counts)
+
+
+def keep_aligned(record: Record) -> int:
+    """Drop the mentions that do not start and end with the record's tokens; how many they were."""
+    starts = {start for start, _ in record.tokens or []}
+    ends = {end for _, end in record.tokens or []}
+    kept = [m for m in record.entities if record.tokens is None or (m.start in starts and m.end in ends)]
+    dropped = len(record.entities) - len(kept)
+    record.entities = kept
+    return dropped
+
+
+def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Tagged]:
+    """Tag lists of rows, in order; of several processes each has a list in hand and one that waits.
+
+    Raises:
+        ConfigError: a process has died (of memory, mostly).
+    """
+    if processes == 1:
+        yield from map(Tagger(job), parts)
+        return
+    threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=start_worker, initargs=(job, threads))
+    try:
+        waiting: deque[Any] = deque()
+        for part in parts:
+            waiting.append(pool.submit(tag_in_worker, part))
+            if len(waiting) >= 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ConfigError("a worker process died; is there memory for as many models? Lower num_processes or batch_size") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_tagger: Tagger | None = None  # of a worker process
+
+
+def start_worker(job: Job, threads: int) -> None:
+    """Load the model once; Ctrl-C is the first process's to handle."""
+    import signal
+
+    import torch
+
+    global _tagger
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    _tagger = Tagger(job)
+
+
+def tag_in_worker(rows: list[Row]) -> Tagged:
+    assert _tagger is not None
+    return _tagger(rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ the output
+class Output(Protocol):
+    """Where output goes: `done` rows are there already."""
+
+    done: int
+
+    def write(self, text: str, rows: int) -> None: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class StreamOutput:
+    """Standard output, a device, or the target of a link: written as it comes."""
+
+    done = 0
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, text: str, rows: int) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None:
+        if self.stream is not sys.stdout:
+            self.stream.close()
+
+
+class FileOutput:
+    """A file that appears when it is complete. What there is of it lies beside it, and the same job goes on with it.
+
+    `.NAME.partial` is the output so far, `.NAME.progress` says how many rows and bytes of it are whole, and of which job.
+
+    Raises:
+        ConfigError: the file exists; another process writes it; another job has begun it.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        from filelock import FileLock, Timeout
+
+        if path.exists():
+            raise ConfigError(f"{path} exists; remove it or name another output")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.identity = path, identity
+        self.partial, self.progress = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.progress")
+        self.lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"{path} is being written by another process") from error
+        self.done = self.size = 0
+        if self.progress.is_file() and self.partial.is_file():
+            saved = read_json(self.progress)
+            if saved["job"] != identity:
+                changed = sorted(key for key in identity if saved["job"].get(key) != identity[key])
+                raise ConfigError(f"{self.partial} was begun with other {', '.join(changed)}; remove it or name another output")
+            self.done, self.size = saved["rows"], saved["bytes"]
+        self.file = self.partial.open("r+b" if self.done else "wb")
+        self.file.truncate(self.size)
+        self.file.seek(self.size)
+
+    def write(self, text: str, rows: int) -> None:
+        if self.size == 0 and text.startswith("\ufeff"):  # a reader would take it for a byte-order mark: give it one to lose
+            text = "\ufeff" + text
+        raw = text.encode("utf-8")
+        self.file.write(raw)
+        self.file.flush()
+        self.done, self.size = self.done + rows, self.size + len(raw)
+        write_json({"job": self.identity, "rows": self.done, "bytes": self.size}, self.progress)
+
+    def finish(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        os.replace(self.partial, self.path)
+        self.progress.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.file.close()
+        self.lock.release()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+
+def open_output(name: str, identity: dict[str, Any]) -> Output:
+    """ "-" is standard output."""
+    path = Path(name)
+    if name == "-":
+        return StreamOutput(sys.stdout)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return StreamOutput(path.open("w", encoding="utf-8", newline="\n"))
+    return FileOutput(path, identity)
+
+
+# --------------------------------------------------------------------------------------------------------------- the job
+def predict(source: Rows, source_identity: dict[str, Any], job: Job, output: str, *, processes: int = 1, strict: bool = False) -> None:
+    """Tag every row of a source into an output; what there is to say goes to standard error.
+
+    Args:
+        source_identity: by which a job that goes on knows that its source is the same.
+        processes: each loads the model and takes its share of the processors.
+        strict: a bad row is an error; otherwise it is reported and left out.
+
+    Raises:
+        ConfigError: as `FileOutput` and `tag_all`; the model changed meanwhile.
+        DataError: a bad row, if strict.
+        Interrupted: SIGTERM or Ctrl-C; the rows in hand were finished.
+    """
+    from tqdm import tqdm
+
+    identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))  # as it is read again
+    target = open_output(output, identity)
+    goes_on = "the same command goes on there" if isinstance(target, FileOutput) else "output to a stream cannot be continued"
+    counts: Counter[str] = Counter()
+    shown, started, before = 0, time.monotonic(), target.done
+    texts_ahead = sys.maxsize if job.output_format == "columns" else job.options.get("batch_size", 32) * 16
+    parts = chunks(islice(source.rows, before, None), texts_ahead, sys.maxsize if job.output_format == "columns" else CHARACTERS_AHEAD)
+    try:
+        with (
+            StopSignals("finishing the rows in hand") as stop,
+            tqdm(unit=" texts", disable=None, initial=before, dynamic_ncols=True) as bar,
+        ):
+            if before:
+                print(f"going on after row {before}", file=sys.stderr)
+            for tagged in tag_all(parts, job, processes):
+                if strict and tagged.bad:
+                    raise DataError(f"row {tagged.bad[0].number}: {tagged.bad[0].reason}")
+                for row in tagged.bad[: BAD_ROWS_SHOWN - shown]:
+                    print(f"row {row.number} is left out: {row.reason}", file=sys.stderr)
+                shown += min(len(tagged.bad), BAD_ROWS_SHOWN - shown)
+                counts += tagged.counts
+                counts["bad"] += len(tagged.bad)
+                write_explained(target, tagged, goes_on)
+                bar.update(tagged.rows)
+                if stop.received is not None:
+                    raise Interrupted(stop.received, f"{target.done} rows are written; {goes_on}")
+        if job.identity()["model"] != identity["model"]:
+            raise ConfigError(f"{job.model} changed while it was in use: what was written may be of either model; begin anew")
+        target.finish()
+    finally:
+        target.close()
+    report(counts, time.monotonic() - started)
+
+
+def write_explained(target: Output, tagged: Tagged, goes_on: str) -> None:
+    """Write; an error says how much is safe."""
+    try:
+        target.write(tagged.output, tagged.rows)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; {target.done} rows are written, {goes_on}") from error
+
+
+def report(counts: Counter[str], seconds: float) -> None:
+    """What was done, in a line, and what was left out."""
+    lines = [
+        f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, {counts['texts'] / max(seconds, 1e-9):,.0f} texts/s with loading"
+    ]
+    if counts["bad"]:
+        lines.append(f"{counts['bad']} rows left out, they hold no text to tag")
+    if counts["across"]:
+        lines.append(f"{counts['across']} mentions reach from one text of a document into the next and are left out")
+    if counts["off_tokens"]:
+        lines.append(f"{counts['off_tokens']} mentions fall on no boundary of the given tokens and cannot be written as columns")
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,286 @@
+"""Tagging as a job: sources, bad rows, order, several processes, stops, kills, and what can happen to files meanwhile."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import predict_ner
+from data_ner import Layout, Record, read_records
+from inputs_ner import BadRow, chunks, read_rows
+from run_ner import main
+
+TEXTS = ["小明在北京大学读书，小红在上海工作。", "", "Hi 😀[SEP]ＡＢＣ 张三, 李四", "我们去上海。" * 60, '引号"和，逗号']
+WORDS = ["小明", "在", "北京大学"]
+
+
+@pytest.fixture
+def tag(saved_tagger: Path, tmp_path: Path) -> Callable[..., tuple[int, list[dict]]]:
+    """Run `predict` on a file; its exit code and its rows."""
+
+    def run(file: Path | str, *options: str) -> tuple[int, list[dict]]:
+        output = tmp_path / "out.jsonl"
+        code = main(["predict", str(saved_tagger), str(file), "--output", str(output), *options])
+        rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.exists() else []
+        output.unlink(missing_ok=True)
+        return code, rows
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------------------------- sources
+def write_source(kind: str, folder: Path) -> str:
+    import datasets
+
+    path = folder / f"in.{kind}"
+    if kind == "txt":
+        path.write_text("".join(text + "\n" for text in TEXTS), "utf-8")
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"text": text, "label": [1]}) + "\n\n" for text in TEXTS), "utf-8")
+    elif kind == "disk":
+        datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(path))
+    elif kind == "split":
+        datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk(str(path))
+        return f"{path}@test"
+    elif kind == "parquet":
+        datasets.Dataset.from_dict({"text": TEXTS}).to_parquet(str(path))
+    else:
+        import csv
+
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",")
+            writer.writerows([["number", "text"], *enumerate(TEXTS)])
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv", "parquet", "disk", "split"])
+def test_every_source_gives_the_same_mentions(tag, tmp_path, tiny_tagger, character_tok, kind):
+    source = write_source(kind, tmp_path)
+    code, rows = tag(source)
+    assert code == 0
+    assert [row["text"] for row in rows] == TEXTS
+    expected = tiny_tagger.pipeline(character_tok)(TEXTS)
+    found = [[{"entity_group": e["label"], "start": e["start"], "end": e["end"]} for e in row["entities"]] for row in rows]
+    assert found == [[{key: m[key] for key in ("entity_group", "start", "end")} for m in mentions] for mentions in expected]
+    assert any(found)
+
+
+def test_ids_documents_and_another_text_column(tag, tmp_path):
+    (tmp_path / "in.csv").write_text("id,doc,body\na7,d1,张三\n,,李四\n", "utf-8")
+    code, rows = tag(tmp_path / "in.csv", "--text_column", "body")
+    assert code == 0
+    assert [(row["id"], row.get("doc"), row["text"]) for row in rows] == [("a7", "d1", "张三"), ("2", None, "李四")]
+
+
+def test_words_are_a_text_and_columns_come_back_over_them(tag, saved_tagger, tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"tokens": WORDS}) + "\n", "utf-8")
+    assert tag(tmp_path / "in.jsonl")[1][0]["text"] == "".join(WORDS)
+    assert main(["predict", str(saved_tagger), str(tmp_path / "in.jsonl"), "--output_format", "columns"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [*WORDS, ""]
+
+
+BAD = {
+    "in.txt": ("好\n".encode() + b"\xff\n" + "好\n".encode(), {2: "not UTF-8 at byte 1"}),
+    "in.jsonl": (
+        '{"text": "好"}\n{"text": 3}\n{"body": "好"}\n[]\n{\n{"text": "好"}\n'.encode() + b'"\xff"\n' + b"[" * 100_000 + b"\n",
+        {2: "found 3", 3: "found None", 4: "found list", 5: "Expecting property name", 7: "codec", 8: "deep"},
+    ),
+    "in.csv": ("id,text\n1,好\n2\n3,".encode() + b"\xff\n" + "4,好\n".encode(), {2: "found None", 3: "found b'"}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_is_reported_with_its_number_and_the_rest_is_tagged(tag, tmp_path, capsys, name):
+    content, faults = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    code, rows = tag(tmp_path / name)
+    assert (code, [row["text"] for row in rows]) == (0, ["好", "好"])
+    said = capsys.readouterr().err
+    for number, reason in faults.items():
+        (line,) = [line for line in said.splitlines() if line.startswith(f"row {number} is left out")]
+        assert reason in line
+    assert f"{len(faults)} rows left out" in said
+
+    assert tag(tmp_path / name, "--strict") == (2, [])
+    assert f"row {min(faults)}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("in.csv", b"a,b\n1,2\n", "no column 'text' (found a, b)"),
+        ("in.parquet", b"no parquet", "cannot be read as Parquet"),
+        ("missing.txt", None, "no such file"),
+        ("missing@test", None, "no data set could be loaded"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(tag, tmp_path, capsys, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert tag(tmp_path / name) == (2, [])
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.glob(".out*"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.builds(Record, st.just("1"), st.text(max_size=9), doc=st.sampled_from([None, "a", "b"])) | st.just(BadRow(1, "x"))),
+    texts=st.integers(1, 4),
+    characters=st.integers(1, 12),
+)
+def test_chunks_hold_every_row_in_order_and_documents_whole(rows, texts, characters):
+    parts = list(chunks(rows, texts, characters))
+    assert [row for part in parts for row in part] == rows
+    for part, following in pairwise(parts):
+        last, first = part[-1], following[0]
+        assert not (isinstance(last, Record) and isinstance(first, Record) and last.doc is not None and last.doc == first.doc)
+    for part in parts:
+        assert len(part) <= texts or any(isinstance(row, Record) and row.doc for row in part[texts - 1 :])
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")).filter(lambda t: t[:1] != "\ufeff")))
+def test_lines_are_read_as_written(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("lines") / "in.txt"
+    path.write_text("".join(text + "\n" for text in texts), "utf-8", newline="\n")
+    assert [row.text for row in read_rows(str(path), Layout(format="text")).rows] == texts
+
+
+# ------------------------------------------------------------------------------------------------- stops, kills, processes
+@pytest.fixture
+def job(saved_tagger: Path, tmp_path: Path) -> tuple[list[str], Path]:
+    """A command that tags 480 texts, sixteen at a time, and its output."""
+    lines = [f"第{i}天，小明在北京大学读书，小红在上海工作。" for i in range(480)]
+    (tmp_path / "many.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    output = tmp_path / "many.jsonl"
+    command = [sys.executable, str(ROOT / "run_ner.py"), "predict", str(saved_tagger), str(tmp_path / "many.txt"), "--batch_size", "1"]
+    return [*command, "--output", str(output)], output
+
+
+def start_and_signal(command: list[str], output: Path, number: int) -> tuple[int, str, int]:
+    """Start, wait until some rows are written, send the signal: exit code, what was said, rows that are safe."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    progress = output.with_name(f".{output.name}.progress")
+    while not progress.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1]
+    return process.returncode, said, json.loads(progress.read_text("utf-8"))["rows"]
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_or_killed_goes_on_and_nothing_is_lost_or_written_twice(job, tmp_path):
+    command, output = job
+    whole = tmp_path / "whole.jsonl"
+    subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True)
+
+    code, said, rows = start_and_signal(command, output, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert f"{rows} rows are written; the same command goes on" in said
+    assert 0 < rows < 480
+    assert not output.exists()
+    partial = output.with_name(f".{output.name}.partial")
+    partial.open("ab").write(b'{"id": "torn')  # as a kill in the middle of a write leaves it
+
+    code, _, more = start_and_signal(command, output, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert rows <= more < 480
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"going on after row {more}" in done.stderr
+    assert output.read_bytes() == whole.read_bytes()
+    assert [path.name for path in tmp_path.glob(".*.jsonl.*") if not path.name.endswith(".lock")] == []
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(job, tmp_path):
+    command, output = job
+    whole = tmp_path / "whole.jsonl"
+    subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True)
+    subprocess.run([*command, "--num_processes", "2"], check=True, capture_output=True)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_another_job_or_another_process_does_not_go_on_with_it(job, capsys):
+    command, output = job
+    start_and_signal(command, output, signal.SIGKILL)
+    assert main([*command[2:], "--min_score", "0.9"]) == 2
+    assert "was begun with other options" in capsys.readouterr().err
+    with Path(command[4]).open("a") as source:
+        source.write("还有\n")
+    assert main(command[2:]) == 2
+    assert "was begun with other source" in capsys.readouterr().err
+
+    from filelock import FileLock
+
+    with FileLock(output.with_name(f".{output.name}.lock")):
+        assert main(command[2:]) == 2
+    assert "is being written by another process" in capsys.readouterr().err
+
+
+def test_an_output_that_exists_stays_as_it_is(saved_tagger, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("好\n", "utf-8")
+    (tmp_path / "out.jsonl").write_text("precious")
+    assert main(["predict", str(saved_tagger), str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert "exists; remove it" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl").read_text() == "precious"
+
+
+def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
+    command, output = job
+    write, calls = predict_ner.FileOutput.write, []
+
+    def full(self, text, rows):
+        calls.append(rows)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, text, rows)
+
+    monkeypatch.setattr(predict_ner.FileOutput, "write", full)
+    assert main(command[2:]) == 2
+    assert "No space left on device; 32 rows are written, the same command goes on there" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(command[2:]) == 0
+    assert [row.id for row in read_records(output)[0]] == [str(number) for number in range(1, 481)]
+
+
+def test_a_model_that_changes_meanwhile_is_noticed(saved_tagger, tmp_path, monkeypatch, capsys):
+    model = tmp_path / "changing"
+    shutil.copytree(saved_tagger, model)
+    (tmp_path / "in.txt").write_text("好\n", "utf-8")
+    tagger = predict_ner.Tagger.__call__
+
+    def changing(self, rows):
+        (model / "config.json").write_text((model / "config.json").read_text("utf-8") + "\n", "utf-8")
+        return tagger(self, rows)
+
+    monkeypatch.setattr(predict_ner.Tagger, "__call__", changing)
+    assert main(["predict", str(model), str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert "changed while it was in use" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_types_of_a_job_are_encoded_once(saved_binder, tmp_path, monkeypatch, capsys):
+    from modeling_binder import BinderModel
+
+    folder, _ = saved_binder
+    encode, calls = BinderModel.encode_types, []
+    monkeypatch.setattr(BinderModel, "encode_types", lambda self, *given: calls.append(given) or encode(self, *given))
+    (tmp_path / "types.yaml").write_text("types:\n  河流: 江河的名字。\n", "utf-8")
+    (tmp_path / "in.txt").write_text("长江\n" * 40, "utf-8")
+    options = ["--types", str(tmp_path / "types.yaml"), "--batch_size", "1"]
+    assert main(["predict", str(folder), str(tmp_path / "in.txt"), *options]) == 0
+    assert len(calls) == 1
+    assert "40 texts" in capsys.readouterr().err
