@@ -24,7 +24,7 @@ METHOD_LINES = {
 SCORE_LINES = {
     "ce": "the probability of exactly this mention under independent tags",
     "crf": "the mention's posterior probability under the CRF",
-    "binder": "the sigmoid of the span's margin to the threshold of its type (not calibrated)",
+    "binder": "a logistic function of the span's margin to the threshold of its type",
 }
 SCORE_LINES["nerco"] = SCORE_LINES["crf"]
 PATHS = ("output_dir", "train_file", "dev_file", "test_file", "types_file", "encoder")
@@ -80,6 +80,7 @@ def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: S
         table=_score_table({split: metrics[split] for split in splits}, types),
         breakdown=breakdown_table(metrics[splits[-1]]).strip("\n"),
         breakdown_split=splits[-1],
+        calibration_error=f"{100 * metrics[splits[-1]]['calibration']['ece']:.1f}",
         encoder=Path(encoder).name,
         data_line=_data_line(metrics["data"]),
         phases_line="; ".join(f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s" for name, done in metrics["phases"].items()),

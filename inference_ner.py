@@ -115,7 +115,7 @@ def evaluate_records(
     Raises:
         DataError: the records hold an entity type that the model does not know.
     """
-    from metrics_ner import error_breakdown, figures, length_scores, scores_by_group, span_scores, text_counts, training_scores
+    from metrics_ner import calibration, error_breakdown, figures, length_scores, scores_by_group, span_scores, text_counts, training_scores
 
     nests = pipeline.model.config.decoding == "nested"
     check_known_types(records, known_types(pipeline) if types is None else set(types))
@@ -140,6 +140,7 @@ def evaluate_records(
     scores |= {name: groups.get(name, figures(0, 0, 0)) for name in ("outer", "inner")}
     scores["errors"] = error_breakdown(predictions, gold)
     scores["lengths"] = length_scores(predictions, gold)
+    scores["calibration"] = calibration(predictions, gold)
     if train is not None:
         learnt = {(r.text[m.start : m.end], m.label) for r in train for m in (r.entities if nests else outermost(r.entities)[0])}
         scores |= training_scores(predictions, gold, texts, {record.text for record in train}, learnt)

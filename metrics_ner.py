@@ -84,6 +84,28 @@ def scores_by_group(
     return {name: figures(correct[name], predicted[name], gold[name]) for name in sorted(predicted | gold)}
 
 
+def calibration(predictions: Sequence[Sequence[Any]], references: Sequence[Mentions], bins: int = 10) -> dict[str, Any]:
+    """How far the scores of predicted mentions can be taken for their chance to be right.
+
+    Args:
+        predictions: per text, mentions (start, end, label, score). references: as in `span_scores`.
+
+    Returns:
+        {"ece": expected calibration error (the mean over mentions of |mean score - share of right ones| of their bin), "brier": mean
+        squared error, "bins": a row for each of `bins` equal ranges of the score {mentions, score (mean), right (share)}}.
+    """
+    gold = [{tuple(mention[:3]) for mention in own} for own in references]
+    rows = [(m[3], tuple(m[:3]) in own) for found, own in zip(predictions, gold, strict=True) for m in found]
+    table = []
+    for number in range(bins):
+        own_rows = [row for row in rows if min(int(row[0] * bins), bins - 1) == number]
+        score, right = (sum(column) / len(own_rows) for column in zip(*own_rows, strict=True)) if own_rows else (0.0, 0.0)
+        table.append({"mentions": len(own_rows), "score": score, "right": right})
+    total = max(len(rows), 1)
+    error = sum(row["mentions"] * abs(row["score"] - row["right"]) for row in table) / total
+    return {"ece": error, "brier": sum((score - is_right) ** 2 for score, is_right in rows) / total, "bins": table}
+
+
 def text_counts(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> list[int]:
     """Counts of every text for resampling: correct, predicted, gold of the first text, the same of the second, and so on.
 

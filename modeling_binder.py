@@ -84,6 +84,7 @@ class BinderConfig(PreTrainedConfig):
         start_weight, end_weight, span_weight, threshold_weight: weights of the losses (paper: 0.2, 0.2, 0.6; 0.5).
         label_unit: where a span may start and end: at every "token" (character tokenizers) or at "word" boundaries.
         max_window_tokens: longest input, special tokens included; longer texts are read in overlapping windows.
+        score_slope, score_intercept: a span's score is sigmoid(slope * margin + intercept); fitted on development data.
         type_fingerprint: of the weights that encode types; written by `save_pretrained`.
 
     Raises ValueError where a value makes no sense.
@@ -110,6 +111,8 @@ class BinderConfig(PreTrainedConfig):
     threshold_weight: float = 0.5
     label_unit: str = "word"
     max_window_tokens: int = 128
+    score_slope: float = 1.0
+    score_intercept: float = 0.0
     type_fingerprint: str = ""
     id2label: dict[int, str] | dict[str, str] | None = None
 
@@ -150,6 +153,10 @@ class BinderConfig(PreTrainedConfig):
         unknown = sorted(set(self.margins) - set(self.descriptions))
         if unknown and self.descriptions:
             raise ValueError(f"margins name {', '.join(unknown)}: expected types of descriptions, {', '.join(self.descriptions)}")
+        for name, least_value in {"score_slope": 0.0, "score_intercept": -math.inf}.items():
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and least_value < value < math.inf):
+                raise ValueError(f"{name} is {value!r}: expected a {'positive ' * (name == 'score_slope')}number")
         if 2 * self.max_span_width > self.max_window_tokens:  # windows that share nearly all would be many
             raise ValueError(
                 f"max_span_width is {self.max_span_width}: expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
@@ -643,13 +650,13 @@ class BinderModel(SafePreTrainedModel):
     ) -> list[list[Span]]:
         """Spans of each row over its words, in order: those whose score exceeds their type's threshold, nested ones too.
 
-        `score` is the sigmoid of the margin to the threshold. `pipeline_ner.flat_spans` makes them flat.
+        `score` is sigmoid(slope * margin to the threshold + intercept), with `config.score_slope` and `score_intercept`.
+        `pipeline_ner.flat_spans` makes them flat.
 
         Args:
             outputs: of `forward`. word_mask, word_end_mask: (B, L) first and last tokens of words.
             types: of `encode_types`; by default the trained ones.
-            min_score: in (0, 1), also by type: what `score` must exceed in place of the threshold (0.5) and `config.margins`;
-                below 0.5 more is found.
+            min_score: in (0, 1), also by type: what `score` must exceed, in place of the threshold and `config.margins`.
 
         Raises:
             ValueError: the types were encoded by other weights.
@@ -667,7 +674,8 @@ class BinderModel(SafePreTrainedModel):
         cells = torch.cat([cells for cells, _, _ in hits])
         row, first, width = cells.unbind(1)
         columns = [row, position[row, first] - 1, position[row, first + width], torch.cat([number for _, number, _ in hits])]
-        scores = torch.cat([margin for _, _, margin in hits]).cpu().double().sigmoid()  # in float32 margins from 17 on would all be 1
+        margins = torch.cat([margin for _, _, margin in hits]).cpu().double()  # in float32 scores of margins from 17 on would all be 1
+        scores = (self.config.score_slope * margins + self.config.score_intercept).sigmoid()
         for i, start, end, number, score in zip(*(column.tolist() for column in columns), scores.tolist(), strict=True):
             found[i].append(Span(start, end, labels[number], score))
         if not self.config.several_labels:
@@ -677,9 +685,12 @@ class BinderModel(SafePreTrainedModel):
     def _least_margins(self, labels: Sequence[str], min_score: float | Mapping[str, float] | None) -> Tensor:
         """By how much a span's score must exceed the threshold of each type, (E,)."""
         least = min_score if isinstance(min_score, Mapping) else {} if min_score is None else dict.fromkeys(labels, min_score)
-        return torch.tensor(
-            [math.log(least[label] / (1 - least[label])) if label in least else self.config.margins.get(label, 0.0) for label in labels]
-        )
+        slope, intercept = self.config.score_slope, self.config.score_intercept
+
+        def margin(score: float) -> float:
+            return (math.log(score / (1 - score)) - intercept) / slope
+
+        return torch.tensor([margin(least[label]) if label in least else self.config.margins.get(label, 0.0) for label in labels])
 
     def _spans_above_threshold(
         self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: TypeEmbeddings, margins: Tensor

@@ -7,6 +7,7 @@ This file travels with the weights: everything that loading a shared model execu
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, S spans, D width.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ class NercoConfig(PreTrainedConfig):
         constrain_transitions: forbid tag sequences that are no BIO (I-X after anything but B-X and I-X).
         label_unit: what carries a label: every "token" (character tokenizers) or the first token of every "word".
         max_window_tokens: longest input, special tokens included; longer texts are read in overlapping windows.
+        score_temperature: divides emissions and transitions where scores are computed; fitted on development data.
 
     Labels are `id2label`: "O" first, then BIO tags. Raises ValueError where a value makes no sense.
     """
@@ -75,6 +77,7 @@ class NercoConfig(PreTrainedConfig):
     constrain_transitions: bool = True
     label_unit: str = "word"
     max_window_tokens: int = 128
+    score_temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.encoder_config = config_object("encoder_config", self.encoder_config)
@@ -86,6 +89,8 @@ class NercoConfig(PreTrainedConfig):
         for name in ("use_crf", "constrain_transitions"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: expected true or false")
+        if not (isinstance(self.score_temperature, int | float) and 0 < self.score_temperature < math.inf):
+            raise ValueError(f"score_temperature is {self.score_temperature!r}: expected a positive number")
         if self.label_unit not in ("token", "word"):
             raise ValueError(f"label_unit is {self.label_unit!r}: expected 'token' or 'word'")
         if not isinstance(self.max_window_tokens, int) or self.max_window_tokens < 8:
@@ -557,7 +562,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         word_end_mask: Tensor | None = None,
         min_score: float | Mapping[str, float] | None = None,
     ) -> list[list[Span]]:
-        """Spans of each row over its labelled positions, in order, each with its posterior probability.
+        """Spans of each row over its labelled positions, in order, each with its posterior probability at `score_temperature`.
 
         An orphan I-X (possible only with `constrain_transitions=False`) opens a span as B-X would; the score counts both readings.
 
@@ -575,7 +580,8 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             return found
         # The posterior needs forward-backward, and only rows with a span need the posterior.
         used, rows_of_used = rows.unique(return_inverse=True)
-        fb = forward_backward(emissions[used], transitions, start, lengths[used])
+        emissions, transitions, start = (scores / self.config.score_temperature for scores in (emissions[used], transitions, start))
+        fb = forward_backward(emissions, transitions, start, lengths[used])
         begin, inside = table.begin_of[types], table.inside_of[types]
         orphans = not self.config.constrain_transitions
         scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside, accept_orphans=orphans)

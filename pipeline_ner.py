@@ -209,7 +209,7 @@ class NerPipeline(Pipeline):
             `encode_types` gave.
         decoding: BINDER only: "nested" or "flat" instead of the model's own.
         min_score: in (0, 1), a number or {entity group: number}: mentions whose score is not above it are left out. BINDER's own limit
-            is 0.5, the threshold; a lower one finds more.
+            is its threshold, a score near 0.5; a lower one finds more.
     """
 
     _load_tokenizer = True

@@ -1,4 +1,4 @@
-"""The two plots of a run directory: training curves, and dev-token embeddings before, between and after the stages."""
+"""The plots of a run directory: training curves, scores against truth, dev-token embeddings before, between and after the stages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +46,17 @@ def plot_embeddings(panels: dict[str, Tensor], classes: Tensor, names: Sequence[
             axis.scatter(own[:, 0], own[:, 1], s=4, color=colour, label=name, linewidths=0)
         axis.set(title=title, xticks=[], yticks=[])
     axes[0][-1].legend(fontsize=6, markerscale=2, loc="best")
+    _save(figure, path)
+
+
+def plot_reliability(measured: dict[str, dict[str, Any]], path: Path) -> None:
+    """The share of right mentions against their score, a panel a split. `measured`: of `metrics_ner.calibration`."""
+    figure, axes = plt.subplots(1, len(measured), figsize=(3.6 * len(measured), 3.4), squeeze=False)
+    for axis, (split, found) in zip(axes[0], measured.items(), strict=True):
+        bins = [row for row in found["bins"] if row["mentions"]]
+        axis.plot([0, 1], [0, 1], color="lightgray", linewidth=1)
+        axis.scatter([row["score"] for row in bins], [row["right"] for row in bins], s=[10 + 3 * row["mentions"] ** 0.5 for row in bins])
+        axis.set(title=f"{split}: calibration error {100 * found['ece']:.1f} %", xlabel="score", ylabel="right", xlim=(0, 1), ylim=(0, 1))
     _save(figure, path)
 
 

@@ -35,6 +35,8 @@ def breakdown_table(scores: dict[str, Any]) -> str:
         lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]
         for name in dict.fromkeys([*sides["predictions"], *sides["gold"]]):
             lines.append(f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}")
+    if "calibration" in scores:
+        lines += ["", f"calibration error of the scores {100 * scores['calibration']['ece']:.1f} %"]
     groups = {f"{name} mentions": scores[name] for name in ("outer", "inner") if scores.get("inner", {}).get("gold")}
     groups |= {f"{name} in train": scores[name] for name in ("seen", "unseen") if name in scores}
     if scores.get("recurring_texts"):

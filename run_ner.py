@@ -135,7 +135,7 @@ def add_tagging_commands(commands: Any) -> None:
         command.add_argument(
             "--min_score",
             type=float,
-            help="leave out mentions with a lower score; for BINDER, whose own limit is 0.5, a lower one finds more",
+            help="leave out mentions with a lower score; for BINDER, whose own limit is near 0.5, a lower one finds more",
         )
         add_trust_option(command)
 
@@ -268,7 +268,7 @@ def finish(task: Task, data: Data, alignment: Alignment, trained: Path) -> None:
     write_json(published(metrics), model_dir / "metrics.json")
     write_card(metrics, examples, data.records["train"], model_dir)
     write_manifest(model_dir)
-    draw_plots(task)
+    draw_plots(task, metrics)
     move_folder(model_dir, run_dir / "model")
     write_json(metrics, run_dir / "metrics.json")
     print_scores(metrics)
@@ -349,8 +349,12 @@ def assemble_model(task: Task, trained: Path) -> Path:
     """A folder ready for the Hub: weights, configuration, code and tokenizer. It gets its name `model` when the run is complete."""
     from transformers import AutoTokenizer
 
+    from calibration_ner import calibrate
+
     folder = fresh_folder(task.config.run_dir / ".model-partial")
-    model_class("binder" if task.config.method == "binder" else "nerco").from_pretrained(trained).save_pretrained(folder)
+    model = model_class("binder" if task.config.method == "binder" else "nerco").from_pretrained(trained)
+    calibrate(model, task)
+    model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(task.encoder).save_pretrained(folder)
     return folder
 
@@ -419,18 +423,19 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def draw_plots(task: Task) -> None:
-    """Training curves; of a tagger also dev tokens before stage one, after it, after stage two."""
+def draw_plots(task: Task, metrics: dict[str, Any]) -> None:
+    """Training curves; how far scores can be trusted; of a tagger also dev tokens before stage one, after it, after stage two."""
     import torch
 
     from losses_contrastive import semantic_classes
     from modeling_nerco import NercoModel
-    from plots_ner import plot_embeddings, plot_training
+    from plots_ner import plot_embeddings, plot_reliability, plot_training
     from trainer_contrastive import embed_tokens
 
     run_dir = task.config.run_dir
     done = finished_phases(run_dir)
     plot_training({name: read_json(run_dir / name / "DONE.json")["log"] for name in done}, run_dir / "training.png")
+    plot_reliability({split: metrics[split]["calibration"] for split in ("dev", "test") if split in metrics}, run_dir / "reliability.png")
     if task.config.method == "binder":
         return
     models = {"encoder": NercoModel.from_encoder(task.encoder, **task.model_fields)}

@@ -31,7 +31,7 @@ VARIANTS = {
     "drawn": ("types_per_batch=10",),
     "both": ("type_variants=true", "types_per_batch=10"),
 }
-LIMITS = tuple(0.5 * 0.5**step for step in range(24))  # least scores to choose from, down to 3e-8
+LIMITS = tuple(0.5**step for step in range(1, 15))  # least scores to choose from, down to 6e-5
 
 
 def domain_records(domain: str, split: str) -> list[Record]:

@@ -31,7 +31,7 @@ def test_help_takes_less_than_a_second():
 
 def test_run_directory_holds_what_it_should(run):
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.json", "metrics.json", "training.png", "embeddings.png", "model", "stage1", "head", "full"}
+    assert names == {"config.json", "metrics.json", "training.png", "embeddings.png", "reliability.png", "model", "stage1", "head", "full"}
     assert {path.name for path in (run / "model").iterdir()} >= {
         "config.json",
         "model.safetensors",

