@@ -1,6 +1,6 @@
 """Damaged and hostile model folders, thousands of them: what `verify` and loading make of each.
 
-python benchmarks/fuzz.py --examples 2000 --output results/fuzz.json
+python benchmarks/fuzz.py --examples 600 --output results/fuzz.json
 
 Each input is a small model folder with one thing wrong: weights cut, flipped or with a header that lies; a configuration with a value of
 the wrong type or size; a manifest that lies. Expected of each: `verify` finds every change that the manifest does not cover up; where
@@ -223,6 +223,8 @@ def fuzz(folders: dict[str, Path], examples: int) -> Report:
 
 
 def draw_each(strategy: st.SearchStrategy, examples: int, use: Callable[[bytes, str], None]) -> None:
+    """Give `use` so many inputs of a strategy, the same ones each time."""
+
     @settings(max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(strategy)
     def each(drawn: tuple[bytes, str]) -> None:

@@ -30,8 +30,7 @@ def grouped(measurements: list[dict[str, Any]]) -> Groups:
     """Runs by data set and method, in the order of their seeds."""
     groups: Groups = defaultdict(list)
     for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
-        place = str(Path(metrics["config"]["train_file"]).parent).removeprefix("${NER_DATA}/").removeprefix("runs/")
-        groups[place, metrics["method"]].append(metrics)
+        groups[place_of(metrics["config"]["train_file"]), metrics["method"]].append(metrics)
     return groups
 
 
@@ -107,6 +106,25 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
         cells += [spread([run["chosen"][key] for run in runs]) for key in ("precision", "recall", "f1")]
         lines.append("| " + " | ".join([*cells, seeds_of(runs)]) + " |")
     return lines
+
+
+def calibration_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """A row per run: errors of its scores on test, as they are and fitted to dev, in percent."""
+    lines = [
+        "| data | method | fitted | mentions | calibration error | fitted | Brier | fitted | seed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for measured in sorted(measurements, key=lambda measured: (place_of(measured["train_file"]), METHODS.index(measured["method"]))):
+        fitted = ", ".join(f"{name.removeprefix('score_')} {value:.2f}" for name, value in measured["fitted"].items()) or "-"
+        errors = [f"{100 * measured[when][key]:.1f}" for key in ("ece", "brier") for when in ("before", "after")]
+        cells = [place_of(measured["train_file"]), measured["method"], fitted, str(measured["mentions"]), *errors, str(measured["seed"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def place_of(train_file: str) -> str:
+    """What the tables call a data set: the folder of its training file."""
+    return str(Path(train_file).parent).removeprefix("${NER_DATA}/").removeprefix("runs/")
 
 
 def counts_of(run: dict[str, Any]) -> np.ndarray:
@@ -235,6 +253,10 @@ def documents() -> dict[Path, str]:
     content = "\n".join([*held_out_table(held_out), "", machines(held_out)]) if held_out else "Not run yet."
     page = HERE.parent / "docs" / "binder.md"
     pages[page] = between(page.read_text("utf-8"), *markers("held out"), content)
+    calibrations = read(HERE / "calibration")
+    content = "\n".join([*calibration_table(calibrations), "", machines(calibrations)]) if calibrations else "Not run yet."
+    page = HERE.parent / "docs" / "serving.md"
+    pages[page] = between(page.read_text("utf-8"), *markers("calibration"), content)
     ablation = [*ablation_table(groups, ablations), "", machines(ablations)] if ablations else ["Not run yet."]
     table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))

@@ -1,0 +1,72 @@
+"""How far scores can be taken for chances, before and after they are fitted to dev: measured on the test part of complete runs.
+
+python benchmarks/calibration.py runs/weibo-nerco-0 [...] --results results/calibration
+
+Writes a JSON file a run: what was fitted, expected calibration error and Brier score on test without and with it.
+"""
+
+import argparse
+import sys
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from config_ner import RunConfig  # noqa: E402
+from data_ner import read_json, write_json  # noqa: E402
+
+NEUTRAL = {"score_temperature": 1.0, "score_slope": 1.0, "score_intercept": 0.0}
+
+
+def measure(run_dir: Path) -> dict[str, Any]:
+    """Test scores of a run's model with neutral scores, and with scores fitted to dev."""
+    from calibration_ner import calibrate
+    from inference_ner import evaluate_records, load_pipeline
+    from run_ner import provenance
+    from task_ner import load_data, prepare_task
+
+    saved = read_json(run_dir / "config.json")
+    with tempfile.TemporaryDirectory() as scratch:
+        known = {item.name for item in fields(RunConfig)}
+        config = RunConfig(**{**{key: value for key, value in saved.items() if key in known}, "output_dir": scratch})
+        data = load_data(config)
+        task, _ = prepare_task(config, data)
+        pipeline = load_pipeline(run_dir / "model")
+        for name, value in NEUTRAL.items():
+            if hasattr(pipeline.model.config, name):
+                setattr(pipeline.model.config, name, value)
+        before = evaluate_records(pipeline, data.records["test"])
+        fitted = calibrate(pipeline.model, task)
+        after = evaluate_records(pipeline, data.records["test"])
+    if before["micro"] != after["micro"]:
+        raise SystemExit(f"{run_dir}: fitting the scores changed the mentions")
+    return {
+        "run": run_dir.name,
+        "method": saved["method"],
+        "train_file": saved["train_file"],
+        "seed": saved["seed"],
+        "fitted": fitted,
+        "mentions": before["micro"]["predicted"],
+        **{name: {key: scores["calibration"][key] for key in ("ece", "brier")} for name, scores in (("before", before), ("after", after))},
+        **provenance(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs with test data")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "calibration", help="folder for the measurements")
+    arguments = parser.parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for run_dir in arguments.runs:
+        measured = measure(run_dir)
+        print({key: measured[key] for key in ("run", "fitted", "before", "after")})
+        write_json(measured, arguments.results / f"{run_dir.name}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
