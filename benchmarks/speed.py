@@ -25,7 +25,9 @@ sys.path.insert(0, str(ROOT))
 if TYPE_CHECKING:
     from benchmarks.sections import Comparison, Section
 
-SECTIONS = ("loss", "crf", "step", "stage1", "pipeline", "binder", "binder_memory", "binder_step")
+SERVING = ("predict", "predict_processes", "predict_memory", "cold_start")
+SECTIONS = ("loss", "crf", "step", "stage1", "pipeline", "binder", "binder_memory", "binder_step", *SERVING)
+WITH_MODEL = ("pipeline", "predict", "predict_processes", "cold_start")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("sections", nargs="*", type=section_name, metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} [all]")
     parser.add_argument("--threads", type=positive, default=1, help="threads of torch, set before it starts [1]")
     parser.add_argument("--repetitions", type=positive, help="measurements of each competitor [each section's own number]")
-    parser.add_argument("--model", help="model folder for section pipeline [an untrained tagger around the bundled encoder]")
+    parser.add_argument("--model", help=f"model folder for {', '.join(WITH_MODEL)} [an untrained tagger around the bundled encoder]")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "speed.json", help="JSON file to write [results/speed.json]")
     return parser
 
@@ -84,13 +86,14 @@ def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "
     """The sections one after the other; each one's table is printed as soon as it is complete."""
     from benchmarks.sections import MEASURE as OF_TAGGERS
     from benchmarks.sections_binder import MEASURE as OF_BINDER
+    from benchmarks.sections_predict import MEASURE as OF_SERVING
 
     repetitions = {} if arguments.repetitions is None else {"repetitions": arguments.repetitions}
     measured = {}
     for name in chosen:
         print(f"-- {name}", flush=True)
-        model = {"model_dir": arguments.model} if name == "pipeline" else {}
-        measured[name] = {**OF_TAGGERS, **OF_BINDER}[name](**repetitions, **model)
+        model = {"model_dir": arguments.model} if name in WITH_MODEL else {}
+        measured[name] = {**OF_TAGGERS, **OF_BINDER, **OF_SERVING}[name](**repetitions, **model)
         print(table(measured[name].comparisons), flush=True)
     return measured
 
