@@ -26,6 +26,7 @@ PIPELINES = {
 }
 DECODINGS = ("nested", "flat")
 DEFAULT_BATCH_SIZE = 32
+LONG_TEXTS = ("window", "error")
 WINDOWS_PER_BATCH = 16  # how many batches of windows are read ahead and sorted by length
 
 
@@ -201,6 +202,7 @@ class NerPipeline(Pipeline):
     Args:
         stride: overlap of windows in tokens (a quarter of the window unless given, and at least BINDER's widest span, so that some
             window holds every mention whole).
+        long_text: "window", or "error" where a text longer than a window shall be refused (ValueError).
         batch_size: windows per forward pass (32 unless given).
         aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so that every strategy, "none"
             included, gives mentions.
@@ -226,6 +228,7 @@ class NerPipeline(Pipeline):
     def _sanitize_parameters(
         self,
         stride: int | None = None,
+        long_text: str | None = None,
         aggregation_strategy: Any = None,
         ignore_labels: Sequence[str] | None = None,
         types: Any = None,
@@ -236,7 +239,7 @@ class NerPipeline(Pipeline):
         if unknown:
             raise ValueError(
                 f"unknown pipeline arguments {sorted(unknown)}: expected stride, batch_size, aggregation_strategy, ignore_labels, types, "
-                "decoding, min_score"
+                "decoding, min_score, long_text"
             )
         if isinstance(ignore_labels, str):
             raise ValueError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
@@ -251,7 +254,9 @@ class NerPipeline(Pipeline):
             types = self.model.encode_types(types, self.tokenizer)
         elif types is not None and not hasattr(types, "fingerprint"):
             raise ValueError(f"types is {types!r}: expected {{label: description}}, or what encode_types gave, and a tokenizer")
-        preprocess = {} if stride is None else {"stride": stride}
+        if long_text not in (None, *LONG_TEXTS):
+            raise ValueError(f"long_text is {long_text!r}: expected one of {', '.join(LONG_TEXTS)}")
+        preprocess = {name: value for name, value in (("stride", stride), ("long_text", long_text)) if value is not None}
         forward = {name: value for name, value in (("types", types), ("min_score", min_score)) if value is not None}
         postprocess: dict[str, Any] = {} if ignore_labels is None else {"ignore_labels": tuple(ignore_labels)}
         if decoding is not None:
@@ -280,7 +285,7 @@ class NerPipeline(Pipeline):
                 if not isinstance(text, str):
                     raise ValueError(f"text {number}: expected a string, found {type(text).__name__}")
             plain = [text for _, text in buffer]
-            prepared = self.preprocess(plain, **reading)
+            prepared = self.preprocess(plain, first=buffer[0][0], **reading)
             windows = [window for _, own in prepared for window in own]
             order = sorted(range(len(windows)), key=lambda i: -len(windows[i].input_ids))
             spans: list[list] = [[] for _ in windows]
@@ -294,13 +299,21 @@ class NerPipeline(Pipeline):
             for text, (tokenized, own) in zip(plain, prepared, strict=True):
                 yield self.postprocess((text, tokenized, own, list(islice(rest, len(own)))), **writing)
 
-    def preprocess(self, input_: Sequence[str], stride: int | None = None) -> list[tuple[Tokenized, list[Window]]]:
-        """Texts -> tokens and windows."""
+    def preprocess(
+        self, input_: Sequence[str], stride: int | None = None, long_text: str = "window", first: int = 0
+    ) -> list[tuple[Tokenized, list[Window]]]:
+        """Texts -> tokens and windows. `first`: the number of the first text, for the error."""
         least = min(self.model.config.min_overlap, self.reader.capacity - 1)
         overlap = max(self.reader.capacity // 4, least) if stride is None else stride
         if not least <= overlap < self.reader.capacity:
             raise ValueError(f"stride is {stride}: expected {least} to {self.reader.capacity - 1} tokens of overlap")
-        return [(text, self.reader.overlapping_windows(text, overlap)) for text in self.reader.tokenize(input_)]
+        prepared = [(text, self.reader.overlapping_windows(text, overlap)) for text in self.reader.tokenize(input_)]
+        for number, (text, windows) in enumerate(prepared, first):
+            if long_text == "error" and len(windows) > 1:
+                raise ValueError(
+                    f"text {number} has {len(text.ids)} tokens: expected at most {self.reader.capacity}, with long_text='error'"
+                )
+        return prepared
 
     def _forward(self, input_tensors: dict[str, Tensor], **options: Any) -> list[list]:
         """A padded batch of windows -> spans over each window's positions."""

@@ -487,6 +487,16 @@ def test_an_unknown_argument_is_refused(firing: NerPipeline, character_tok: PreT
         firing_pipeline(character_tok, "token", begin="甲", inside="乙", grouped=True)
 
 
+def test_long_texts_are_refused_on_demand(pipe: NerPipeline) -> None:
+    texts = ["小明在北京大学读书。", "好" * (pipe.reader.capacity + 1)]
+    with pytest.raises(ValueError, match=f"text 1 has {pipe.reader.capacity + 1} tokens: expected at most {pipe.reader.capacity}"):
+        pipe(texts, long_text="error")
+    assert pipe(texts, long_text="window") == pipe(texts)
+    assert pipe([texts[0], texts[1][1:]], long_text="error") == pipe([texts[0], texts[1][1:]])
+    with pytest.raises(ValueError, match="long_text is 'cut': expected one of window, error"):
+        pipe(texts, long_text="cut")
+
+
 def test_mentions_that_do_not_exceed_the_least_score_are_left_out(pipe: NerPipeline) -> None:
     text = "小明在北京大学读书，小红在上海工作。" * 3
     found = pipe(text)
