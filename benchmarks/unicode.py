@@ -1,0 +1,93 @@
+"""Random texts through `predict`: nothing lost, in order, offsets exact, every row JSON.
+
+python benchmarks/unicode.py --examples 10000 --output results/unicode.json
+
+Texts of any characters (controls, combining marks, emoji sequences, unassigned and private ones, null bytes, lone surrogates), empty
+and long ones, are written as JSONL, tagged by an untrained tagger and an untrained BINDER model, and read back.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.fuzz import tiny_models  # noqa: E402
+from data_ner import Layout, read_records, write_json  # noqa: E402
+from inputs_ner import read_rows  # noqa: E402
+from predict_ner import Job, predict  # noqa: E402
+
+TEXTS = st.one_of(
+    st.text(max_size=60),
+    st.text(st.characters(), max_size=60),  # lone surrogates, too
+    st.text(st.sampled_from("\0\t\n\r\x85\u2028\ufeff\u200d\ufe0f👩🏽\u0301\u0e33ﷺｱ北a 1"), max_size=40),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=3).map(lambda part: part * 200),  # beyond a window
+)
+
+
+def random_texts(number: int) -> list[str]:
+    """The same texts each time."""
+    found: list[str] = []
+
+    @settings(
+        max_examples=number,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(TEXTS, min_size=4, max_size=12))
+    def collect(texts: list[str]) -> None:
+        found.extend(texts)
+
+    collect()
+    return found[:number]
+
+
+def failures_of(model: Path, texts: list[str], folder: Path) -> tuple[list[str], int]:
+    """What is wrong with the rows that `predict` writes for these texts, and how many mentions they hold."""
+    source, output = folder / "in.jsonl", folder / f"{model.name}.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    predict(read_rows(str(source), Layout()), {}, Job(str(model)), str(output))
+    records, _ = read_records(output)
+    failures = [] if len(records) == len(texts) else [f"{len(records)} rows for {len(texts)} texts"]
+    mentions = 0
+    for number, (text, record) in enumerate(zip(texts, records, strict=False), start=1):
+        if record.text != text or record.id != str(number):
+            failures.append(f"row {number}: {text!r:.80} came back as {record.text!r:.80}")
+        for mention in record.entities:
+            mentions += 1
+            if not 0 <= mention.start < mention.end <= len(text) or not 0 <= (mention.score or 0.0) <= 1:
+                failures.append(f"row {number}: {mention} in {text!r:.80}")
+    return failures, mentions
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=10_000, help="texts [10000]")
+    parser.add_argument("--output", type=Path, help="JSON file for the report")
+    arguments = parser.parse_args()
+    texts = random_texts(arguments.examples)
+    result: dict[str, Any] = {"texts": len(texts), "longest": max(map(len, texts)), "distinct_characters": len(set("".join(texts)))}
+    with tempfile.TemporaryDirectory() as folder:
+        for method, model in tiny_models(Path(folder)).items():
+            failures, mentions = failures_of(model, texts, Path(folder))
+            result[method] = {"mentions": mentions, "failures": failures[:20]}
+    print(json.dumps(result, indent=1, ensure_ascii=True))
+    if arguments.output:
+        from run_ner import provenance
+
+        write_json({**result, "command": f"python benchmarks/unicode.py --examples {arguments.examples}", **provenance()}, arguments.output)
+    return int(any(result[method]["failures"] for method in ("nerco", "binder")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
