@@ -83,10 +83,19 @@ def input_format(path: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix in (".csv", ".tsv", ".parquet"):
         return "parquet" if suffix == ".parquet" else "csv"
-    found = detect_format(path)
+    try:
+        found = detect_format(path)
+        first = (
+            next((line for _, line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")), "")
+            if found == "columns"
+            else ""
+        )
+    except (DataError, RecursionError):  # no such file, or a bad first row: reading says so
+        found, first = "columns", ""
     if found != "columns":
         return found
-    first = next((line for _, line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")), "")
+    if suffix in (".json", ".jsonl"):  # its first row is bad
+        return "jsonl"
     cells = first.split("\t") if "\t" in first else first.split(" ")
     try:
         split_tag(cells[-1])
@@ -112,26 +121,40 @@ def json_rows(path: str, kind: str, layout: Layout, text_column: str, keep_entit
             continue
         try:
             row = json.loads(raw.decode("utf-8"))
-            if kind == "cluener":
+            if kind == "cluener" and keep_entities:
                 yield record_from_cluener(row, number)
-            elif keep_entities:
-                yield record_from_dict(row, number)
             else:
-                yield record_of(row, number, layout, text_column)
+                yield record_of(row, number, layout, text_column, keep_entities=keep_entities)
         except RecursionError:
             yield BadRow(number, "nested too deeply")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:  # Overflow: JSON's Infinity as an offset
             yield BadRow(number, str(error))
 
 
 # -- tables
-def csv_rows(path: str) -> Iterator[Mapping[str, Any]]:
+def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
     """Rows of a CSV file with a header, or of a TSV file (by its name)."""
     csv.field_size_limit(sys.maxsize)
     # A cell that is no UTF-8 stays bytes, so that its row alone is bad.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ","):
-            yield {name: cell if not isinstance(cell, str) or cell.isascii() else utf8_or_bytes(cell) for name, cell in row.items()}
+        # Strict: else a quote in the wrong place would vanish, and one that is never closed would join the rest of the file in silence.
+        reader = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True)
+        try:
+            width = len(reader.fieldnames or ())
+        except csv.Error as error:
+            raise DataError(f"{path}: the header cannot be read as CSV ({error})") from error
+        for number in itertools.count(1):
+            try:
+                row: dict[Any, Any] = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRow(number, f"no CSV: {error}")
+                continue
+            if None in row:  # as where a text with a comma has no quotes: its tail would be lost
+                yield BadRow(number, f"{width + len(row[None])} cells under a header of {width}; put quotes around a text with delimiters")
+            else:
+                yield {name: cell if cell is None or cell.isascii() else utf8_or_bytes(cell) for name, cell in row.items()}
 
 
 def utf8_or_bytes(cell: str) -> str | bytes:
@@ -170,25 +193,25 @@ def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
     yield from data
 
 
-def table_rows(path: str, cells: Iterator[Mapping[str, Any]], layout: Layout, text_column: str) -> Iterator[Row]:
+def table_rows(path: str, cells: Iterator[Mapping[str, Any] | BadRow], layout: Layout, text_column: str) -> Iterator[Row]:
     """Rows of named cells. DataError if the first one has not the column."""
     first = next(cells, None)
     if first is None:
         return iter(())
-    if text_column not in first and "tokens" not in first:
+    if not isinstance(first, BadRow) and text_column not in first and "tokens" not in first:
         raise DataError(f"{path}: no column {text_column!r} (found {', '.join(map(str, first))}); name it with --text_column")
 
     def rows() -> Iterator[Row]:
         for number, row in enumerate(itertools.chain([first], cells), start=1):
             try:
-                yield record_of(row, number, layout, text_column)
-            except (ValueError, TypeError) as error:
+                yield row if isinstance(row, BadRow) else record_of(row, number, layout, text_column)
+            except (ValueError, TypeError, OverflowError) as error:
                 yield BadRow(number, str(error))
 
     return rows()
 
 
-def record_of(row: Any, number: int, layout: Layout, text_column: str) -> Record:
+def record_of(row: Any, number: int, layout: Layout, text_column: str, *, keep_entities: bool = False) -> Record:
     """The text of a row, or its words in "tokens", with its id and document; ValueError says what is wrong."""
     if not isinstance(row, Mapping):
         raise ValueError(f"expected an object, found {type(row).__name__}")
@@ -196,12 +219,14 @@ def record_of(row: Any, number: int, layout: Layout, text_column: str) -> Record
     text, tokens = row.get(text_column), row.get("tokens")
     if isinstance(tokens, list) and tokens and all(isinstance(token, str) and token for token in tokens):
         joined, offsets = join_tokens(tokens, joiner_of(layout, tokens))
-        if text is None or text == joined:
-            return Record(identifier or str(number), joined, [], doc, offsets)
-        tokens = None  # of a text that is joined in another way: it is read without them
+        # A text that is joined in another way is read without its words.
+        text, tokens = (joined, offsets) if text is None or text == joined else (text, None)
+    elif not (isinstance(tokens, list) and all(isinstance(token, list) and len(token) == 2 for token in tokens)):
+        tokens = None  # no words and no offsets, but a count, say, or ids
     if not isinstance(text, str):
         raise ValueError(f"expected a string in {text_column!r}, found {text!r:.40}")
-    return record_from_dict({"id": identifier or number, "text": text, "doc": doc, "tokens": tokens}, number)
+    given = dict(row) if keep_entities else {}
+    return record_from_dict({**given, "id": identifier or number, "text": text, "doc": doc, "tokens": tokens}, number)
 
 
 def chunks(rows: Iterable[Row], texts: int, characters: int) -> Iterator[list[Row]]:
