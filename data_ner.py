@@ -579,7 +579,7 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
         layered = [tag_layers(record, scheme) for record in records]
         width = max((len(layers) for layers in layered), default=1)
         for record, layers in zip(records, layered, strict=True):
-            tokens = _tokens_of(record)
+            tokens = tokens_of(record)
             broken = next((record.text[a:b] for a, b in tokens if set(record.text[a:b]) & {"\t", "\r", "\n"}), None)
             if broken is not None:
                 raise ValueError(f"record {record.id!r}: token {broken!r} holds a tab or line end: write jsonl instead")
@@ -597,13 +597,14 @@ def _json_line(row: dict[str, Any]) -> str:
     return (line if line.isascii() or not re.search("[\ud800-\udfff]", line) else json.dumps(row)) + "\n"
 
 
-def _tokens_of(record: Record) -> list[tuple[int, int]]:
+def tokens_of(record: Record) -> list[tuple[int, int]]:
+    """What columns are written over: a record's tokens, else its characters but tabs and line ends."""
     return record.tokens or [(i, i + 1) for i, c in enumerate(record.text) if c not in "\t\r\n"]
 
 
 def tag_layers(record: Record, scheme: str) -> list[list[str]]:
     """Tags over a record's tokens; overlapping mentions go to further layers, the outermost to the first."""
-    tokens = _tokens_of(record)
+    tokens = tokens_of(record)
     starts = {start: i for i, (start, _) in enumerate(tokens)}
     ends = {end: i + 1 for i, (_, end) in enumerate(tokens)}
     layers: list[list[str]] = []
@@ -630,7 +631,7 @@ def _write_datasets(records: Sequence[Record], path: Path, scheme: str) -> None:
     tokens = datasets.List(datasets.Value("string"))
     features = datasets.Features({"tokens": tokens, "ner_tags": datasets.List(datasets.ClassLabel(names=names))})
     rows = {
-        "tokens": [[record.text[start:end] for start, end in _tokens_of(record)] for record in records],
+        "tokens": [[record.text[start:end] for start, end in tokens_of(record)] for record in records],
         "ner_tags": [own[0] for own in layers],
     }
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(path))

@@ -4,8 +4,10 @@ Sections: tagging, the output file, the job. A job that was stopped or killed go
 """
 
 import json
+import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -13,13 +15,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from annotate_ner import words
 from config_ner import ConfigError
-from data_ner import DataError, Record, format_records, read_json, write_json
+from data_ner import DataError, Record, format_records, read_json, tokens_of, write_json
 from hub_ner import sha256
 from inputs_ner import BadRow, Row, Rows, chunks
 from signals_ner import Interrupted, StopSignals
@@ -88,10 +89,10 @@ class Tagger:
 
 
 def keep_aligned(record: Record) -> int:
-    """Drop the mentions that do not start and end with the record's tokens; how many they were."""
-    starts = {start for start, _ in record.tokens or []}
-    ends = {end for _, end in record.tokens or []}
-    kept = [m for m in record.entities if record.tokens is None or (m.start in starts and m.end in ends)]
+    """Drop the mentions that do not start and end with the tokens that columns are written over; how many they were."""
+    tokens = tokens_of(record)
+    starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
+    kept = [m for m in record.entities if m.start in starts and m.end in ends]
     dropped = len(record.entities) - len(kept)
     record.entities = kept
     return dropped
@@ -107,7 +108,7 @@ def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Ta
         yield from map(Tagger(job), parts)
         return
     threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=start_worker, initargs=(job, threads))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(job, threads))
     try:
         waiting: deque[Any] = deque()
         for part in parts:
@@ -122,11 +123,11 @@ def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Ta
         pool.shutdown(cancel_futures=True)
 
 
-_tagger: Tagger | None = None  # of a worker process
+_tagger: Tagger | ConfigError | None = None  # of a worker process: the model, or why there is none
 
 
 def start_worker(job: Job, threads: int) -> None:
-    """Load the model once; Ctrl-C is the first process's to handle."""
+    """Load the model once; signals are the first process's to handle, and its end, a kill too, is that of this one."""
     import signal
 
     import torch
@@ -134,12 +135,26 @@ def start_worker(job: Job, threads: int) -> None:
     global _tagger
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _tagger = Tagger(job)
+    try:
+        _tagger = Tagger(job)
+    except (ValueError, OSError) as error:
+        # Told with the first rows: of an error here the first process would learn only that a worker has died.
+        _tagger = ConfigError(str(error))
+
+
+def end_with_parent() -> None:
+    """A killed process cannot stop its workers: each would wait forever for rows, with a model in memory."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def tag_in_worker(rows: list[Row]) -> Tagged:
-    assert _tagger is not None
+    if not isinstance(_tagger, Tagger):
+        raise _tagger or RuntimeError("a worker has no model")
     return _tagger(rows)
 
 
@@ -185,8 +200,6 @@ class FileOutput:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         from filelock import FileLock, Timeout
 
-        if path.exists():
-            raise ConfigError(f"{path} exists; remove it or name another output")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.identity = path, identity
         self.partial, self.progress = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.progress")
@@ -195,14 +208,27 @@ class FileOutput:
             self.lock.acquire(timeout=0)
         except Timeout as error:
             raise ConfigError(f"{path} is being written by another process") from error
+        try:
+            self.open()
+        except (ValueError, OSError):
+            self.unlock()
+            raise
+
+    def open(self) -> None:
+        """Go on where the saved progress says, or begin."""
+        if self.path.exists():  # asked under the lock: a process that had it may have completed the file
+            raise ConfigError(f"{self.path} exists; remove it or name another output")
         self.done = self.size = 0
-        if self.progress.is_file() and self.partial.is_file():
-            saved = read_json(self.progress)
-            if saved["job"] != identity:
-                changed = sorted(key for key in identity if saved["job"].get(key) != identity[key])
-                raise ConfigError(f"{self.partial} was begun with other {', '.join(changed)}; remove it or name another output")
+        saved = read_json(self.progress) if self.progress.is_file() and self.partial.is_file() else None
+        if saved is not None and saved["job"] != self.identity:
+            changed = sorted(key for key in self.identity if saved["job"].get(key) != self.identity[key])
+            raise ConfigError(f"{self.partial} was begun with other {', '.join(changed)}; remove it or name another output")
+        if saved is not None and self.partial.stat().st_size >= saved["bytes"]:
             self.done, self.size = saved["rows"], saved["bytes"]
-        self.file = self.partial.open("r+b" if self.done else "wb")
+        else:  # also where a power cut took bytes that the progress counts
+            self.progress.unlink(missing_ok=True)
+        # Without buffer: what a full disk refuses must not be tried again by `close`.
+        self.file = self.partial.open("r+b" if self.done else "wb", buffering=0)
         self.file.truncate(self.size)
         self.file.seek(self.size)
 
@@ -210,19 +236,27 @@ class FileOutput:
         if self.size == 0 and text.startswith("\ufeff"):  # a reader would take it for a byte-order mark: give it one to lose
             text = "\ufeff" + text
         raw = text.encode("utf-8")
-        self.file.write(raw)
-        self.file.flush()
-        self.done, self.size = self.done + rows, self.size + len(raw)
-        write_json({"job": self.identity, "rows": self.done, "bytes": self.size}, self.progress)
+        rest = memoryview(raw)
+        while rest:
+            rest = rest[self.file.write(rest) :]
+        done, size = self.done + rows, self.size + len(raw)
+        write_json({"job": self.identity, "rows": done, "bytes": size}, self.progress)
+        self.done, self.size = done, size
 
     def finish(self) -> None:
-        self.file.flush()
         os.fsync(self.file.fileno())
+        if self.path.exists():
+            raise ConfigError(f"{self.path} has appeared meanwhile and stays as it is; remove it and give the same command again")
         os.replace(self.partial, self.path)
         self.progress.unlink(missing_ok=True)
 
     def close(self) -> None:
         self.file.close()
+        if not self.progress.exists():  # nothing was written
+            self.partial.unlink(missing_ok=True)
+        self.unlock()
+
+    def unlock(self) -> None:
         self.lock.release()
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
