@@ -483,11 +483,11 @@ def command_predict(arguments: argparse.Namespace) -> int:
     for name in ("batch_size", "num_processes"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
-    with source_of(arguments) as source:
+    with input_file(arguments) as path:
+        source = open_source(path, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
         job = Job(arguments.model, options, output_format(arguments, source), source.scheme, arguments.trust_remote_code)
-        identity = source_identity(arguments)
-        predict(source, identity, job, arguments.output, processes=arguments.num_processes, strict=arguments.strict)
+        predict(source, source_identity(arguments, path), job, arguments.output, processes=arguments.num_processes, strict=arguments.strict)
     return 0
 
 
@@ -502,30 +502,38 @@ def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def source_of(arguments: argparse.Namespace, *, keep_entities: bool = False) -> Iterator["Rows"]:
-    """The rows of a file or of standard input (-), which is copied to a file: formats are told by a first look."""
-    from inputs_ner import read_rows
-
-    layout = layout_of(arguments)
+def input_file(arguments: argparse.Namespace) -> Iterator[str]:
+    """The name of the input; standard input (-) is copied to a file: formats are told by a first look."""
     if arguments.file != "-":
-        yield read_rows(expand(arguments.file), layout, text_column=arguments.text_column, keep_entities=keep_entities)
+        yield expand(arguments.file)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "standard input"
         with path.open("wb") as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
         try:
-            yield read_rows(str(path), layout, text_column=arguments.text_column, keep_entities=keep_entities)
+            yield str(path)
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
 
 
-def source_identity(arguments: argparse.Namespace) -> dict[str, Any]:
-    """By which a job that goes on knows its source: the file's name, size and time, and how it is read."""
-    path = Path(expand(arguments.file))
-    state = path.stat() if path.is_file() else None
+def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool = False) -> "Rows":
+    from inputs_ner import read_rows
+
+    return read_rows(path, layout_of(arguments), text_column=arguments.text_column, keep_entities=keep_entities)
+
+
+def source_identity(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
+    """By which a job that goes on knows its source: its name, how it is read, and names, sizes and times of its files.
+
+    Of standard input it is the content; of a data set on the Hub there is nothing to see.
+    """
+    place = Path(path if Path(path).exists() else path.rpartition("@")[0] or path)  # a folder as FOLDER@SPLIT
+    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place] * place.is_file()
+    seen: Any = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    if arguments.file == "-":  # a copy, as new as this process
+        seen = sha256(place)
     layout = {item.name: getattr(arguments, item.name) for item in fields(Layout)}
-    seen = [state.st_size, state.st_mtime_ns] if state else []
     return {"file": arguments.file, "seen": seen, "text_column": arguments.text_column, **layout}
 
 
@@ -541,7 +549,8 @@ def command_annotate(arguments: argparse.Namespace) -> int:
     """Label texts with a dictionary; the report goes to standard error."""
     folding = {name: getattr(arguments, name) == "true" for name in ("fold_case", "fold_width")}
     dictionary = read_dictionary(expand(arguments.dictionary), min_length=arguments.min_length, **folding)
-    with source_of(arguments, keep_entities=True) as source:
+    with input_file(arguments) as path:
+        source = open_source(path, arguments, keep_entities=True)
         records = list(good_rows(source.rows, arguments.file))
     labelled, report = annotate(records, dictionary, give_words=arguments.output_format == "columns")
     table = f"\nagainst the given mentions\n{score_table({'': report.scores})}" if report.scores else ""

@@ -1,6 +1,7 @@
 """Tagging as a job: sources, bad rows, order, several processes, stops, kills, and what can happen to files meanwhile."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -98,6 +99,14 @@ BAD = {
         {2: "found 3", 3: "found None", 4: "found list", 5: "Expecting property name", 7: "codec", 8: "deep"},
     ),
     "in.csv": ("id,text\n1,好\n2\n3,".encode() + b"\xff\n" + "4,好\n".encode(), {2: "found None", 3: "found b'"}),
+    "first.txt": (b"\xff\n" + "好\n好\n".encode(), {1: "not UTF-8"}),
+    "first.jsonl": ('[]\n{"text": "好"}\n{"text": "好"}\n'.encode(), {1: "found list"}),
+    "deep.jsonl": (b'{"a":' * 100_000 + '\n{"text": "好"}\n{"text": "好"}\n'.encode(), {1: "deep"}),
+    "offsets.jsonl": ('{"text": "好", "tokens": [[0, Infinity]]}\n{"text": "好"}\n{"text": "好"}\n'.encode(), {1: "infinity"}),
+    "quotes.csv": (
+        'id,text\n1,"好"\n2,"好"的\n3,好\n4,好,的\n5\n6,"的\n7,的\n'.encode(),
+        {2: "no CSV", 4: "3 cells under a header of 2", 5: "found None", 6: "unexpected end"},
+    ),
 }
 
 
@@ -115,6 +124,31 @@ def test_a_bad_row_is_reported_with_its_number_and_the_rest_is_tagged(tag, tmp_p
 
     assert tag(tmp_path / name, "--strict") == (2, [])
     assert f"row {min(faults)}: " in capsys.readouterr().err
+
+
+def test_tokens_that_are_neither_words_nor_offsets_do_not_matter(tag, tmp_path):
+    rows = [{"text": "好", "tokens": tokens} for tokens in ([101, 7], 3, "好", {"a": 1}, [], ["好", ""])]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert [row["text"] for row in tag(tmp_path / "in.jsonl")[1]] == ["好"] * len(rows)
+
+
+def test_labels_of_cluener_that_are_wrong_leave_the_text_to_tag(tag, tmp_path):
+    (tmp_path / "in.json").write_text('{"text": "好", "label": {}}\n{"text": "好", "label": {"A": 3}}\n', "utf-8")
+    assert len(tag(tmp_path / "in.json")[1]) == 2
+
+
+def test_given_mentions_are_read_beside_another_text_column_and_words(tmp_path):
+    mention = {"start": 0, "end": 2, "label": "PER"}
+    rows = [{"body": "小明在", "entities": [mention]}, {"tokens": WORDS, "entities": [mention]}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    read = list(read_rows(str(tmp_path / "in.jsonl"), Layout(), text_column="body", keep_entities=True).rows)
+    assert [(row.text, row.entities) for row in read] == [("小明在", [(0, 2, "PER", None)]), ("".join(WORDS), [(0, 2, "PER", None)])]
+
+
+def test_columns_are_written_of_texts_with_line_ends(saved_tagger, tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "\n\t小明\n\n在\t\n" * 8}) + "\n", "utf-8")
+    assert main(["predict", str(saved_tagger), str(tmp_path / "in.jsonl"), "--output_format", "columns"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [*"小明在" * 8, ""]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +262,113 @@ def test_another_job_or_another_process_does_not_go_on_with_it(job, capsys):
     with FileLock(output.with_name(f".{output.name}.lock")):
         assert main(command[2:]) == 2
     assert "is being written by another process" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_process(job):
+    command, output = job
+    process = subprocess.Popen([*command, "--num_processes", "2"], stderr=subprocess.DEVNULL)
+    progress = output.with_name(f".{output.name}.progress")
+    while not progress.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    end = time.monotonic() + 30
+    while (left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == []
+
+
+@pytest.mark.slow
+def test_a_worker_says_why_it_has_no_model(tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("好\n", "utf-8")
+    given = ["predict", str(tmp_path), str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl"), "--num_processes", "2"]
+    assert main(given) == 2
+    assert "is no model folder" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_other_standard_input_or_another_data_set_is_not_gone_on_with(saved_tagger, tmp_path, monkeypatch, capsys):
+    import datasets
+
+    def stdin(text: str) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    def full(self: predict_ner.FileOutput) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / "data"
+    datasets.Dataset.from_dict({"text": ["好"]}).save_to_disk(str(folder))
+    finish = predict_ner.FileOutput.finish
+    monkeypatch.setattr(predict_ner.FileOutput, "finish", full)
+    for source in ("-", f"{folder}@train"):
+        command = ["predict", str(saved_tagger), source, "--output", str(tmp_path / f"out{len(source)}.jsonl")]
+        stdin("好\n")
+        assert main(command) == 2
+        assert "No space left" in capsys.readouterr().err
+        stdin("好\n好\n")
+        (folder / "more.arrow").write_bytes(b"")
+        assert main(command) == 2
+        assert "was begun with other source" in capsys.readouterr().err
+        stdin("好\n")
+        (folder / "more.arrow").unlink()
+        monkeypatch.setattr(predict_ner.FileOutput, "finish", finish)
+        assert main(command) == 0
+        assert "going on after row 1" in capsys.readouterr().err
+        monkeypatch.setattr(predict_ner.FileOutput, "finish", full)
+
+
+def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
+    path = tmp_path / "out.jsonl"
+    output = predict_ner.FileOutput(path, {"source": 1})
+    output.write("row\n", 1)
+    path.write_text("precious")
+    with pytest.raises(ValueError, match="appeared meanwhile"):
+        output.finish()
+    output.close()
+    assert path.read_text() == "precious"
+    path.unlink()
+    output = predict_ner.FileOutput(path, {"source": 1})
+    assert output.done == 1
+    output.finish()
+    output.close()
+    assert path.read_text() == "row\n"
+
+
+def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
+    path = tmp_path / "out.jsonl"
+    output = predict_ner.FileOutput(path, {"source": 1})
+    output.write("row\n", 1)
+    output.close()
+    output.partial.write_text("ro")
+    output = predict_ner.FileOutput(path, {"source": 1})
+    assert output.done == 0
+    output.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+LIMITED = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from predict_ner import FileOutput, Tagged, write_explained
+output = FileOutput(Path(sys.argv[2]), {})
+try:
+    write_explained(output, Tagged("x" * 100, 3, [], {}), "goes on")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    write_explained(output, Tagged("y" * 5000, 4, [], {}), "goes on")
+finally:
+    output.close()
+"""
+
+
+def test_an_error_of_the_disk_is_explained_and_leaves_no_lock(tmp_path):
+    given = [sys.executable, "-c", LIMITED, str(ROOT), str(tmp_path / "out.jsonl")]
+    done = subprocess.run(given, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large; 3 rows are written, goes on"
+    assert not (tmp_path / ".out.jsonl.lock").exists()
 
 
 def test_an_output_that_exists_stays_as_it_is(saved_tagger, tmp_path, capsys):
