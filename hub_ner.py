@@ -23,7 +23,7 @@ from config_ner import ConfigError
 from data_ner import fresh_folder, move_folder, read_json
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelCard
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = "MANIFEST.sha256"
@@ -38,6 +38,11 @@ OF_THE_HUB = ".gitattributes"  # the Hub writes it into every repository
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 LINE = re.compile(r"([0-9a-f]{64})  ([^\s/\\]+)\n")
 NAME_TO_COME = "NAME_OF_THIS_REPOSITORY"  # in a card, until it is known
+# Entries of configurations by which the library chooses code. It reads the first ones at the top only: an encoder's configuration inside
+# may well keep those of its own repository. Kernels are asked for at any depth, and may lie on the Hub.
+CODE_KEYS = ("auto_map", "custom_pipelines")
+KERNEL_KEYS = ("attn_implementation", "_attn_implementation")
+NOT_FOR_STRANGERS = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")  # variables: tokens, caches with code, where modules are found
 SAME_SCORE = 1e-4  # by which scores may differ between machines
 
 
@@ -69,13 +74,18 @@ def content_faults(names: Iterable[str]) -> list[str]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. RepositoryError if it cannot be read or is no object."""
+    return read_object(folder, "config.json")
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """The object of a JSON file. RepositoryError if it cannot be read or is no object."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        content = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RepositoryError(folder, [f"config.json cannot be read ({error})"]) from error
-    if not isinstance(config, dict):
-        raise RepositoryError(folder, [f"config.json holds {type(config).__name__}: expected an object"])
-    return config
+        raise RepositoryError(folder, [f"{name} cannot be read ({error})"]) from error
+    if not isinstance(content, dict):
+        raise RepositoryError(folder, [f"{name} holds {type(content).__name__}: expected an object"])
+    return content
 
 
 def model_type_of(folder: Path) -> str:
@@ -88,7 +98,7 @@ def model_type_of(folder: Path) -> str:
 
 def code_differs(folder: Path) -> dict[str, str]:
     """Code of a repository that is not this project's, by name with its SHA-256: what loading with trust_remote_code would run."""
-    found = {path.name: sha256(path) for path in sorted(folder.glob("*.py"))}
+    found = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*.py"))}
     return {name: digest for name, digest in found.items() if not (HERE / name).is_file() or sha256(HERE / name) != digest}
 
 
@@ -109,25 +119,28 @@ def check_code(folder: Path, *, trust_remote_code: bool) -> bool:
 
 
 def code_elsewhere(folder: Path) -> list[str]:
-    """Entries of config.json that make the library fetch code from another repository ("USER/NAME--file.Class")."""
-    config = read_config(folder)
+    """Entries that make the library take code from another repository ("USER/NAME--file.Class") or another folder."""
+    files = ["config.json", *(name for name in ("tokenizer_config.json",) if (folder / name).is_file())]
     return [
-        f"config.json: {key} names code of another repository ({value!r})"
-        for key in ("auto_map", "custom_pipelines")
-        for value in strings_in(config.get(key))
-        if "--" in value
+        f"{name}: {key} names code of another repository or folder ({value!r})"
+        for name in files
+        for key, value in code_entries(read_object(folder, name))
+        if "--" in value or "/" in value or "\\" in value
     ]
 
 
-def strings_in(value: Any) -> Iterator[str]:
-    """The strings of a JSON value, at any depth."""
-    parts = [value]  # a list, not recursion: a hostile value may be deeper than the stack
+def code_entries(value: Any) -> Iterator[tuple[str, str]]:
+    """Keys of a configuration that say what code is loaded, each with its strings."""
+    parts = [("", value)]  # a list, not recursion: a hostile value may be deeper than the stack
     while parts:
-        part = parts.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, dict | list):
-            parts += part.values() if isinstance(part, dict) else part
+        key, part = parts.pop()
+        if isinstance(part, str) and key:
+            yield key, part
+        elif isinstance(part, dict):
+            keys = (*CODE_KEYS, *KERNEL_KEYS) if part is value else KERNEL_KEYS
+            parts += [(key or (name if name in keys else ""), inner) for name, inner in part.items()]
+        elif isinstance(part, list):
+            parts += [(key, inner) for inner in part]
 
 
 def weight_faults(folder: Path) -> list[str]:
@@ -204,7 +217,11 @@ def structure_faults(folder: Path) -> list[str]:
         missing = [f"{name} is missing" for name in CODE[model_type_of(folder)] if not (folder / name).is_file()]
     except RepositoryError as error:
         return error.faults
-    return missing + code_elsewhere(folder) + weight_faults(folder)
+    try:
+        elsewhere = code_elsewhere(folder)
+    except RepositoryError as error:
+        elsewhere = error.faults
+    return missing + elsewhere + weight_faults(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------- packaging
@@ -241,18 +258,26 @@ def package(model_dir: Path, folder: Path, metadata: Mapping[str, Any] | None = 
 
 def set_metadata(card_file: Path, metadata: Mapping[str, Any]) -> None:
     """Set fields of a card's head; the text below stays as it is."""
-    from huggingface_hub import ModelCard
-
-    card = ModelCard.load(card_file)
+    card = read_card(card_file)
     for name, value in metadata.items():
         setattr(card.data, name, value)
     card.save(card_file)
 
 
 def has_license(folder: Path) -> bool:
+    return bool(read_card(folder / "README.md").data.to_dict().get("license"))
+
+
+def read_card(card_file: Path) -> "ModelCard":
+    """A card, whose head a person may have edited. RepositoryError if it is no YAML."""
+    import yaml
     from huggingface_hub import ModelCard
 
-    return bool(ModelCard.load(folder / "README.md").data.license)
+    try:
+        return ModelCard.load(card_file)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise RepositoryError(card_file.parent, [f"{card_file.name}: the head, between the lines of ---, is no YAML ({said})"]) from error
 
 
 # --------------------------------------------------------------------------------------------- loading in a clean process
@@ -274,8 +299,9 @@ def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
             `trust_remote_code` is false.
     """
     check_code(folder, trust_remote_code=trust_remote_code)
+    examples = read_examples(folder)
     with tempfile.TemporaryDirectory() as elsewhere:
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN", "HF_TOKEN_PATH")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_STRANGERS)}
         environment = {**kept, "HF_HOME": elsewhere, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
         done = subprocess.run(
             [sys.executable, "-c", LOADING, str(folder.resolve()), str((folder / "examples.json").resolve())],
@@ -287,9 +313,24 @@ def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
     if done.returncode:
         raise RepositoryError(folder, [f"does not load in a clean process: {(done.stderr.strip().splitlines() or ['?'])[-1]}"])
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    for example, mentions in zip(read_json(folder / "examples.json"), found, strict=True):
+    for example, mentions in zip(examples, found, strict=True):
         if not same_mentions(example["mentions"], mentions):
             raise RepositoryError(folder, [f"finds {mentions} in {example['text']!r}: examples.json holds {example['mentions']}"])
+
+
+def read_examples(folder: Path) -> list[dict[str, Any]]:
+    """examples.json: texts with the mentions found in them. RepositoryError if it holds something else, or nothing to repeat."""
+    try:
+        examples = read_json(folder / "examples.json")
+        well_formed = isinstance(examples, list) and all(
+            isinstance(example["text"], str) and all(isinstance(mention["score"], float) for mention in example["mentions"])
+            for example in examples
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        examples, well_formed = [], False
+    if not examples or not well_formed:
+        raise RepositoryError(folder, ["examples.json holds no predictions to repeat: expected a list of texts with their mentions"])
+    return examples
 
 
 def same_mentions(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
@@ -459,6 +500,7 @@ def push(
             raise ConfigError(f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, or choose another name")
         head = commit_of(api, repo_id, branch)
         changed, gone = changes(api, repo_id, folder, head)
+        is_tagged = tag is not None and has_tag(api, repo_id, tag, None if changed or gone else head)
         if dry_run:
             return f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would go\n" + listing(folder, changed, gone)
         if not changed and not gone:
@@ -471,8 +513,8 @@ def push(
             commit, done = info.oid, f"{repo_id}: {len(changed)} files changed, {len(gone)} removed"
             if info.pr_url:
                 done += f"; proposed as {info.pr_url}"
-        if tag:
-            set_tag(api, repo_id, tag, commit)
+        if tag is not None and not is_tagged:
+            api.create_tag(repo_id, tag=tag, revision=commit)
         return f"{done}\ncommit {commit}\nload with revision={commit!r}, code_revision={commit!r}"
 
 
@@ -490,14 +532,14 @@ def listing(folder: Path, changed: Iterable[str], gone: Iterable[str] = ()) -> s
     )
 
 
-def set_tag(api: "HfApi", repo_id: str, tag: str, commit: str) -> None:
-    """Name a commit; ConfigError if the name is another commit's: people may have pinned it."""
+def has_tag(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> bool:
+    """Whether the commit (None: one still to be made) has this name; ConfigError if it is another's: people may have pinned it."""
     for known in api.list_repo_refs(repo_id).tags:
         if known.name == tag:
             if known.target_commit != commit:
                 raise ConfigError(f"{repo_id}: tag {tag} names commit {known.target_commit}; choose another name")
-            return
-    api.create_tag(repo_id, tag=tag, revision=commit)
+            return True
+    return False
 
 
 def download(repo_id: str, revision: str, folder: Path) -> str:
@@ -520,8 +562,14 @@ def download(repo_id: str, revision: str, folder: Path) -> str:
 
 @contextmanager
 def opened(target: str, revision: str | None) -> Iterator[tuple[Path, str]]:
-    """The files of a folder, a bundle or a repository of the Hub, and what they are called."""
+    """The files of a folder, a bundle or a repository of the Hub, and what they are called.
+
+    Raises:
+        ConfigError: a revision of what lies here: only the Hub has any.
+    """
     path = Path(target)
+    if revision is not None and path.exists():
+        raise ConfigError(f"{target} is a file or folder here, not a repository of the Hub: it has no revision {revision}")
     if path.is_dir():
         yield path, str(path)
         return

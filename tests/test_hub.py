@@ -187,12 +187,84 @@ def test_code_of_another_repository_is_never_fetched(repository, tmp_path, capsy
     (repository / "config.json").write_text(json.dumps(config), "utf-8")
     write_manifest(repository)
     (fault,) = faults_of(repository)
-    assert f"{key} names code of another repository ('someone/else--" in fault
+    assert f"{key} names code of another repository or folder ('someone/else--" in fault
     for command in ("verify", "evaluate"):
         given = [command, str(repository), *([str(tmp_path / "text")] if command == "evaluate" else []), "--trust_remote_code"]
         (tmp_path / "text").write_text("张 B-PER\n三 I-PER\n", "utf-8")
         assert main(given) == 2
         assert "another repository" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("tokenizer_config.json", ["auto_map"], {"AutoTokenizer": [None, "someone/else--tokenizer.Tokenizer"]}),
+        ("tokenizer_config.json", ["auto_map"], ["someone/else--tokenizer.Tokenizer", None]),
+        ("config.json", ["auto_map"], {"AutoModel": "/tmp/model.Model"}),
+        ("config.json", ["encoder_config", "attn_implementation"], "someone/else"),
+    ],
+)
+def test_code_elsewhere_is_found_in_whatever_file_and_depth(repository, name, path, value):
+    content = json.loads((repository / name).read_text("utf-8"))
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (repository / name).write_text(json.dumps(content), "utf-8")
+    write_manifest(repository)
+    (fault,) = faults_of(repository)
+    assert f"{name}: {path[-1]} names code of another repository or folder" in fault
+    with pytest.raises(RepositoryError, match="names code of another"):
+        hub_ner.check_loads(repository, trust_remote_code=True)
+
+
+def test_an_encoder_may_keep_the_code_entries_of_its_own_repository(repository):
+    content = json.loads((repository / "config.json").read_text("utf-8"))
+    content["encoder_config"]["auto_map"] = {"AutoModel": "someone/encoder--model.Model"}  # the library has its own class for it
+    (repository / "config.json").write_text(json.dumps(content), "utf-8")
+    write_manifest(repository)
+    assert faults_of(repository) == []
+    hub_ner.check_loads(repository)
+
+
+def test_code_in_a_subfolder_is_other_code(repository):
+    (repository / "sub").mkdir()
+    (repository / "sub" / "pipeline_ner.py").write_text("")
+    assert set(hub_ner.code_differs(repository)) == {"sub/pipeline_ner.py"}
+
+
+def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
+    run, seen = subprocess.run, {}
+
+    def noted(*given, env, **options):
+        seen.update(env)
+        return run(*given, env=env, **options)
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_MODULES_CACHE", "PYTHONPATH"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setattr(subprocess, "run", noted)
+    hub_ner.check_loads(repository)
+    assert seen
+    assert "secret" not in seen.values()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "[3]", '[{"text": "a"}]', '[{"text": "a", "mentions": [{}]}]', "[" * 100_000])
+def test_examples_that_are_none_are_a_fault(repository, content):
+    (repository / "examples.json").write_text(content)
+    with pytest.raises(RepositoryError, match="no predictions to repeat"):
+        hub_ner.check_loads(repository)
+
+
+def test_a_card_whose_head_is_no_yaml_is_refused(models, tmp_path, capsys):
+    model = shutil.copytree(models["nerco"], tmp_path / "model")
+    (model / "README.md").write_text("---\nlicense: [mit\n---\n# Mine\n", "utf-8")
+    assert main(["push", str(model), "tester/model"]) == 2
+    assert "README.md: the head, between the lines of ---, is no YAML" in capsys.readouterr().err
+
+
+def test_a_folder_here_has_no_revision(repository, capsys):
+    assert main(["verify", str(repository), "--revision", "v1"]) == 2
+    assert "it has no revision v1" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- bundles
@@ -362,6 +434,7 @@ def test_a_tag_is_never_moved(hub, repository, tmp_path):
     assert done.returncode == 1
     assert "choose another name" in done.stderr
     assert hub.repositories["tester/model"].tags == {"v1": commit}
+    assert hub.commits("tester/model")[0] == commit  # refused before anything is uploaded
 
 
 @pytest.mark.slow  # the client tries again several times, and waits in between
