@@ -62,6 +62,7 @@ def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> d
 @torch.inference_mode()
 def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
     """Slope and intercept of BINDER's scores by Newton's method."""
+    model.config.score_slope, model.config.score_intercept = 1.0, 0.0  # a fit on top of a fit would be one to other margins
     decoded: list[list[tuple]] = []
     gold: list[set[tuple[int, int, str]]] = []
     for batch in batches:
@@ -72,15 +73,17 @@ def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict
     if len(scores) < LEAST_MENTIONS or right.all() or not right.any():
         return {}
     margins = np.log(scores) - np.log1p(-np.minimum(scores, 1 - 1e-15))
-    slope, intercept = logistic_regression(margins, right)
-    if not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0:
+    slope, intercept = (round(value, 4) for value in logistic_regression(margins, right))
+    if (
+        not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0
+    ):  # asked after rounding: no configuration may hold a slope of 0
         return {}
-    return {"score_slope": round(slope, 4), "score_intercept": round(intercept, 4)}
+    return {"score_slope": slope, "score_intercept": intercept}
 
 
 def mention_scores(decoded: Sequence[Sequence[tuple]], gold: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Scores of mentions and whether each is right, (N,) each."""
-    rows = [(span[3], tuple(span[:3]) in set(own)) for spans, own in zip(decoded, gold, strict=True) for span in spans]
+    rows = [(span[3], tuple(span[:3]) in own) for spans, own in zip(decoded, map(set, gold), strict=True) for span in spans]
     scores, right = zip(*rows, strict=True) if rows else ((), ())
     return np.array(scores, dtype=float), np.array(right, dtype=bool)
 

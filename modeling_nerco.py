@@ -587,9 +587,9 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside, accept_orphans=orphans)
         names = [label[2:] for label in self.config.labels]
         columns = zip(rows.tolist(), first.tolist(), last.tolist(), begin.tolist(), scores.tolist(), strict=True)
-        least = min_score if isinstance(min_score, Mapping) else dict.fromkeys(names, min_score or 0.0)
+        least = min_score if isinstance(min_score, Mapping) else {} if min_score is None else dict.fromkeys(names, min_score)
         for row, i, j, tag, score in columns:
-            if score > least.get(names[tag], 0.0):
+            if score > least.get(names[tag], -1.0):  # without a limit also a score that has underflowed to 0
                 found[row].append(Span(i, j + 1, names[tag], score))
         return found
 

@@ -134,6 +134,16 @@ def test_dev_data_that_say_nothing_leave_the_scores_alone(tiny_tagger, character
     assert tiny_tagger.config.score_temperature == 1.0
 
 
+def test_without_a_limit_no_mention_is_left_out_however_small_its_score(tiny_tagger, character_tok, monkeypatch):
+    import modeling_nerco
+
+    before = tiny_tagger.pipeline(character_tok)(TEXTS[0])
+    monkeypatch.setattr(modeling_nerco, "crf_span_posterior", lambda *given, **_: torch.zeros(len(given[2])))
+    after = tiny_tagger.pipeline(character_tok)(TEXTS[0])
+    assert before
+    assert [{**m, "score": 0} for m in after] == [{**m, "score": 0} for m in before]
+
+
 @pytest.mark.parametrize("wrong", [0, -1, "1", float("inf"), float("nan")])
 def test_a_temperature_must_be_positive(tiny_tagger, wrong):
     fields = {**tiny_tagger.config.to_dict(), "score_temperature": wrong}
@@ -173,6 +183,16 @@ def test_the_fit_of_binder_uses_spans_below_the_threshold(saved_binder, characte
     fitted = fit_logistic(model, batches)
     assert fitted["score_slope"] > 1
     assert -fitted["score_intercept"] / fitted["score_slope"] == pytest.approx(1, abs=0.3)
+    model.config.score_slope, model.config.score_intercept = 0.3, 0.7
+    assert fit_logistic(model, batches) == fitted  # whatever was fitted before
+
+
+@pytest.mark.parametrize("slope", [0.00003, -1.0, float("nan")])
+def test_a_slope_that_no_configuration_may_hold_is_no_fit(saved_binder, monkeypatch, slope):
+    scores, right = np.linspace(0.1, 0.9, 40), np.arange(40) % 2 == 0
+    monkeypatch.setattr("calibration_ner.mention_scores", lambda *_: (scores, right))
+    monkeypatch.setattr("calibration_ner.logistic_regression", lambda *_: (slope, 0.0))
+    assert fit_logistic(saved_binder[1], []) == {}
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("score_slope", 0), ("score_slope", "1"), ("score_intercept", float("inf"))])
