@@ -498,7 +498,8 @@ def push(
             return f"{repo_id} would be created with {len(list(folder.iterdir()))} files:\n" + listing(folder, sorted(os.listdir(folder)))
         if private and not api.model_info(repo_id).private:
             raise ConfigError(f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, or choose another name")
-        head = commit_of(api, repo_id, branch)
+        is_new = dry_run and branch not in {known.name for known in api.list_repo_refs(repo_id).branches}
+        head = commit_of(api, repo_id, "main" if is_new else branch)  # a push makes a new branch off main
         changed, gone = changes(api, repo_id, folder, head)
         is_tagged = tag is not None and has_tag(api, repo_id, tag, None if changed or gone else head)
         if dry_run:

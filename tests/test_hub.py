@@ -413,6 +413,8 @@ def test_branches_proposals_and_private_repositories(hub, repository, tmp_path):
     assert hub.repositories["tester/model"].private
     assert hub.files("tester/model") == {}
     assert "model.safetensors" in hub.files("tester/model", "second")
+    shown = push(hub, repository, tmp_path / "cache", branch="third", dry_run=True)
+    assert f"tester/model, third: {len(list(repository.iterdir()))} files would change" in shown.stdout, shown.stderr
     proposed = push(hub, repository, tmp_path / "cache", pull_request=True)
     assert "/discussions/1" in proposed.stdout, proposed.stderr
     assert hub.files("tester/model") == {}
