@@ -35,7 +35,7 @@ try:
         pretrained_encoder,
         read_encoder_config,
     )
-    from .pipeline_ner import DECODINGS, PIPELINES, NerPipeline
+    from .pipeline_ner import DECODINGS, PIPELINES, NerPipeline, least_scores
     from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
 except ImportError:  # as a script's sibling, not as a module of a package
     from encoder_ner import (
@@ -48,7 +48,7 @@ except ImportError:  # as a script's sibling, not as a module of a package
         pretrained_encoder,
         read_encoder_config,
     )
-    from pipeline_ner import DECODINGS, PIPELINES, NerPipeline
+    from pipeline_ner import DECODINGS, PIPELINES, NerPipeline, least_scores
     from types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
 
 AUTO_MAP = {
@@ -684,7 +684,7 @@ class BinderModel(SafePreTrainedModel):
 
     def _least_margins(self, labels: Sequence[str], min_score: float | Mapping[str, float] | None) -> Tensor:
         """By how much a span's score must exceed the threshold of each type, (E,)."""
-        least = min_score if isinstance(min_score, Mapping) else {} if min_score is None else dict.fromkeys(labels, min_score)
+        least = least_scores(min_score, labels)
         slope, intercept = self.config.score_slope, self.config.score_intercept
 
         def margin(score: float) -> float:

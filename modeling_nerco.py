@@ -29,7 +29,7 @@ try:
         pretrained_encoder,
         read_encoder_config,
     )
-    from .pipeline_ner import PIPELINES, NerPipeline
+    from .pipeline_ner import PIPELINES, NerPipeline, least_scores
 except ImportError:  # as a script's sibling, not as a module of a package
     from encoder_ner import (
         IGNORED,
@@ -41,7 +41,7 @@ except ImportError:  # as a script's sibling, not as a module of a package
         pretrained_encoder,
         read_encoder_config,
     )
-    from pipeline_ner import PIPELINES, NerPipeline
+    from pipeline_ner import PIPELINES, NerPipeline, least_scores
 
 AUTO_MAP = {
     "AutoConfig": "modeling_nerco.NercoConfig",
@@ -571,6 +571,8 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             word_end_mask: the last tokens of words, which BINDER's `decode` needs; a tag stands on the first one.
             min_score: in (0, 1), also by entity type: spans whose score is not above it are left out.
         """
+        names = [label[2:] for label in self.config.labels]
+        least = least_scores(min_score, list(dict.fromkeys(names[1:])))
         emissions, lengths = pack_left(outputs.logits.float().cpu(), word_mask.bool().cpu())  # (B, L, C), (B,)
         transitions, start = (scores.cpu() for scores in self.crf.scores())
         path = crf_viterbi(emissions, transitions, start, lengths)  # (B, L)
@@ -585,9 +587,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         begin, inside = table.begin_of[types], table.inside_of[types]
         orphans = not self.config.constrain_transitions
         scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside, accept_orphans=orphans)
-        names = [label[2:] for label in self.config.labels]
         columns = zip(rows.tolist(), first.tolist(), last.tolist(), begin.tolist(), scores.tolist(), strict=True)
-        least = min_score if isinstance(min_score, Mapping) else {} if min_score is None else dict.fromkeys(names, min_score)
         for row, i, j, tag, score in columns:
             if score > least.get(names[tag], -1.0):  # without a limit also a score that has underflowed to 0
                 found[row].append(Span(i, j + 1, names[tag], score))

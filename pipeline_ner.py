@@ -338,6 +338,20 @@ class NerPipeline(Pipeline):
 Found = tuple[int, int, str, float]  # a span over positions: first, last (half-open), label, score
 
 
+def least_scores(min_score: float | Mapping[str, float] | None, groups: Sequence[str]) -> dict[str, float]:
+    """The least score of each entity group that has one. ValueError for a group that there is not: its limit would do nothing.
+
+    >>> least_scores(0.6, ["PER", "ORG"]), least_scores({"ORG": 0.3}, ["PER", "ORG"])
+    ({'PER': 0.6, 'ORG': 0.6}, {'ORG': 0.3})
+    """
+    if not isinstance(min_score, Mapping):
+        return {} if min_score is None else dict.fromkeys(groups, min_score)
+    unknown = sorted(set(min_score) - set(groups))
+    if unknown:
+        raise ValueError(f"min_score names {', '.join(unknown)}: expected entity groups of the model, {', '.join(groups)}")
+    return dict(min_score)
+
+
 def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -> list[Found]:
     """Spans over a text's positions from the spans of its windows: (first, last, label, score), in order.
 

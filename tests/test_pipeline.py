@@ -503,6 +503,8 @@ def test_mentions_that_do_not_exceed_the_least_score_are_left_out(pipe: NerPipel
     limit = sorted(m["score"] for m in found)[len(found) // 2]
     assert pipe(text, min_score=limit) == [m for m in found if m["score"] > limit]
     assert pipe(text, min_score={"PER": limit}) == [m for m in found if m["score"] > limit or m["entity_group"] != "PER"]
+    with pytest.raises(ValueError, match="min_score names LOC: expected entity groups of the model, PER, ORG"):
+        pipe(text, min_score={"LOC": 0.5})
     for wrong in (0, 1, "0.5", {"PER": 2.0}):
         with pytest.raises(ValueError, match="min_score is"):
             pipe(text, min_score=wrong)
