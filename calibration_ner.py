@@ -74,9 +74,8 @@ def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict
         return {}
     margins = np.log(scores) - np.log1p(-np.minimum(scores, 1 - 1e-15))
     slope, intercept = (round(value, 4) for value in logistic_regression(margins, right))
-    if (
-        not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0
-    ):  # asked after rounding: no configuration may hold a slope of 0
+    # Asked after rounding: no configuration may hold a slope of 0.
+    if not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0:
         return {}
     return {"score_slope": slope, "score_intercept": intercept}
 

@@ -287,12 +287,14 @@ def predict(source: Rows, source_identity: dict[str, Any], job: Job, output: str
     """
     from tqdm import tqdm
 
+    from pipeline_ner import DEFAULT_BATCH_SIZE, WINDOWS_PER_BATCH
+
     identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))  # as it is read again
     target = open_output(output, identity)
     goes_on = "the same command goes on there" if isinstance(target, FileOutput) else "output to a stream cannot be continued"
     counts: Counter[str] = Counter()
     shown, started, before = 0, time.monotonic(), target.done
-    texts_ahead = sys.maxsize if job.output_format == "columns" else job.options.get("batch_size", 32) * 16
+    texts_ahead = sys.maxsize if job.output_format == "columns" else job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH
     parts = chunks(islice(source.rows, before, None), texts_ahead, sys.maxsize if job.output_format == "columns" else CHARACTERS_AHEAD)
     try:
         with (

@@ -46,6 +46,7 @@ from data_ner import (
 )
 from hub_ner import sha256, write_manifest
 from inference_ner import evaluate_records, load_pipeline, model_class, quiet_libraries
+from inputs_ner import INPUT_FORMATS, Row, Rows, read_rows
 from predict_ner import Job, keep_aligned, predict
 from report_ner import breakdown_table, print_scores, score_table
 from task_ner import Data, Task, load_data, prepare_task
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
     from features_ner import AlignReport, SpanReport
-    from inputs_ner import Row, Rows
 
 LOCK_FILE = ".lock"
 Alignment = dict[str, "AlignReport | SpanReport"]
@@ -203,7 +203,7 @@ def add_trust_option(command: argparse.ArgumentParser) -> None:
 def add_source_options(command: argparse.ArgumentParser) -> None:
     """How texts are read (`inputs_ner.read_rows`)."""
     command.add_argument("--text_column", default="text", help="column of the text, or key of JSONL [text]")
-    add_layout_options(command, formats=("auto", "text", "jsonl", "cluener", "csv", "parquet", "datasets", "columns"))
+    add_layout_options(command, formats=INPUT_FORMATS)
 
 
 def add_layout_options(
@@ -517,9 +517,7 @@ def input_file(arguments: argparse.Namespace) -> Iterator[str]:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
 
 
-def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool = False) -> "Rows":
-    from inputs_ner import read_rows
-
+def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool = False) -> Rows:
     return read_rows(path, layout_of(arguments), text_column=arguments.text_column, keep_entities=keep_entities)
 
 
@@ -537,7 +535,7 @@ def source_identity(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
     return {"file": arguments.file, "seen": seen, "text_column": arguments.text_column, **layout}
 
 
-def output_format(arguments: argparse.Namespace, source: "Rows") -> str:
+def output_format(arguments: argparse.Namespace, source: Rows) -> str:
     """What is written: "same" is the input's format where it is one of annotated text, else JSONL."""
     if arguments.output_format != "same":
         return arguments.output_format
@@ -566,7 +564,7 @@ def command_annotate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def good_rows(rows: "Iterable[Row]", name: str) -> Iterator[Record]:
+def good_rows(rows: Iterable[Row], name: str) -> Iterator[Record]:
     """The records; DataError at the first bad row."""
     for row in rows:
         if not isinstance(row, Record):
