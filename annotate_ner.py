@@ -53,7 +53,7 @@ def words(text: str) -> list[tuple[int, int]]:
     >>> words("Hi, 北京")
     [(0, 2), (2, 3), (4, 5), (5, 6)]
     """
-    from pipeline_ner import word_starts
+    from windows_ner import word_starts
 
     starts = sorted(word_starts(text))
     return [(start, start + len(text[start:following].rstrip())) for start, following in pairwise([*starts, len(text)])]

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from windows_ner import word_range
+
 FORMATS = ("columns", "jsonl", "cluener", "datasets")
 SCHEMES = ("IOB1", "BIO", "BIOES", "BMES")
 
@@ -29,23 +31,33 @@ class DataError(ValueError):
 
 # ---------------------------------------------------------------------------------------------------- records and reports
 class Mention(NamedTuple):
-    """`label` at text[start:end]; predictions carry a score."""
+    """`label` at text[start:end]; predictions carry a score.
+
+    `labels`: the scores of the best types of the span; `abstained`: whether it is one for a person to decide; where they were asked for.
+    """
 
     start: int
     end: int
     label: str
     score: float | None = None
+    labels: tuple[tuple[str, float], ...] = ()
+    abstained: bool | None = None
 
 
 @dataclass
 class Record:
-    """One text with its mentions. `tokens`: offsets of given words, where the source had words. `doc`: document id."""
+    """One text with its mentions.
+
+    `tokens`: offsets of given words, where the source had words; `doc`: document id. A prediction says which share of the text the model
+    has read, `coverage`, and of each mention, which of the given words it touches.
+    """
 
     id: str
     text: str
     entities: list[Mention] = field(default_factory=list)
     doc: str | None = None
     tokens: list[tuple[int, int]] | None = None
+    coverage: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         entities: list[dict[str, Any]] = []
@@ -53,10 +65,18 @@ class Record:
             entity: dict[str, Any] = {"start": mention.start, "end": mention.end, "label": mention.label}
             if mention.score is not None:
                 entity["score"] = mention.score
+            if self.tokens is not None and self.coverage is not None:
+                entity["words"] = list(word_range(self.tokens, mention.start, mention.end))
+            if mention.labels:
+                entity["labels"] = [{"label": label, "score": score} for label, score in mention.labels]
+            if mention.abstained is not None:
+                entity["abstained"] = mention.abstained
             entities.append(entity)
         extra: dict[str, Any] = {} if self.doc is None else {"doc": self.doc}
         if self.tokens is not None:
             extra["tokens"] = [list(token) for token in self.tokens]
+        if self.coverage is not None:
+            extra["coverage"] = self.coverage
         return {"id": self.id, "text": self.text, "entities": entities, **extra}
 
 

@@ -1,7 +1,7 @@
-"""What both models share: safe loading, the pretrained encoder, the span that a model finds. Travels with the weights."""
+"""What both models share: safe loading, the pretrained encoder. Travels with the weights."""
 
 import inspect
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,15 +10,6 @@ from transformers.modeling_outputs import BaseModelOutput
 
 IGNORED = -100
 PLACE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")  # arguments that say where
-
-
-class Span(NamedTuple):
-    """A mention over labelled positions, half-open; `score` lies in [0, 1]: what it means is the model's to say."""
-
-    start: int
-    end: int
-    label: str
-    score: float
 
 
 class SafePreTrainedModel(PreTrainedModel):

@@ -13,7 +13,8 @@ import torch
 
 from data_ner import DataError, Mention, Record, outermost, spans_to_tags
 from modeling_binder import CUT, IGNORED
-from pipeline_ner import TextReader, Tokenized, pad_rows
+from pipeline_ner import pad_rows
+from windows_ner import TextReader, Tokenized
 
 # ------------------------------------------------------------------------------------------------------------------ tags
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
@@ -147,7 +148,7 @@ def split_document(document: Document, mentions: Sequence[Mention]) -> tuple[lis
     found: list[list[Mention]] = []
     for part, offset in zip(document.parts, document.offsets, strict=True):
         inside = [m for m in mentions if offset <= m.start and m.end <= offset + len(part.text)]
-        found.append([Mention(m.start - offset, m.end - offset, m.label, m.score) for m in inside])
+        found.append([m._replace(start=m.start - offset, end=m.end - offset) for m in inside])
     return found, len(mentions) - sum(map(len, found))
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 MANIFEST = "MANIFEST.sha256"
 CODE = {
-    "nerco": ("modeling_nerco.py", "encoder_ner.py", "pipeline_ner.py"),
-    "binder": ("modeling_binder.py", "encoder_ner.py", "types_binder.py", "pipeline_ner.py"),
+    "nerco": ("modeling_nerco.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"),
+    "binder": ("modeling_binder.py", "encoder_ner.py", "types_binder.py", "pipeline_ner.py", "windows_ner.py"),
 }
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json", "examples.json")
 TOKENIZER = {"special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}

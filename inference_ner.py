@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config_ner import ConfigError
 from data_ner import DataError, Mention, Record, outermost
@@ -31,8 +31,14 @@ def model_class(model_type: str) -> Any:
     return NercoForTokenClassification
 
 
-def load_pipeline(model_dir: str | Path, *, trust_remote_code: bool = False) -> "NerPipeline":
+def load_pipeline(
+    model_dir: str | Path, *, trust_remote_code: bool = False, dtype: str = "float32", compile_encoder: bool = False
+) -> "NerPipeline":
     """The pipeline of a model folder, with this project's classes; a folder's own code runs only if it differs and is trusted.
+
+    Args:
+        dtype: of the weights: float32, or bfloat16, which is faster on processors that have it and moves scores a little.
+        compile_encoder: by torch.compile, which pays off over many texts.
 
     Raises:
         ConfigError: the folder holds no model of this project, or a damaged one.
@@ -57,21 +63,40 @@ def load_pipeline(model_dir: str | Path, *, trust_remote_code: bool = False) -> 
         raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
     is_own_code = check_code(folder, trust_remote_code=trust_remote_code)
     try:
-        if not is_own_code:
-            return library_pipeline("ner", model=str(folder), trust_remote_code=True)
-        return model_class(kind).from_pretrained(folder).pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
+        if is_own_code:
+            model = model_class(kind).from_pretrained(folder, dtype=dtype)
+            pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
+        else:
+            pipeline = library_pipeline("ner", model=str(folder), trust_remote_code=True, dtype=dtype)
+        if compile_encoder:
+            encoder_of(pipeline.model).compile(dynamic=True)
+        return pipeline
     except (ValueError, OSError):
         raise
     except Exception as error:  # whatever the libraries make of a damaged configuration or tokenizer
         raise ConfigError(f"{folder} cannot be loaded, its files are damaged ({type(error).__name__}: {error})") from error
 
 
+def encoder_of(model: Any) -> Any:
+    """The encoder that reads texts."""
+    return getattr(model, "nerco", model).encoder
+
+
 def is_binder(pipeline: "NerPipeline") -> bool:
     return pipeline.model.config.model_type == "binder"
 
 
-def tag_records(pipeline: "NerPipeline", records: Sequence[Record], **options: Any) -> tuple[list[list[Mention]], int]:
-    """Mentions of each record, and how many were left out because they reach from one text of a document into the next.
+class Found(NamedTuple):
+    """What a model found in records: mentions and coverage of each; how many mentions were left out because they reach from one text
+    of a document into the next."""
+
+    mentions: list[list[Mention]]
+    coverage: list[float]
+    across: int
+
+
+def tag_records(pipeline: "NerPipeline", records: Sequence[Record], **options: Any) -> Found:
+    """Mentions of records.
 
     BINDER reads the texts of a document (`doc`) together, as in training; a tagger reads each by itself.
 
@@ -79,21 +104,36 @@ def tag_records(pipeline: "NerPipeline", records: Sequence[Record], **options: A
         options: of the pipeline's call, such as `batch_size` and `types`.
     """
     if not is_binder(pipeline):
-        return [mentions_of(found) for found in pipeline((record.text for record in records), **options)], 0
+        results = list(pipeline((record.text for record in records), coverage=True, **options))
+        return Found([mentions_of(result["entities"]) for result in results], [result["coverage"] for result in results], 0)
     from features_ner import join_documents, split_document
 
     documents = join_documents(records)
-    mentions, across = [], 0
-    for document, found in zip(documents, pipeline((document.record.text for document in documents), **options), strict=True):
-        own, lost = split_document(document, mentions_of(found))
+    mentions: list[list[Mention]] = []
+    coverage: list[float] = []
+    across = 0
+    results = pipeline((document.record.text for document in documents), coverage=True, **options)
+    for document, result in zip(documents, results, strict=True):
+        own, lost = split_document(document, mentions_of(result["entities"]))
         mentions += own
+        coverage += [result["coverage"]] * len(own)
         across += lost
-    return mentions, across
+    return Found(mentions, coverage, across)
 
 
 def mentions_of(found: Iterable[dict[str, Any]]) -> list[Mention]:
     """The pipeline's dicts as mentions."""
-    return [Mention(m["start"], m["end"], m["entity_group"], m["score"]) for m in found]
+    return [
+        Mention(
+            m["start"],
+            m["end"],
+            m["entity_group"],
+            m["score"],
+            tuple((best["label"], best["score"]) for best in m.get("labels", ())),
+            m.get("abstained"),
+        )
+        for m in found
+    ]
 
 
 def evaluate_records(
@@ -118,10 +158,10 @@ def evaluate_records(
     from metrics_ner import calibration, error_breakdown, figures, length_scores, scores_by_group, span_scores, text_counts, training_scores
 
     nests = pipeline.model.config.decoding == "nested"
-    check_known_types(records, known_types(pipeline) if types is None else set(types))
+    check_known_types(records, set(pipeline.model.config.entity_types) if types is None else set(types))
     texts = [record.text for record in records]
     options = {name: value for name, value in (("types", types), ("min_score", min_score)) if value is not None}
-    predictions, across = tag_records(pipeline, records, **options)
+    predictions, _, across = tag_records(pipeline, records, **options)
     split = [outermost(record.entities) for record in records]
     everything = [record.entities for record in records]
     gold = everything if nests else [outer for outer, _ in split]
@@ -150,11 +190,6 @@ def evaluate_records(
     if not nests and any(inner):
         scores["all_counts"] = text_counts(predictions, everything)
     return scores
-
-
-def known_types(pipeline: "NerPipeline") -> set[str]:
-    labels = pipeline.model.config.labels
-    return set(labels) if is_binder(pipeline) else {label[2:] for label in labels if label != "O"}
 
 
 def check_known_types(records: Sequence[Record], known: set[str]) -> None:

@@ -4,8 +4,8 @@ Sections: config, scores of starts, ends and spans, losses, model, registration.
 A text encoder represents tokens and spans, a type encoder the descriptions; a span is a mention of a type where its score exceeds the
 type's threshold, which is the score of the text's first token. So mentions may nest, a span may have several types, and a new type
 is a new description.
-This file travels with the weights: what loading a shared model executes is here, in `encoder_ner.py`, `types_binder.py` and
-`pipeline_ner.py`.
+This file travels with the weights: what loading a shared model executes is here, in `encoder_ner.py`, `types_binder.py`,
+`pipeline_ner.py` and `windows_ner.py`.
 
 Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W greatest width of a span, M rows of labels,
 N cells: (window, start, width - 1) triples.
@@ -28,28 +28,28 @@ try:
     from .encoder_ner import (
         IGNORED,
         SafePreTrainedModel,
-        Span,
         config_object,
         empty_encoder,
         encode,
         pretrained_encoder,
         read_encoder_config,
     )
-    from .pipeline_ner import DECODINGS, PIPELINES, NerPipeline, least_scores
+    from .pipeline_ner import PIPELINES, NerPipeline
     from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
+    from .windows_ner import DECODINGS, Span, least_scores
 except ImportError:  # as a script's sibling, not as a module of a package
     from encoder_ner import (
         IGNORED,
         SafePreTrainedModel,
-        Span,
         config_object,
         empty_encoder,
         encode,
         pretrained_encoder,
         read_encoder_config,
     )
-    from pipeline_ner import DECODINGS, PIPELINES, NerPipeline, least_scores
+    from pipeline_ner import PIPELINES, NerPipeline
     from types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
+    from windows_ner import DECODINGS, Span, least_scores
 
 AUTO_MAP = {
     "AutoConfig": "modeling_binder.BinderConfig",
@@ -168,6 +168,11 @@ class BinderConfig(PreTrainedConfig):
     def labels(self) -> list[str]:
         """Entity types in the order of their ids."""
         return list(self.descriptions)
+
+    @property
+    def entity_types(self) -> list[str]:
+        """As `labels`; of a tagger these are tags."""
+        return self.labels
 
     @property
     def min_overlap(self) -> int:
@@ -647,16 +652,18 @@ class BinderModel(SafePreTrainedModel):
         word_end_mask: Tensor,
         types: TypeEmbeddings | None = None,
         min_score: float | Mapping[str, float] | None = None,
+        top_k: int | None = None,
     ) -> list[list[Span]]:
         """Spans of each row over its words, in order: those whose score exceeds their type's threshold, nested ones too.
 
         `score` is sigmoid(slope * margin to the threshold + intercept), with `config.score_slope` and `score_intercept`.
-        `pipeline_ner.flat_spans` makes them flat.
+        `windows_ner.flat_spans` makes them flat.
 
         Args:
             outputs: of `forward`. word_mask, word_end_mask: (B, L) first and last tokens of words.
             types: of `encode_types`; by default the trained ones.
             min_score: in (0, 1), also by type: what `score` must exceed, in place of the threshold and `config.margins`.
+            top_k: give the scores of the best so many types of each span, too.
 
         Raises:
             ValueError: the types were encoded by other weights.
@@ -667,20 +674,25 @@ class BinderModel(SafePreTrainedModel):
         if outputs.last_hidden_state is None:
             raise ValueError("outputs hold no last_hidden_state: expected what forward returns")
         margins = self._least_margins(types.labels, min_score)
-        hits = self._spans_above_threshold(outputs.last_hidden_state, word_mask.bool(), word_end_mask.bool(), types, margins)
+        hits = self._spans_above_threshold(
+            outputs.last_hidden_state, word_mask.bool(), word_end_mask.bool(), types, margins, min(top_k or 0, len(types))
+        )
         position = word_mask.long().cumsum(1)  # (B, L) words that began up to here
         found: list[list[Span]] = [[] for _ in range(len(word_mask))]
         labels = types.labels
-        cells = torch.cat([cells for cells, _, _ in hits])
+        cells, numbers, margins, best, best_margins = (torch.cat(parts) for parts in zip(*hits, strict=True))
         row, first, width = cells.unbind(1)
-        columns = [row, position[row, first] - 1, position[row, first + width], torch.cat([number for _, number, _ in hits])]
-        margins = torch.cat([margin for _, _, margin in hits]).cpu().double()  # in float32 scores of margins from 17 on would all be 1
-        scores = (self.config.score_slope * margins + self.config.score_intercept).sigmoid()
-        for i, start, end, number, score in zip(*(column.tolist() for column in columns), scores.tolist(), strict=True):
-            found[i].append(Span(start, end, labels[number], score))
+        columns = [row, position[row, first] - 1, position[row, first + width], numbers, self._scores_of(margins)]
+        others = zip(best.tolist(), self._scores_of(best_margins).tolist(), strict=True)
+        for i, start, end, number, score, own in zip(*(column.tolist() for column in columns), others, strict=True):
+            found[i].append(Span(start, end, labels[number], score, tuple((labels[n], s) for n, s in zip(*own, strict=True))))
         if not self.config.several_labels:
             found = [best_labels(spans) for spans in found]
         return found
+
+    def _scores_of(self, margins: Tensor) -> Tensor:
+        """In float64: in float32 scores of margins from 17 on would all be 1."""
+        return (self.config.score_slope * margins.cpu().double() + self.config.score_intercept).sigmoid()
 
     def _least_margins(self, labels: Sequence[str], min_score: float | Mapping[str, float] | None) -> Tensor:
         """By how much a span's score must exceed the threshold of each type, (E,)."""
@@ -693,9 +705,10 @@ class BinderModel(SafePreTrainedModel):
         return torch.tensor([margin(least[label]) if label in least else self.config.margins.get(label, 0.0) for label in labels])
 
     def _spans_above_threshold(
-        self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: TypeEmbeddings, margins: Tensor
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Cells (n, 3), types (n,) and margins (n,) of what exceeds its threshold by more than `margins`; never all scores at a time."""
+        self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: TypeEmbeddings, margins: Tensor, top_k: int
+    ) -> list[tuple[Tensor, ...]]:
+        """Cells (n, 3), types (n,), margins (n,) of what exceeds its threshold by more than `margins`; the best types (n, top_k) of the
+        cells and their margins. Never all scores at a time."""
         heads = self.heads
         vectors = types.vectors[2].to(hidden.device).float()  # (E, D)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -705,14 +718,16 @@ class BinderModel(SafePreTrainedModel):
             first[:, 0] = torch.arange(len(hidden), device=hidden.device)
             threshold = heads.span_scores(parts, first, vectors)  # (B, E)
             limit = threshold + margins.to(hidden.device)  # (B, E)
-            found = [(first[:0], first[:0, 0], threshold.new_empty(0))]
+            none = first[:0, :1].expand(0, top_k)
+            found: list[tuple[Tensor, ...]] = [(first[:0], first[:0, 0], threshold.new_empty(0), none, none.to(threshold))]
             candidates = candidate_spans(word_mask, word_end_mask, width)
             # Window by window: one row of limits then serves all cells of a part, and the scores are read but once.
             for row, own in enumerate(candidates.nonzero().split(candidates.sum((1, 2)).tolist())):
                 for cells in in_parts(own, vectors):
                     scores = heads.span_scores(parts, cells, vectors)  # (n, E)
                     at, number = (scores > limit[row]).nonzero(as_tuple=True)
-                    found.append((cells[at], number, scores[at, number] - threshold[row, number]))
+                    best, best_of = (scores[at] - threshold[row]).topk(top_k)
+                    found.append((cells[at], number, scores[at, number] - threshold[row, number], best_of, best))
         return found
 
     # -- saving

@@ -2,7 +2,8 @@
 
 Sections: config, linear-chain CRF (partition, Viterbi, marginals, span posterior), models, registration.
 Stage one trains `NercoModel` by contrast (`trainer_contrastive.py`); stage two trains `NercoForTokenClassification`.
-This file travels with the weights: everything that loading a shared model executes is here, in `encoder_ner.py` and `pipeline_ner.py`.
+This file travels with the weights: everything that loading a shared model executes is here, in
+`encoder_ner.py`, `pipeline_ner.py` and `windows_ner.py`.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, S spans, D width.
 """
@@ -22,26 +23,26 @@ try:
     from .encoder_ner import (
         IGNORED,
         SafePreTrainedModel,
-        Span,
         config_object,
         empty_encoder,
         encode,
         pretrained_encoder,
         read_encoder_config,
     )
-    from .pipeline_ner import PIPELINES, NerPipeline, least_scores
+    from .pipeline_ner import PIPELINES, NerPipeline
+    from .windows_ner import Span, least_scores
 except ImportError:  # as a script's sibling, not as a module of a package
     from encoder_ner import (
         IGNORED,
         SafePreTrainedModel,
-        Span,
         config_object,
         empty_encoder,
         encode,
         pretrained_encoder,
         read_encoder_config,
     )
-    from pipeline_ner import PIPELINES, NerPipeline, least_scores
+    from pipeline_ner import PIPELINES, NerPipeline
+    from windows_ner import Span, least_scores
 
 AUTO_MAP = {
     "AutoConfig": "modeling_nerco.NercoConfig",
@@ -110,6 +111,11 @@ class NercoConfig(PreTrainedConfig):
     def labels(self) -> list[str]:
         """Tags in the order of their ids."""
         return [self.id2label[i] for i in range(len(self.id2label))]
+
+    @property
+    def entity_types(self) -> list[str]:
+        """Entity types in the order of their first tags."""
+        return list(dict.fromkeys(label[2:] for label in self.labels if label != "O"))
 
 
 def check_bio_labels(labels: Sequence[str]) -> None:
@@ -561,6 +567,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         word_mask: Tensor,
         word_end_mask: Tensor | None = None,
         min_score: float | Mapping[str, float] | None = None,
+        top_k: int | None = None,
     ) -> list[list[Span]]:
         """Spans of each row over its labelled positions, in order, each with its posterior probability at `score_temperature`.
 
@@ -570,9 +577,10 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             outputs: of `forward`. word_mask: (B, T) as in `forward`.
             word_end_mask: the last tokens of words, which BINDER's `decode` needs; a tag stands on the first one.
             min_score: in (0, 1), also by entity type: spans whose score is not above it are left out.
+            top_k: give the posteriors of the best so many types of each span, too.
         """
-        names = [label[2:] for label in self.config.labels]
-        least = least_scores(min_score, list(dict.fromkeys(names[1:])))
+        names = self.config.entity_types
+        least = least_scores(min_score, names)
         emissions, lengths = pack_left(outputs.logits.float().cpu(), word_mask.bool().cpu())  # (B, L, C), (B,)
         transitions, start = (scores.cpu() for scores in self.crf.scores())
         path = crf_viterbi(emissions, transitions, start, lengths)  # (B, L)
@@ -587,10 +595,20 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         begin, inside = table.begin_of[types], table.inside_of[types]
         orphans = not self.config.constrain_transitions
         scores = crf_span_posterior(fb, transitions, rows_of_used, first, last, begin, inside, accept_orphans=orphans)
-        columns = zip(rows.tolist(), first.tolist(), last.tolist(), begin.tolist(), scores.tolist(), strict=True)
-        for row, i, j, tag, score in columns:
-            if score > least.get(names[tag], -1.0):  # without a limit also a score that has underflowed to 0
-                found[row].append(Span(i, j + 1, names[tag], score))
+        labels: list[tuple[tuple[str, float], ...]] = [()] * len(scores)
+        if top_k is not None:
+            at = [where.repeat_interleave(len(names)) for where in (rows_of_used, first, last)]
+            tags = [of_type.repeat(len(scores)) for of_type in (table.begin_of, table.inside_of)]
+            every = crf_span_posterior(fb, transitions, *at, *tags, accept_orphans=orphans).view(len(scores), len(names))
+            values, numbers = every.topk(min(top_k, len(names)))
+            labels = [
+                tuple((names[n], score) for n, score in zip(*own, strict=True))
+                for own in zip(numbers.tolist(), values.tolist(), strict=True)
+            ]
+        columns = zip(rows.tolist(), first.tolist(), last.tolist(), types.tolist(), scores.tolist(), labels, strict=True)
+        for row, i, j, number, score, best in columns:
+            if score > least.get(names[number], -1.0):  # without a limit also a score that has underflowed to 0
+                found[row].append(Span(i, j + 1, names[number], score, best))
         return found
 
     def pipeline(self, tokenizer: Any, **kwargs: Any) -> NerPipeline:

@@ -24,6 +24,7 @@ from data_ner import DataError, Record, format_records, read_json, tokens_of, wr
 from hub_ner import sha256
 from inputs_ner import BadRow, Row, Rows, chunks
 from signals_ner import Interrupted, StopSignals
+from windows_ner import DEFAULT_BATCH_SIZE, WINDOWS_PER_BATCH
 
 CHARACTERS_AHEAD = 1_000_000  # of texts that are read and sorted by length together
 BAD_ROWS_SHOWN = 10
@@ -37,6 +38,7 @@ class Job:
     Args:
         options: of the pipeline's call, such as `batch_size`, `types`, `min_score`.
         output_format: jsonl, cluener or columns. scheme: of columns.
+        dtype, compile_encoder: as `load_pipeline`.
     """
 
     model: str
@@ -44,6 +46,8 @@ class Job:
     output_format: str = "jsonl"
     scheme: str = "BIO"
     trust_remote_code: bool = False
+    dtype: str = "float32"
+    compile_encoder: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What the output depends on, the content of the model's files included."""
@@ -68,7 +72,9 @@ class Tagger:
         from inference_ner import load_pipeline
 
         self.job, self.options = job, dict(job.options)
-        self.pipeline = load_pipeline(job.model, trust_remote_code=job.trust_remote_code)
+        self.pipeline = load_pipeline(
+            job.model, trust_remote_code=job.trust_remote_code, dtype=job.dtype, compile_encoder=job.compile_encoder
+        )
         if "types" in self.options and hasattr(self.pipeline.model, "encode_types"):  # once, not for each list of rows
             self.options["types"] = self.pipeline.model.encode_types(self.options["types"], self.pipeline.tokenizer)
 
@@ -76,9 +82,10 @@ class Tagger:
         from inference_ner import tag_records
 
         records = [row for row in rows if isinstance(row, Record)]
-        found, across = tag_records(self.pipeline, records, **self.options)
-        tagged = [Record(r.id, r.text, mentions, r.doc, r.tokens) for r, mentions in zip(records, found, strict=True)]
-        counts = Counter(texts=len(records), mentions=sum(map(len, found)), across=across)
+        found = tag_records(self.pipeline, records, **self.options)
+        rows_found = zip(records, found.mentions, found.coverage, strict=True)
+        tagged = [Record(r.id, r.text, mentions, r.doc, r.tokens, coverage) for r, mentions, coverage in rows_found]
+        counts = Counter(texts=len(records), mentions=sum(map(len, found.mentions)), across=found.across)
         if self.job.output_format == "columns":
             if self.pipeline.model.config.label_unit == "word":
                 for record in tagged:
@@ -287,8 +294,6 @@ def predict(source: Rows, source_identity: dict[str, Any], job: Job, output: str
     """
     from tqdm import tqdm
 
-    from pipeline_ner import DEFAULT_BATCH_SIZE, WINDOWS_PER_BATCH
-
     identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))  # as it is read again
     target = open_output(output, identity)
     goes_on = "the same command goes on there" if isinstance(target, FileOutput) else "output to a stream cannot be continued"
@@ -335,9 +340,8 @@ def write_explained(target: Output, tagged: Tagged, goes_on: str) -> None:
 
 def report(counts: Counter[str], seconds: float) -> None:
     """What was done, in a line, and what was left out."""
-    lines = [
-        f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, {counts['texts'] / max(seconds, 1e-9):,.0f} texts/s with loading"
-    ]
+    speed = counts["texts"] / max(seconds, 1e-9)
+    lines = [f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, {speed:,.{0 if speed >= 10 else 1}f} texts/s with loading"]
     if counts["bad"]:
         lines.append(f"{counts['bad']} rows left out, they hold no text to tag")
     if counts["across"]:

@@ -128,16 +128,30 @@ def add_tagging_commands(commands: Any) -> None:
     predict.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
     predict.add_argument("--num_processes", type=int, default=1, help="processes that tag, each with the model [1]")
     predict.add_argument("--strict", action="store_true", help="stop at a row that holds no text; else it is reported and left out")
+    predict.add_argument("--abstain_below", type=score_limits, help="mark mentions with a lower score as abstained, for a person to decide")
+    predict.add_argument("--top_k", type=int, help="give the scores of the best so many types of each mention")
+    predict.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights [float32]")
+    predict.add_argument("--compile", action="store_true", help="compile the encoder first: pays off over many texts")
     add_source_options(predict)
     predict.set_defaults(command=command_predict)
     for command in (evaluate, predict):
         command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
         command.add_argument(
             "--min_score",
-            type=float,
-            help="leave out mentions with a lower score; for BINDER, whose own limit is near 0.5, a lower one finds more",
+            type=score_limits,
+            help="leave out mentions with a lower score, 0.6 or PER=0.3,ORG=0.6; BINDER's own limit is near 0.5: a lower one finds more",
         )
         add_trust_option(command)
+
+
+def score_limits(text: str) -> float | dict[str, float]:
+    """0.6, or PER=0.3,ORG=0.6."""
+    try:
+        if "=" not in text:
+            return float(text)
+        return {label: float(limit) for label, limit in (part.rsplit("=", 1) for part in text.split(","))}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, or a number by type such as PER=0.3,ORG=0.6") from error
 
 
 def add_dictionary_commands(commands: Any) -> None:
@@ -486,7 +500,16 @@ def command_predict(arguments: argparse.Namespace) -> int:
     with input_file(arguments) as path:
         source = open_source(path, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
-        job = Job(arguments.model, options, output_format(arguments, source), source.scheme, arguments.trust_remote_code)
+        options |= {name: getattr(arguments, name) for name in ("abstain_below", "top_k") if getattr(arguments, name) is not None}
+        job = Job(
+            arguments.model,
+            options,
+            output_format(arguments, source),
+            source.scheme,
+            arguments.trust_remote_code,
+            arguments.dtype,
+            arguments.compile,
+        )
         predict(source, source_identity(arguments, path), job, arguments.output, processes=arguments.num_processes, strict=arguments.strict)
     return 0
 
@@ -689,7 +712,7 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
     else:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        from pipeline_ner import TextReader
+        from pipeline_ner import text_reader
         from tokenizer_character import is_character_tokenizer
 
         # A folder's own tokenizer.json needs none of the code that a model folder carries.
@@ -697,7 +720,7 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
         tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(tokenizer_name)
         unit = "token" if is_character_tokenizer(tokenizer) else "word"
         own = list(records)
-        reader = TextReader(tokenizer, label_unit=unit, max_window_tokens=128)
+        reader = text_reader(tokenizer, label_unit=unit, max_window_tokens=128)
         spans = [text.spans for text in reader.tokenize([record.text for record in own])]
     missed = 0
     for record, tokens in zip(own, spans, strict=True):

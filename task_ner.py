@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from features_ner import AlignReport, SpanCollator, SpanReport, TagCollator
-    from pipeline_ner import TextReader
+    from windows_ner import TextReader
 
 WIDEST_SPAN = 30  # the paper's limit in decoding
 LEAST_OVERLAP = 16  # tokens that the paper's windows share
@@ -82,11 +82,11 @@ class Task:
 
 def prepare_task(config: RunConfig, data: Data) -> tuple[Task, dict[str, "AlignReport | SpanReport"]]:
     """The task of a run, and by split what became of the mentions on the way to features."""
-    from pipeline_ner import TextReader
+    from pipeline_ner import text_reader
 
     tokenizer, label_unit = load_tokenizer(config, data.records["train"])
     encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
-    reader = TextReader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
+    reader = text_reader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
     build = build_span_features if config.method == "binder" else build_tag_features
     features, reports, fields = build(config, data, reader)
     for split, report in reports.items():

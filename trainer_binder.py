@@ -8,8 +8,8 @@ from transformers import EvalPrediction
 
 from metrics_ner import precision_recall_f1
 from modeling_binder import CUT, IGNORED
-from pipeline_ner import flat_spans
 from trainer_contrastive import SentenceTrainer
+from windows_ner import flat_spans
 
 
 class BinderTrainer(SentenceTrainer):

@@ -87,7 +87,7 @@ def scores_of(model_dir: Path, folder: Path) -> dict[str, Any]:
     types = {item.label: item.description for item in read_types(folder / "held_out.yaml")}
     dev, test = (read_records(folder / f"held_out_{split}.jsonl")[0] for split in ("dev", "test"))
     # Flat decoding takes the best first: what a higher limit leaves is what exceeds it among the mentions of the lowest.
-    found, _ = tag_records(pipeline, dev, types=types, min_score=LIMITS[-1])
+    found, *_ = tag_records(pipeline, dev, types=types, min_score=LIMITS[-1])
 
     def dev_f1(limit: float) -> float:
         kept = [[mention for mention in mentions if (mention.score or 0.0) > limit] for mentions in found]

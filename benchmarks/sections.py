@@ -39,8 +39,9 @@ from modeling_nerco import (
     crf_viterbi,
 )
 from phases_ner import ready_for_training, stage1_trainer, stage2_trainer, use_bf16
-from pipeline_ner import DEFAULT_BATCH_SIZE, NerPipeline
+from pipeline_ner import NerPipeline
 from task_ner import Task, load_data, prepare_task
+from windows_ner import DEFAULT_BATCH_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = str(ROOT / "encoders" / "zh-char-mini")

@@ -19,9 +19,10 @@ from losses_contrastive import semantic_classes  # noqa: E402
 from modeling_binder import BinderModel  # noqa: E402
 from modeling_nerco import NercoForTokenClassification, NercoModel  # noqa: E402
 from phases_ner import tag_scores  # noqa: E402
-from pipeline_ner import TextReader  # noqa: E402
+from pipeline_ner import text_reader  # noqa: E402
 from trainer_binder import BinderTrainer, SpanCounts  # noqa: E402
 from trainer_contrastive import ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer  # noqa: E402
+from windows_ner import TextReader  # noqa: E402
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 DESCRIPTIONS = {"PER": "人名", "ORG": "公司、学校等机构"}
@@ -57,7 +58,7 @@ def records(case: str) -> list[Record]:
 
 
 def reader_of(encoder: str) -> TextReader:
-    return TextReader(AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64)
+    return text_reader(AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64)
 
 
 def features(case: str, encoder: str) -> list[dict]:

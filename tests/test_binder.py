@@ -18,7 +18,6 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-from encoder_ner import Span
 from modeling_binder import (
     CUT,
     IGNORED,
@@ -33,7 +32,7 @@ from modeling_binder import (
     total_loss,
 )
 from modeling_nerco import NercoForTokenClassification
-from pipeline_ner import flat_spans
+from windows_ner import Span, flat_spans
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "binder_scores.json").read_text("utf-8"))
 DESCRIPTIONS = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": "政区：国家、城市的名字。"}
@@ -601,9 +600,9 @@ def test_bfloat16_works(types: int) -> None:
 
 def test_the_standard_trainer_trains_it(binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     from features_ner import SpanCollator, span_features
-    from pipeline_ner import TextReader
+    from pipeline_ner import text_reader
 
-    reader = TextReader(character_tok, label_unit="token", max_window_tokens=64)
+    reader = text_reader(character_tok, label_unit="token", max_window_tokens=64)
     features, _ = span_features(corpus(16), reader, list(DESCRIPTIONS), max_width=6, overlap=16)
     arguments = TrainingArguments(
         str(tmp_path), num_train_epochs=3, learning_rate=5e-3, report_to="none", remove_unused_columns=False, logging_steps=1, use_cpu=True

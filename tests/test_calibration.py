@@ -68,7 +68,7 @@ def tagger_batches(model: NercoForTokenClassification, tokenizer, seed: int = 0)
         labels = torch.where(mask, 0, IGNORED)
         with torch.no_grad():
             (spans,) = model.decode(model(**encoded), mask)
-        for start, end, label, _ in spans:
+        for start, end, label, *_ in spans:
             if torch.rand(1, generator=draw) < 0.66:
                 labels[0, start + 1 : end + 1] = ids[f"I-{label}"]
                 labels[0, start + 1] = ids[f"B-{label}"]

@@ -38,6 +38,7 @@ def test_run_directory_holds_what_it_should(run):
         "tokenizer.json",
         "modeling_nerco.py",
         "pipeline_ner.py",
+        "windows_ner.py",
         "README.md",
     }
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))

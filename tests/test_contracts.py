@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from modeling_nerco import NercoForTokenClassification
 
 TEXTS = ["小明在北京大学读书，小红在上海工作。", "Hi 😀[SEP]ＡＢＣ\n张三", "我们去上海。" * 60, ""]
-CODE_FILES = ["modeling_nerco.py", "encoder_ner.py", "pipeline_ner.py"]
+CODE_FILES = ["modeling_nerco.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"]
 
 # Imports and logging happen inside `redirect_stderr`, so that `said` is what the libraries wrote for the user to read.
 PRELUDE = """

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+import pipeline_ner
 from data_ner import (
     SCHEMES,
     DataError,
@@ -32,7 +33,7 @@ from data_ner import (
     write_records,
 )
 from features_ner import TagCollator, tag_features
-from pipeline_ner import TextReader
+from windows_ner import TextReader
 
 DATA = Path(os.environ.get("NER_DATA", ROOT / "data"))
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
@@ -731,7 +732,7 @@ LABELS = bio_labels(TYPES)
 
 
 def text_reader(tokenizer: PreTrainedTokenizerFast, label_unit: str = "token") -> TextReader:
-    return TextReader(tokenizer, label_unit=label_unit, max_window_tokens=CAPACITY + 2)
+    return pipeline_ner.text_reader(tokenizer, label_unit=label_unit, max_window_tokens=CAPACITY + 2)
 
 
 def window_texts(features: Sequence[dict], tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -19,7 +19,8 @@ from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, dyn
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_nerco import NercoConfig, NercoForTokenClassification
-from pipeline_ner import NerPipeline, TextReader, Tokenized, Window, flat_spans, merge_windows, word_starts
+from pipeline_ner import NerPipeline, text_reader
+from windows_ner import TextReader, Tokenized, Window, flat_spans, merge_windows, word_starts
 
 READ_AHEAD = 16  # batches
 PIECES = [
@@ -154,7 +155,7 @@ def firing(character_tok: PreTrainedTokenizerFast) -> NerPipeline:
 
 @pytest.fixture(scope="module")
 def word_readers() -> dict[str, TextReader]:
-    return {name: TextReader(build(), label_unit="word", max_window_tokens=16) for name, build in WORD_TOKENIZERS.items()}
+    return {name: text_reader(build(), label_unit="word", max_window_tokens=16) for name, build in WORD_TOKENIZERS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +313,7 @@ def test_text_of_one_window_gives_the_plain_decode(
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
 def test_windows_cover_every_position_and_overlap(character_tok: PreTrainedTokenizerFast, data: st.DataObject) -> None:
-    reader = TextReader(character_tok, label_unit="token", max_window_tokens=data.draw(st.integers(8, 20)))
+    reader = text_reader(character_tok, label_unit="token", max_window_tokens=data.draw(st.integers(8, 20)))
     overlap = data.draw(st.integers(0, reader.capacity - 1))
     gaps = data.draw(st.lists(st.integers(1, 9) | st.just(40), max_size=40))  # tokens of each word
     lead = data.draw(st.integers(0, 3))  # tokens before the first word
@@ -338,7 +339,7 @@ def test_windows_cover_every_position_and_overlap(character_tok: PreTrainedToken
 
 def test_no_window_lies_inside_the_one_before(character_tok: PreTrainedTokenizerFast) -> None:
     """It would only decide mentions at its right edge with less context on their left."""
-    reader = TextReader(character_tok, label_unit="token", max_window_tokens=14)
+    reader = text_reader(character_tok, label_unit="token", max_window_tokens=14)
     words = [1] * 12 + [40]
     first_token = list(itertools.accumulate(words[:-1], initial=0))
     text = Tokenized(list(range(52)), first_token, [*range(12), 51], [(i, i + 1) for i in range(13)])
@@ -376,13 +377,16 @@ def test_an_endless_word_is_read(word_firing: dict[str, NerPipeline], name: str)
 
 
 @pytest.mark.parametrize("name", ["Unigram", "byte-level"])
-def test_an_endless_word_is_one_mention(word_firing: dict[str, NerPipeline], name: str) -> None:
-    assert offsets(word_firing[name]("x" * 100_000)) == [(0, 100_000)]
+def test_an_endless_word_is_read_whole_in_parts(word_firing: dict[str, NerPipeline], name: str) -> None:
+    result = word_firing[name]("x" * 1_000_000, coverage=True)
+    found = offsets(result["entities"])
+    assert (found[0][0], found[-1][1], result["coverage"]) == (0, 1_000_000, 1.0)
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(found))
 
 
 def test_a_window_without_room_beside_the_special_tokens_is_refused(character_tok: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="max_window_tokens is 2: too small"):
-        TextReader(character_tok, label_unit="token", max_window_tokens=2)
+        text_reader(character_tok, label_unit="token", max_window_tokens=2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- merge
@@ -481,7 +485,7 @@ def test_every_aggregation_strategy_gives_whole_mentions(
 
 
 def test_an_unknown_argument_is_refused(firing: NerPipeline, character_tok: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"unknown pipeline arguments \['strid'\]: expected stride, batch_size"):
+    with pytest.raises(ValueError, match=r"unknown pipeline arguments \['strid'\]: expected stride, long_text"):
         firing("甲", strid=3)
     with pytest.raises(ValueError, match=r"unknown pipeline arguments \['grouped'\]"):
         firing_pipeline(character_tok, "token", begin="甲", inside="乙", grouped=True)
@@ -581,10 +585,15 @@ def test_word_starts(text: str, words: list[str]) -> None:
 @settings(deadline=None, max_examples=300)
 @given(text=any_text)
 def test_word_positions_start_at_words_in_order(word_readers: dict[str, TextReader], name: str, text: str) -> None:
-    [read] = word_readers[name].tokenize([text])
+    reader = word_readers[name]
+    [read] = reader.tokenize([text])
     readable = re.sub("[\ud800-\udfff]", "\ufffd", text)
     starts = word_starts(readable)
-    assert all(start in starts for start, _ in read.spans)
+    tokens = [last - first + 1 for first, last in zip(read.first_token, read.last_token, strict=True)]
+    for number, (start, _) in enumerate(read.spans):  # but for the parts of a word that no window can hold
+        assert start in starts or (read.spans[number - 1][1] == start and tokens[number - 1] > reader.capacity // 2)
+    assert all(count <= reader.capacity for count in tokens)
+    assert reader.coverage(read, reader.overlapping_windows(read, 3)) == 1.0
     assert all(readable[start:end] == readable[start:end].strip() != "" for start, end in read.spans)
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(read.spans))
     assert all(left < right for left, right in itertools.pairwise(read.first_token))
@@ -601,6 +610,6 @@ def test_words_are_the_same_for_every_tokenizer(word_readers: dict[str, TextRead
 
 @pytest.mark.parametrize("unit", ["token", "word"])
 def test_reading_many_texts_is_reading_each(character_tok: PreTrainedTokenizerFast, unit: str) -> None:
-    reader = TextReader(character_tok, label_unit=unit, max_window_tokens=16)
+    reader = text_reader(character_tok, label_unit=unit, max_window_tokens=16)
     assert reader.tokenize(TEXTS) == [reader.tokenize([text])[0] for text in TEXTS]
     assert reader.tokenize([]) == []

@@ -14,7 +14,7 @@ from data_ner import Mention, Record
 from features_ner import TagCollator, tag_features
 from losses_contrastive import pairwise_contrastive_loss, semantic_classes
 from modeling_nerco import NercoForTokenClassification, NercoModel
-from pipeline_ner import TextReader
+from pipeline_ner import text_reader
 from trainer_contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
@@ -104,7 +104,7 @@ def features(tokenizer: PreTrainedTokenizerFast, count: int = 24) -> list[dict]:
     records = [
         Record(str(i), f"张三{'又' * (i % 3)}去华为了", [Mention(0, 2, "PER"), Mention(3 + i % 3, 5 + i % 3, "ORG")]) for i in range(count)
     ]
-    return tag_features(records, TextReader(tokenizer, label_unit="token", max_window_tokens=64), LABELS)[0]
+    return tag_features(records, text_reader(tokenizer, label_unit="token", max_window_tokens=64), LABELS)[0]
 
 
 def make_trainer(tiny_encoder: Path, tokenizer: PreTrainedTokenizerFast, output: Path, **arguments) -> ContrastiveTrainer:
