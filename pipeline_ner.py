@@ -15,12 +15,11 @@ from transformers import Pipeline, PreTrainedTokenizerBase
 
 try:
     from .windows_ner import (
-        DECODINGS,
         DEFAULT_BATCH_SIZE,
-        LONG_TEXTS,
         Prepared,
         TextReader,
         Window,
+        check_options,
         in_batches,
         joined,
         least_scores,
@@ -30,12 +29,11 @@ try:
     )
 except ImportError:  # as a script's sibling, not as a module of a package
     from windows_ner import (
-        DECODINGS,
         DEFAULT_BATCH_SIZE,
-        LONG_TEXTS,
         Prepared,
         TextReader,
         Window,
+        check_options,
         in_batches,
         joined,
         least_scores,
@@ -157,18 +155,16 @@ class NerPipeline(Pipeline):
                 f"unknown pipeline arguments {sorted(unknown)}: expected stride, long_text, coverage, batch_size, is_split_into_words, "
                 "delimiter, aggregation_strategy, ignore_labels, types, decoding, min_score, abstain_below, top_k"
             )
-        if isinstance(ignore_labels, str):
-            raise ValueError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
+        check_options(
+            ignore_labels=ignore_labels,
+            decoding=decoding,
+            long_text=long_text,
+            min_score=min_score,
+            abstain_below=abstain_below,
+            top_k=top_k,
+        )
         if (types, decoding) != (None, None) and not hasattr(self.model, "encode_types"):
             raise ValueError("types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap")
-        check_limits("min_score", min_score)
-        check_limits("abstain_below", abstain_below)
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"top_k is {top_k!r}: expected a positive integer")
-        if decoding not in (None, *DECODINGS):
-            raise ValueError(f"decoding is {decoding!r}: expected one of {', '.join(DECODINGS)}")
-        if long_text not in (None, *LONG_TEXTS):
-            raise ValueError(f"long_text is {long_text!r}: expected one of {', '.join(LONG_TEXTS)}")
         if delimiter is not None and not isinstance(delimiter, str):
             raise ValueError(f"delimiter is {delimiter!r}: expected a string")
         if isinstance(types, Mapping) and self.tokenizer is not None:
@@ -261,10 +257,3 @@ class NerPipeline(Pipeline):
 
 def is_list_of(kind: type, value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value)
-
-
-def check_limits(name: str, given: Any) -> None:
-    """Raise ValueError unless it is None, a number in (0, 1), or {entity group: number}."""
-    for limit in given.values() if isinstance(given, Mapping) else [] if given is None else [given]:
-        if not isinstance(limit, int | float) or not 0 < limit < 1:
-            raise ValueError(f"{name} is {given!r}: expected a number between 0 and 1, or {{entity group: number}}")

@@ -4,6 +4,7 @@
 python run_ner.py train configs/demo.yaml [key=value ...]
 python run_ner.py evaluate MODEL_DIR FILE [--train FILE]
 python run_ner.py predict MODEL_DIR [FILE]
+python run_ner.py export MODEL_DIR FOLDER
 python run_ner.py annotate [FILE] --dictionary FILE
 python run_ner.py dictionary FILE [FILE ...] --output FILE
 python run_ner.py inspect FILE [FILE ...]
@@ -107,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_tagging_commands(commands: Any) -> None:
-    """evaluate, predict."""
+    """evaluate, predict, export."""
     evaluate = commands.add_parser("evaluate", help="score a model on annotated text")
     evaluate.add_argument("model", help="model folder")
     evaluate.add_argument("file", help="annotated text")
@@ -134,6 +135,14 @@ def add_tagging_commands(commands: Any) -> None:
     predict.add_argument("--compile", action="store_true", help="compile the encoder first: pays off over many texts")
     add_source_options(predict)
     predict.set_defaults(command=command_predict)
+    export = commands.add_parser("export", help="write a model as ONNX graphs, float32 and int8, with a runtime that needs no torch")
+    export.add_argument("model", help="model folder")
+    export.add_argument("output", metavar="FOLDER", help="folder to write")
+    export.add_argument("--types", metavar="FILE", help="a BINDER model's types shall be those of this file, instead of its own")
+    export.add_argument("--data", metavar="FILE", help="annotated text: measure F1 and speed on it, in torch, float32 and int8")
+    export.set_defaults(command=command_export)
+    add_trust_option(export)
+
     for command in (evaluate, predict):
         command.add_argument("--types", metavar="FILE", help="a BINDER model looks for the types of this file instead of its own")
         command.add_argument(
@@ -516,12 +525,28 @@ def command_predict(arguments: argparse.Namespace) -> int:
 
 def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the pipeline is called with: types {label: description} of a types file, a score that mentions must exceed."""
+    options: dict[str, Any] = {} if arguments.min_score is None else {"min_score": arguments.min_score}
+    return options if arguments.types is None else {**options, "types": described_types(arguments.types)}
+
+
+def described_types(file: str) -> dict[str, str]:
+    """{label: description} of a types file."""
     from types_ner import read_types
 
-    options: dict[str, Any] = {} if arguments.min_score is None else {"min_score": arguments.min_score}
-    if arguments.types is not None:
-        options["types"] = {item.label: item.description for item in read_types(expand(arguments.types))}
-    return options
+    return {item.label: item.description for item in read_types(expand(file))}
+
+
+def command_export(arguments: argparse.Namespace) -> int:
+    from export_onnx import export
+
+    types = None if arguments.types is None else described_types(arguments.types)
+    data = read_records(expand(arguments.data), Layout())[0] if arguments.data else []
+    measured = export(arguments.model, arguments.output, types=types, data=data, trust_remote_code=arguments.trust_remote_code)
+    for name, row in measured.items():
+        scores = "" if row.f1 is None or row.seconds is None else f"  F1 {100 * row.f1:.1f}  {len(data) / row.seconds:,.0f} texts/s"
+        print(f"{name:<8} {row.size:>12,} bytes{scores}")
+    print(f"{arguments.output}: runs with onnxruntime, tokenizers and numpy: python {arguments.output}/runtime_onnx.py FILE")
+    return 0
 
 
 @contextmanager

@@ -192,8 +192,6 @@ def prepare(
     overlap = max(reader.capacity // 4, least) if stride is None else stride
     if not least <= overlap < reader.capacity:
         raise ValueError(f"stride is {stride}: expected {least} to {reader.capacity - 1} tokens of overlap")
-    if long_text not in LONG_TEXTS:
-        raise ValueError(f"long_text is {long_text!r}: expected one of {', '.join(LONG_TEXTS)}")
     prepared = [
         Prepared(text, tokenized, reader.overlapping_windows(tokenized, overlap))
         for text, tokenized in zip(texts, reader.tokenize(texts), strict=True)
@@ -304,6 +302,29 @@ def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
 
 
 # -------------------------------------------------------------------------------------------------------------- mentions
+def check_options(
+    *,
+    ignore_labels: Any = None,
+    decoding: Any = None,
+    long_text: Any = None,
+    min_score: Any = None,
+    abstain_below: Any = None,
+    top_k: Any = None,
+) -> None:
+    """Raise ValueError for a value that makes no sense. None is none given; their meaning is told by `NerPipeline`."""
+    if isinstance(ignore_labels, str):
+        raise ValueError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
+    for name, given, known in (("decoding", decoding, DECODINGS), ("long_text", long_text, LONG_TEXTS)):
+        if given not in (None, *known):
+            raise ValueError(f"{name} is {given!r}: expected one of {', '.join(known)}")
+    for name, given in (("min_score", min_score), ("abstain_below", abstain_below)):
+        for limit in given.values() if isinstance(given, Mapping) else [] if given is None else [given]:
+            if not isinstance(limit, int | float) or not 0 < limit < 1:
+                raise ValueError(f"{name} is {given!r}: expected a number between 0 and 1, or {{entity group: number}}")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top_k is {top_k!r}: expected a positive integer")
+
+
 def mention_dicts(
     row: Prepared,
     spans: Sequence[Sequence[tuple]],

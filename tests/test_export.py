@@ -1,0 +1,247 @@
+"""An exported model finds what the model finds, without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_python
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig
+
+import export_onnx
+from config_ner import ConfigError
+from data_ner import write_records
+from inference_ner import load_pipeline
+from modeling_nerco import NercoConfig, NercoForTokenClassification
+from run_ner import main
+from runtime_onnx import OnnxPipeline, Tags, decode_tags
+
+LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
+TEXTS = [
+    "",
+    " \n",
+    "小明在北京大学读书，小红在上海工作。",
+    "Hi 😀[SEP]ＡＢＣ \ud800张三\x00, 李四",
+    "张三去了北京。" * 60,
+    "a" * 5000,
+]
+WITHOUT_TORCH = """
+import json, sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+sys.path.insert(0, sys.argv[1])
+from runtime_onnx import OnnxPipeline
+print(json.dumps(OnnxPipeline()(json.loads(sys.argv[2]))))
+"""
+
+
+@pytest.fixture(scope="module", params=["nerco", "binder"])
+def exported(request, tmp_path_factory, tiny_encoder, character_tok) -> tuple[Path, Path]:
+    """Model folder and exported folder of a tiny tagger, or of a tiny BINDER."""
+    from modeling_binder import BinderModel
+
+    folder = tmp_path_factory.mktemp("export")
+    torch.manual_seed(5)
+    if request.param == "nerco":
+        model = NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, label_unit="token", score_temperature=1.7)
+        torch.nn.init.normal_(model.classifier.weight, std=2.0)
+        torch.nn.init.normal_(model.crf.transitions, std=0.5)
+    else:
+        descriptions = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": "政区：国家的名字。"}
+        model = BinderModel.from_encoders(
+            str(tiny_encoder), descriptions=descriptions, label_unit="token", max_span_width=5, projection_size=16, score_slope=0.6
+        )
+        for parameter in (*model.heads.parameters(), *model.type_heads.parameters()):
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.eval().save_pretrained(folder / "model")
+    character_tok.save_pretrained(folder / "model")
+    export_onnx.export(folder / "model", folder / "onnx")
+    return folder / "model", folder / "onnx"
+
+
+def without_scores(mentions: list[dict]) -> list[tuple]:
+    return [(m["start"], m["end"], m["entity_group"], m["word"], m.get("abstained")) for m in mentions]
+
+
+def assert_same(expected: list[list[dict]], found: list[list[dict]]) -> None:
+    assert list(map(without_scores, found)) == list(map(without_scores, expected))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [m["score"] for m in mine] == pytest.approx([m["score"] for m in theirs], abs=1e-4)
+        for a, b in zip(mine, theirs, strict=True):
+            assert [best["label"] for best in a.get("labels", [])] == [best["label"] for best in b.get("labels", [])]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch_size": 2, "stride": 40}, {"top_k": 2, "min_score": 0.2}, {"abstain_below": {"PER": 0.8}, "ignore_labels": ["ORG"]}],
+)
+def test_the_same_mentions_as_in_torch(exported, options):
+    model, folder = exported
+    expected = load_pipeline(model)(TEXTS, **options)
+    assert sum(map(len, expected)) > 20
+    assert_same(expected, OnnxPipeline(folder, threads=1)(TEXTS, **options))
+
+
+def test_coverage_strings_and_streams(exported):
+    ner = OnnxPipeline(exported[1], threads=1)
+    result = ner(TEXTS[4], coverage=True)
+    assert (result["coverage"], result["windows"] > 1) == (1.0, True)
+    assert result["entities"] == ner(TEXTS[4]) == ner([TEXTS[4]])[0] == next(ner(text for text in TEXTS[4:]))
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_flat_decoding_of_binder(exported):
+    model, folder = exported
+    ner = OnnxPipeline(folder, threads=1)
+    if ner.settings["model_type"] != "binder":
+        with pytest.raises(ValueError, match="decoding is a BINDER model's"):
+            ner("好", decoding="flat")
+        return
+    assert_same(load_pipeline(model)(TEXTS, decoding="flat"), ner(TEXTS, decoding="flat"))
+
+
+def test_int8_is_smaller_and_runs(exported):
+    sizes = {name: (exported[1] / file).stat().st_size for name, file in (("float32", "model.onnx"), ("int8", "model.int8.onnx"))}
+    assert sizes["int8"] < sizes["float32"]
+    found = OnnxPipeline(exported[1], precision="int8", threads=1)(TEXTS)
+    assert sum(map(len, found)) > 10
+
+
+def test_it_runs_without_torch_and_transformers_and_elsewhere(exported, tmp_path):
+    text = TEXTS[2]
+    found = json.loads(run_python(WITHOUT_TORCH, tmp_path, tmp_path / "cache", str(exported[1].resolve()), json.dumps([text])))
+    assert_same(load_pipeline(exported[0])([text]), found)
+
+
+def test_the_runtime_as_a_command(exported, tmp_path):
+    (tmp_path / "in.txt").write_text("张三在北京\n\n小红", "utf-8")
+    command = [sys.executable, str(exported[1] / "runtime_onnx.py"), str(tmp_path / "in.txt"), "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["张三在北京", "", "小红"]
+    expected = load_pipeline(exported[0])([row["text"] for row in rows])
+    assert [[(e["start"], e["end"], e["label"]) for e in row["entities"]] for row in rows] == [
+        [(m["start"], m["end"], m["entity_group"]) for m in mentions] for mentions in expected
+    ]
+    failed = subprocess.run([*command[:2], str(tmp_path / "none.txt")], capture_output=True, text=True)
+    assert (failed.returncode, "No such file" in failed.stderr) == (2, True)
+
+
+def test_what_is_refused(exported, tmp_path, monkeypatch):
+    model, folder = exported
+    with pytest.raises(ConfigError, match="exists; choose another folder"):
+        export_onnx.export(model, folder)
+    with pytest.raises(ValueError, match="precision is 'int4'"):
+        OnnxPipeline(folder, precision="int4")
+    with pytest.raises(ValueError, match=r"ner\.json is missing: expected a folder that"):
+        OnnxPipeline(tmp_path)
+    ner = OnnxPipeline(folder, threads=1)
+    for options, reason in (
+        ({"strid": 3}, "unknown options"),
+        ({"min_score": {"LOC": 0.4}}, "min_score names LOC"),
+        ({"min_score": 1.5}, "between 0 and 1"),
+        ({"top_k": 0}, "positive integer"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            ner("好", **options)
+    with pytest.raises(ValueError, match="text 1: expected a string"):
+        ner(["好", 3])
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match="export needs onnx, onnxscript and onnxruntime: pip install"):
+        export_onnx.export(model, tmp_path / "new")
+    assert not list(tmp_path.glob("*new*"))
+
+
+def test_a_graph_that_finds_other_mentions_is_not_kept(exported, tmp_path, monkeypatch):
+    model, _ = exported
+    real = export_onnx.settings_of
+
+    def wrong(*given):
+        settings = real(*given)
+        return {**settings, "labels": [label.replace("PER", "DUCK") for label in settings["labels"]]}
+
+    monkeypatch.setattr(export_onnx, "settings_of", wrong)
+    with pytest.raises(ConfigError, match="the exported graph finds .*DUCK"):
+        export_onnx.export(model, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_by_command_measures_and_takes_other_types(exported, tmp_path, files, capsys):
+    model, _ = exported
+    is_binder = json.loads((model / "config.json").read_text())["model_type"] == "binder"
+    (tmp_path / "types.yaml").write_text("types:\n  PER: 人的名字\n  ORG: 公司\n", "utf-8")
+    options = ["--data", str(files / "dev.jsonl"), *(["--types", str(tmp_path / "types.yaml")] if is_binder else [])]
+    assert main(["export", str(model), str(tmp_path / "out"), *options]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["torch", "float32", "int8"]
+    measured = json.loads((tmp_path / "out" / "export.json").read_text())["measured"]
+    assert measured["float32"]["f1"] == pytest.approx(measured["torch"]["f1"])
+    if is_binder:
+        types = {"PER": "人的名字", "ORG": "公司"}
+        assert_same(load_pipeline(model)(TEXTS, types=types), OnnxPipeline(tmp_path / "out", threads=1)(TEXTS))
+
+
+# ------------------------------------------------------------------------------------------------- decoding against torch
+def small_tagger(constrain: bool, use_crf: bool, temperature: float) -> NercoForTokenClassification:
+    encoder = BertConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    config = NercoConfig(
+        encoder_config=encoder, **names, constrain_transitions=constrain, use_crf=use_crf, score_temperature=temperature
+    )
+    return NercoForTokenClassification(config).eval()
+
+
+@settings(deadline=None, max_examples=150)
+@given(seed=st.integers(0, 10**6), constrain=st.booleans(), use_crf=st.booleans(), scale=st.sampled_from([0.3, 3.0, 60.0]))
+def test_decoding_equals_that_in_torch(seed: int, constrain: bool, use_crf: bool, scale: float) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    model = small_tagger(constrain, use_crf, 0.5 + 2 * float(torch.rand(1, generator=draw)))
+    if use_crf:
+        model.crf.transitions.data = torch.randn(5, 5, generator=draw)
+    logits = scale * torch.randn(3, 9, len(LABELS), generator=draw)
+    mask = torch.rand(3, 9, generator=draw) < torch.tensor([0.8, 0.3, 0.0])[:, None]
+    expected = model.decode(type("Output", (), {"logits": logits})(), mask, top_k=2)
+    transitions, start = (scores.detach().numpy() for scores in model.crf.scores())
+    tags = Tags(LABELS, transitions, start, model.config.score_temperature, not constrain)
+    found = decode_tags(logits.numpy(), mask.numpy(), tags, {}, 2)
+    assert [[span[:3] for span in row] for row in found] == [[span[:3] for span in row] for row in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose([s.score for s in mine], [s.score for s in theirs], atol=1e-5)
+        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose([score for _, score in a.labels], [score for _, score in b.labels], atol=1e-5)
+
+
+def test_an_encoder_that_reads_words_is_exported_too(tmp_path):
+    """Byte-level tokens, positions that start after the padding id: RoBERTa's ways."""
+    from test_pipeline import WORD_TOKENIZERS
+    from transformers import RobertaConfig, RobertaModel
+
+    tokenizer = WORD_TOKENIZERS["byte-level"]()
+    torch.manual_seed(2)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=140
+    )
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "encoder")
+    model = NercoForTokenClassification.from_encoder(str(tmp_path / "encoder"), LABELS, label_unit="word")
+    torch.nn.init.normal_(model.classifier.weight, std=2.0)
+    model.eval().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    export_onnx.export(tmp_path / "model", tmp_path / "onnx")
+    texts = [*TEXTS, "Hello  wörld, Angela Merkel\tvisited Paris."]
+    expected = load_pipeline(tmp_path / "model")(texts)
+    assert sum(map(len, expected)) > 10
+    assert_same(expected, OnnxPipeline(tmp_path / "onnx", threads=1)(texts))
+
+
+def test_the_bundled_tokenizer_is_the_one_exported(exported):
+    from tokenizers import Tokenizer
+
+    text = "小明Ａ😀[SEP] x"
+    own = Tokenizer.from_file(str(exported[1] / "tokenizer.json"))
+    own.encode_special_tokens = True
+    assert own.encode(text, add_special_tokens=False).offsets == [(i, i + 1) for i in range(len(text))]
