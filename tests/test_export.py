@@ -15,7 +15,6 @@ from transformers import BertConfig
 
 import export_onnx
 from config_ner import ConfigError
-from data_ner import write_records
 from inference_ner import load_pipeline
 from modeling_nerco import NercoConfig, NercoForTokenClassification
 from run_ner import main
@@ -166,7 +165,7 @@ def test_a_graph_that_finds_other_mentions_is_not_kept(exported, tmp_path, monke
         return {**settings, "labels": [label.replace("PER", "DUCK") for label in settings["labels"]]}
 
     monkeypatch.setattr(export_onnx, "settings_of", wrong)
-    with pytest.raises(ConfigError, match="the exported graph finds .*DUCK"):
+    with pytest.raises(ConfigError, match=r"the exported graph finds .*DUCK"):
         export_onnx.export(model, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 
@@ -190,9 +189,7 @@ def test_export_by_command_measures_and_takes_other_types(exported, tmp_path, fi
 def small_tagger(constrain: bool, use_crf: bool, temperature: float) -> NercoForTokenClassification:
     encoder = BertConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
-    config = NercoConfig(
-        encoder_config=encoder, **names, constrain_transitions=constrain, use_crf=use_crf, score_temperature=temperature
-    )
+    config = NercoConfig(encoder_config=encoder, **names, constrain_transitions=constrain, use_crf=use_crf, score_temperature=temperature)
     return NercoForTokenClassification(config).eval()
 
 
@@ -223,9 +220,8 @@ def test_an_encoder_that_reads_words_is_exported_too(tmp_path):
 
     tokenizer = WORD_TOKENIZERS["byte-level"]()
     torch.manual_seed(2)
-    config = RobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=140
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 140}
+    config = RobertaConfig(vocab_size=len(tokenizer), **sizes)
     RobertaModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "encoder")
     model = NercoForTokenClassification.from_encoder(str(tmp_path / "encoder"), LABELS, label_unit="word")
     torch.nn.init.normal_(model.classifier.weight, std=2.0)

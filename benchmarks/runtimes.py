@@ -1,0 +1,91 @@
+"""Ways to run a trained model: torch in float32, in bfloat16, with a compiled encoder; ONNX in float32, in int8. F1 on dev, relative speed.
+
+pip install -r requirements-onnx.txt
+python benchmarks/runtimes.py runs/resume-nerco-0 [...] --threads 1 --results results/runtimes
+
+Writes a JSON file a run. A way's speed is the median of neighbouring measurements of float32 in torch and of it, loading left out.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from config_ner import expand  # noqa: E402
+from data_ner import Record, read_json, read_records, write_json  # noqa: E402
+
+BASE = "torch float32"
+
+
+def ways(model_dir: Path, exported: Path, threads: int) -> dict[str, Any]:
+    """Pipelines, or what answers as they do, by name."""
+    from export_onnx import Runner, export
+    from inference_ner import load_pipeline
+    from runtime_onnx import OnnxPipeline
+
+    export(model_dir, exported)
+    base = load_pipeline(model_dir)
+    torch_ways = {
+        BASE: base,
+        "torch bfloat16": load_pipeline(model_dir, dtype="bfloat16"),
+        "torch float32, compiled": load_pipeline(model_dir, compile_encoder=True),
+        "torch bfloat16, compiled": load_pipeline(model_dir, dtype="bfloat16", compile_encoder=True),
+    }
+    graphs = {f"ONNX {name}": OnnxPipeline(exported, precision=name, threads=threads) for name in ("float32", "int8")}
+    return {**torch_ways, **{name: Runner(base.model, run) for name, run in graphs.items()}}
+
+
+def measure(run_dir: Path, threads: int, repetitions: int) -> dict[str, Any]:
+    """F1 and speed of every way on a run's dev part."""
+    from benchmarks.sections import compare, in_turns
+    from inference_ner import evaluate_records
+    from run_ner import provenance
+
+    config = read_json(run_dir / "config.json")
+    records, _ = read_records(expand(config["dev_file"]))
+    with tempfile.TemporaryDirectory() as scratch:
+        runners = ways(run_dir / "model", Path(scratch) / "onnx", threads)
+        rows: dict[str, dict[str, Any]] = {}
+        for name, runner in runners.items():  # compiles, too
+            scores = evaluate_records(runner, records)
+            rows[name] = {"f1": scores["micro"]["f1"], "mentions": scores["micro"]["predicted"]}
+        competitors = {name: tag(runner, records) for name, runner in runners.items()}
+        seconds = in_turns(competitors, repetitions, warmup=1)
+    for name, row in rows.items():
+        ratio = compare(seconds, BASE, name)
+        row |= {"seconds": ratio.measured[name].median, "speed": ratio.ratio, "quartiles": ratio.quartiles}
+    setting = {"run": run_dir.name, "method": config["method"], "train_file": config["train_file"], "texts": len(records)}
+    return {**setting, "threads": threads, "repetitions": repetitions, "ways": rows, **provenance()}
+
+
+def tag(runner: Any, records: list[Record]) -> Callable[[], object]:
+    return partial(runner, [record.text for record in records])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and of onnxruntime [1]")
+    parser.add_argument("--repetitions", type=int, default=5, help="measurements of each way [5]")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "runtimes", help="folder for the measurements")
+    arguments = parser.parse_args()
+    from benchmarks.speed import prepare_environment
+
+    prepare_environment(arguments.threads)
+    for run_dir in arguments.runs:
+        measured = measure(run_dir, arguments.threads, arguments.repetitions)
+        for name, row in measured["ways"].items():
+            print(f"{run_dir.name:<20} {name:<26} F1 {100 * row['f1']:.2f}  speed {row['speed']:.2f}", flush=True)
+        arguments.results.mkdir(parents=True, exist_ok=True)
+        write_json(measured, arguments.results / f"{run_dir.name}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
