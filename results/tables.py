@@ -232,6 +232,24 @@ def speed_table(report: dict[str, Any]) -> list[str]:
     return [*lines, "", f"`{report['command']}`, {threads}. {machines([report])}"]
 
 
+def peers_table(report: dict[str, Any]) -> list[str]:
+    """A row per tagger of benchmarks/peers.py."""
+    lines = [
+        "| tagger | batch | texts/s | of the encoder's speed | start | peak memory | mentions a text | of a long text read | warns |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["peers"]:
+        reads = f"{100 * row['read']:.0f} % ({row['long_texts']})"
+        warns = "-" if row["read"] == 1 else "yes" if row["says_so"] else "no"
+        cells = [row["title"], str(row["batch_size"]), f"{row['texts_per_second']:.1f}", f"{100 * row['share_of_encoder']:.0f} %"]
+        cells += [f"{row['start']:.1f} s", f"{row['peak_bytes'] / 1e6:.0f} MB", f"{row['mentions'] / report['texts']:.1f}", reads, warns]
+        lines.append("| " + " | ".join(cells) + " |")
+    threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
+    versions = dict.fromkeys(", ".join(f"{name} {number}" for name, number in sorted(row["versions"].items())) for row in report["peers"])
+    sizes = f"{report['texts']} texts ({report['source']}), {report['repetitions']} processes each, {threads}"
+    return [*lines, "", f"`{report['command']}`: {sizes}. Measured on {report['machine']}; {'; '.join(versions)}."]
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
 
@@ -256,7 +274,10 @@ def documents() -> dict[Path, str]:
     calibrations = read(HERE / "calibration")
     content = "\n".join([*calibration_table(calibrations), "", machines(calibrations)]) if calibrations else "Not run yet."
     page = HERE.parent / "docs" / "serving.md"
-    pages[page] = between(page.read_text("utf-8"), *markers("calibration"), content)
+    text = between(page.read_text("utf-8"), *markers("calibration"), content)
+    measured = HERE / "peers.json"
+    beside = peers_table(json.loads(measured.read_text("utf-8"))) if measured.is_file() else ["Not measured yet."]
+    pages[page] = between(text, *markers("peers"), "\n".join(beside))
     ablation = [*ablation_table(groups, ablations), "", machines(ablations)] if ablations else ["Not run yet."]
     table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from transformers import AutoTokenizer, dynamic_module_utils
 
-from benchmarks import distant, held_out, sections, sections_binder, speed
+from benchmarks import distant, held_out, peer_worker, peers, sections, sections_binder, speed
 from benchmarks.sections import Comparison, Section, compare, definition_loss, in_turns, peak_bytes, value_and_gradient
 from data_ner import read_records
 from losses_contrastive import pairwise_contrastive_loss
@@ -174,6 +176,115 @@ def test_held_out_types_are_those_that_training_lacks(tmp_path: Path, monkeypatc
     assert [len(records[name]) for name in records] == [8, 8, 2, 2]
     for name in ("held_out_dev", "held_out_test"):
         assert [[m.label for m in record.entities] for record in records[name]] == [["algorithm"], []]
+
+
+# -------------------------------------------------------------------------------------------------------- other taggers
+@pytest.mark.parametrize(("kind", "share"), [("nerco", 1), ("binder", 1), ("stock", 255 / 300)])
+def test_a_tagger_is_made_and_measured(
+    kind: str, share: float, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder's tokenizer gives spaces a token, too: of 300 words and 299 spaces the stock pipeline reads 510 tokens."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    texts = ["王经理明天从上海出发", "李明在北京大学读书", "好", "南京长江大桥"]
+    job = {
+        "encoder": str(tiny_encoder),
+        "types": {"person": "人", "place": "地"},
+        "texts": texts,
+        **peers.long_text(str(tiny_encoder), 300),
+    }
+    peer_worker.make(kind, str(tmp_path), job)
+    measured = peer_worker.measure(kind, str(tmp_path), job, 2)
+    assert measured["read"] == pytest.approx(share)
+    assert all(measured[name] > 0 for name in peers.MEASURED)
+    assert measured["mentions"] <= 4 * len("".join(texts))
+    assert measured["versions"]["torch"] == torch.__version__
+
+
+def test_the_long_text_has_a_token_a_word(tiny_encoder: Path) -> None:
+    found = peers.long_text(str(tiny_encoder), 50)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    assert len(set(found["long_ids"])) == len(found["long_text"].split()) == 50
+    assert [tokenizer.encode(word, add_special_tokens=False) for word in found["long_text"].split()] == [[i] for i in found["long_ids"]]
+
+
+def test_an_environment_is_made_again_only_when_it_is_incomplete_or_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, installed = tmp_path / "peer", []
+
+    def install(place: Path, requirements: str, options: tuple[str, ...]) -> None:
+        assert not place.exists()
+        place.mkdir()
+        installed.append((requirements, options))
+        if requirements == "broken":
+            raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(peers, "install", install)
+    for _ in range(2):
+        assert peers.ready_environment(folder, "a==1") == folder / "bin" / "python"
+    peers.ready_environment(folder, "a==2", "--no-deps")
+    for _ in range(2):
+        with pytest.raises(subprocess.CalledProcessError):
+            peers.ready_environment(folder, "broken")
+    peers.ready_environment(folder, "a==2")
+    assert installed == [("a==1", ()), ("a==2", ("--no-deps",)), ("broken", ()), ("broken", ()), ("a==2", ())]
+
+
+def test_texts_are_repeated_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NER_DATA", raising=False)
+    source, texts = peers.english_texts(3000)
+    assert (source, len(texts)) == ("documents", 3000)
+    assert peers.english_texts(5)[1] == texts[:5]
+    assert len(set(texts)) > 100
+
+
+def test_a_worker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    code = "import sys; print(1); print(2); print('told', file=sys.stderr)"
+    assert peers.run([sys.executable, "-c", code]) == ("2", "told\n")
+    with pytest.raises(SystemExit, match="told"):
+        peers.run([sys.executable, "-c", f"{code}; sys.exit(3)"])
+
+
+def test_taggers_are_measured_in_turns_and_reported(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def run(command: list[str]) -> tuple[str, str]:
+        calls.append(" ".join([*command[3:5], *command[7:]]))
+        found = {
+            "start": 2.0,
+            "texts_per_second": 50.0 / len(calls),
+            "peak_bytes": 5e8,
+            "mentions": 8,
+            "read": 0.25,
+            "versions": {"torch": "2"},
+        }
+        return json.dumps(found), "Sentence has been truncated" if "gliner" in command else ""
+
+    for name, value in {
+        "FOLDER": tmp_path,
+        "run": run,
+        "prepare_environment": lambda threads: None,
+        "ready_environment": lambda *_: Path("python"),
+        "minilm": lambda python: str(tiny_encoder),
+    }.items():
+        monkeypatch.setattr(peers, name, value)
+    monkeypatch.setenv("HF_HOME", "")  # put back afterwards
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("NER_DATA", raising=False)
+    assert peers.main(["--texts", "4", "--repetitions", "2", "--output", str(tmp_path / "peers.json")]) == 0
+    assert calls[:6] == [f"make {kind}" for kind in ("encoder", "nerco", "binder", "stock", "gliner", "span_marker")]
+    turn = [f"measure {peer.kind} {peer.batch_size}" for peer in peers.PEERS]
+    assert calls[6:] == turn * 2
+    report = json.loads((tmp_path / "peers.json").read_text("utf-8"))
+    assert {peer["kind"]: peer["says_so"] for peer in report["peers"]}["gliner"]
+    assert report["peers"][1]["share_of_encoder"] == pytest.approx((7 / 8 + 14 / 15) / 2)
+    sys.path.insert(0, str(ROOT / "results"))
+    from tables import peers_table
+
+    speed = 50 * (1 / 7 + 1 / 14) / 2
+    rows = peers_table(report)
+    assert rows[2] == f"| encoder alone | 32 | {speed:.1f} | 100 % | 2.0 s | 500 MB | 2.0 | 25 % (first 512 tokens) | no |"
+    assert [row.rpartition("| ")[2] for row in rows[2:9]] == ["no |"] * 5 + ["yes |", "no |"]
 
 
 # ---------------------------------------------------------------------------------------------------------- command line
