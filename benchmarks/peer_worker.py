@@ -20,7 +20,7 @@ from typing import Any
 
 BEGAN = time.perf_counter()
 MENTIONS = 2  # that an untrained head shall find in a text, about: as much for each tagger to decode
-PACKAGES = ("span-marker", "gliner", "transformers", "torch")
+PACKAGES = ("span_marker", "gliner", "transformers", "torch")
 
 
 @dataclass

@@ -246,7 +246,9 @@ def peers_table(report: dict[str, Any]) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     versions = dict.fromkeys(", ".join(f"{name} {number}" for name, number in sorted(row["versions"].items())) for row in report["peers"])
-    sizes = f"{report['texts']} texts ({report['source']}), {report['repetitions']} processes each, {threads}"
+    sizes = (
+        f"{report['texts']} texts ({report['source']}), {report['repetitions']} process{'es' * (report['repetitions'] > 1)} each, {threads}"
+    )
     return [*lines, "", f"`{report['command']}`: {sizes}. Measured on {report['machine']}; {'; '.join(versions)}."]
 
 
