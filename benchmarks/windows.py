@@ -1,0 +1,80 @@
+"""Does it matter how long the windows are in which long texts are read? Mentions found with other windows than the trained ones, on test.
+
+python benchmarks/windows.py runs/resume-nerco-0 [...] --results results/windows
+
+Documents are those that the data name; of data that name none, ten texts in a row are joined to one. Writes a JSON file a run: for each
+length, F1 against gold, and the agreement with the length of training (F1 of the one's mentions against the other's).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from config_ner import expand  # noqa: E402
+from data_ner import Record, outermost, read_json, read_records, write_json  # noqa: E402
+
+SIZES = (64, 128, 256, 512)  # tokens
+JOINED = 10  # texts
+
+
+def documents_of(records: Sequence[Record]) -> list[Record]:
+    """The documents of records, with the mentions of their parts."""
+    from features_ner import join_documents
+
+    named = [r if r.doc is not None else replace(r, doc=f"texts {number // JOINED}") for number, r in enumerate(records)]
+    return [document.record for document in join_documents(named)]
+
+
+def measure(run_dir: Path) -> dict[str, Any]:
+    """Mentions of a run's test documents by length of window."""
+    from inference_ner import load_pipeline, mentions_of
+    from metrics_ner import span_scores
+    from run_ner import provenance
+
+    config = read_json(run_dir / "config.json")
+    documents = documents_of(read_records(expand(config["test_file"]))[0])
+    ner = load_pipeline(run_dir / "model")
+    trained = ner.model.config.max_window_tokens
+    longest = ner.model.config.encoder_config.max_position_embeddings
+    found = {}
+    for size in sorted({trained, *(size for size in SIZES if size <= longest)}):
+        ner.model.config.max_window_tokens = size
+        results = ner.model.pipeline(ner.tokenizer)([document.text for document in documents], coverage=True)
+        found[size] = [[m[:3] for m in mentions_of(result["entities"])] for result in results], results
+    nests = ner.model.config.decoding == "nested"
+    gold = [[m[:3] for m in (d.entities if nests else outermost(d.entities)[0])] for d in documents]
+    rows = {}
+    for size, (mentions, results) in found.items():
+        rows[size] = {
+            "f1": span_scores(mentions, gold)["micro"]["f1"],
+            "agreement": span_scores(mentions, found[trained][0])["micro"]["f1"],
+            "windows": sum(result["windows"] for result in results),
+            "coverage": min(result["coverage"] for result in results),
+        }
+    setting = {"run": run_dir.name, "method": config["method"], "train_file": config["train_file"], "documents": len(documents)}
+    characters = sum(len(document.text) for document in documents) / len(documents)
+    return {**setting, "mean_characters": characters, "trained": trained, "sizes": rows, **provenance()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs with test data")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "windows", help="folder for the measurements")
+    arguments = parser.parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for run_dir in arguments.runs:
+        measured = measure(run_dir)
+        for size, row in measured["sizes"].items():
+            print(f"{run_dir.name:<18} {size:>4} tokens: F1 {100 * row['f1']:.1f}, agreement {100 * row['agreement']:.1f}", flush=True)
+        write_json(measured, arguments.results / f"{run_dir.name}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
