@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 DECODINGS = ("nested", "flat")
 LONG_TEXTS = ("window", "error")
 DEFAULT_BATCH_SIZE = 32
-BYTES_OF_A_CHARACTER = 4  # its tokens at most, in tokenizers that fall back to bytes
 WINDOWS_PER_BATCH = 16  # how many batches of windows are read ahead and sorted by length
 
 
@@ -100,10 +99,10 @@ class TextReader:
             every = list(range(len(ids)))
             return Tokenized(ids, every, every, offsets)
         starts = word_starts(text)
-        most = max(self.capacity - BYTES_OF_A_CHARACTER, 1)  # a longer word has several positions, so that none is cut
         first_token: list[int] = []
         last_token: list[int] = []
         spans: list[tuple[int, int]] = []
+        inner: tuple[int, int, int, int] | None = None
         for token, (start, end) in enumerate(offsets):
             while start < end and text[start].isspace():  # byte-level and SentencePiece tokens may include the space
                 start += 1
@@ -111,11 +110,22 @@ class TextReader:
                 end -= 1
             if start == end:
                 continue
-            is_next = not spans or (start >= spans[-1][1] and (start in starts or token - first_token[-1] > most))
-            if is_next:  # the text's first token may start inside of a word
+            if not spans or (start >= spans[-1][1] and start in starts):  # the text's first token may start inside of a word
                 first_token.append(token)
                 last_token.append(token)
                 spans.append((start, end))
+                inner = None
+                continue
+            if start >= spans[-1][1]:
+                inner = token, start, last_token[-1], spans[-1][1]  # the last character that begins inside of the word
+            if token - first_token[-1] >= self.capacity and inner is not None:
+                # Longer than a window: the word's next position begins with that character.
+                opening, begin, last_token[-1], before = inner
+                spans[-1] = (spans[-1][0], before)
+                first_token.append(opening)
+                last_token.append(token)
+                spans.append((begin, max(end, begin)))
+                inner = None
             else:
                 last_token[-1] = token
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
@@ -293,8 +303,24 @@ def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
     >>> flat_spans([(0, 2, "GPE", 0.6), (0, 4, "ORG", 0.9), (4, 5, "PER", 0.5)])
     [(0, 4, 'ORG', 0.9), (4, 5, 'PER', 0.5)]
     """
+    kept: list[tuple] = []
+    group: list[tuple] = []  # spans that overlap one another, directly or by others between them
+    end = -1
+    for span in sorted(spans):
+        if span[0] >= end:
+            kept += best_of(group)
+            group = []
+        group.append(span)
+        end = max(end, span[1])
+    return kept + best_of(group)
+
+
+def best_of(group: list[tuple]) -> list[tuple]:
+    """`flat_spans` of spans that overlap one another."""
+    if len(group) <= 1:
+        return group
     kept: list[tuple] = []  # in order
-    for span in sorted(spans, key=lambda span: (-span[3], *span[:3])):
+    for span in sorted(group, key=lambda span: (-span[3], *span[:3])):
         at = bisect_left(kept, span[1], key=lambda other: other[0])  # the first that starts at its end or later
         if at == 0 or kept[at - 1][1] <= span[0]:
             kept.insert(at, span)

@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from config_ner import expand  # noqa: E402
+from config_ner import expand, layout_of  # noqa: E402
 from data_ner import Record, read_json, read_records, write_json  # noqa: E402
 
 BASE = "torch float32"
@@ -48,7 +48,7 @@ def measure(run_dir: Path, threads: int, repetitions: int) -> dict[str, Any]:
     from run_ner import provenance
 
     config = read_json(run_dir / "config.json")
-    records, _ = read_records(expand(config["dev_file"]))
+    records, _ = read_records(expand(config["dev_file"]), layout_of(argparse.Namespace(**config)))
     with tempfile.TemporaryDirectory() as scratch:
         runners = ways(run_dir / "model", Path(scratch) / "onnx", threads)
         rows: dict[str, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from config_ner import expand  # noqa: E402
+from config_ner import expand, layout_of  # noqa: E402
 from data_ner import Record, outermost, read_json, read_records, write_json  # noqa: E402
 
 SIZES = (64, 128, 256, 512)  # tokens
@@ -38,7 +38,7 @@ def measure(run_dir: Path) -> dict[str, Any]:
     from run_ner import provenance
 
     config = read_json(run_dir / "config.json")
-    documents = documents_of(read_records(expand(config["test_file"]))[0])
+    documents = documents_of(read_records(expand(config["test_file"]), layout_of(argparse.Namespace(**config)))[0])
     ner = load_pipeline(run_dir / "model")
     trained = ner.model.config.max_window_tokens
     longest = ner.model.config.encoder_config.max_position_embeddings

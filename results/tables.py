@@ -122,6 +122,28 @@ def calibration_table(measurements: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def runtimes_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """A row per run and way to run it: F1 on dev, speed beside float32 in torch."""
+    lines = ["| data | method | way | dev F1 | speed | quartiles |", "|---|---|---|---|---|---|"]
+    for measured in measurements:
+        for way, row in measured["ways"].items():
+            quartiles = " to ".join(f"{value:.2f}" for value in row["quartiles"])
+            cells = [place_of(measured["train_file"]), measured["method"], way, f"{100 * row['f1']:.2f}", f"{row['speed']:.2f}", quartiles]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def windows_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """A row per run and length of windows: F1 on test documents, agreement with the mentions at the length of training, in percent."""
+    lines = ["| data | method | documents | characters | window | test F1 | agreement |", "|---|---|---|---|---|---|---|"]
+    for measured in measurements:
+        for size, row in measured["sizes"].items():
+            cells = [place_of(measured["train_file"]), measured["method"], str(measured["documents"]), f"{measured['mean_characters']:.0f}"]
+            cells += [f"{size} tokens" + " (training)" * (int(size) == measured["trained"])]
+            lines.append("| " + " | ".join([*cells, f"{100 * row['f1']:.1f}", f"{100 * row['agreement']:.1f}"]) + " |")
+    return lines
+
+
 def place_of(train_file: str) -> str:
     """What the tables call a data set: the folder of its training file."""
     return str(Path(train_file).parent).removeprefix("${NER_DATA}/").removeprefix("runs/")
@@ -273,13 +295,8 @@ def documents() -> dict[Path, str]:
     content = "\n".join([*held_out_table(held_out), "", machines(held_out)]) if held_out else "Not run yet."
     page = HERE.parent / "docs" / "binder.md"
     pages[page] = between(page.read_text("utf-8"), *markers("held out"), content)
-    calibrations = read(HERE / "calibration")
-    content = "\n".join([*calibration_table(calibrations), "", machines(calibrations)]) if calibrations else "Not run yet."
     page = HERE.parent / "docs" / "serving.md"
-    text = between(page.read_text("utf-8"), *markers("calibration"), content)
-    measured = HERE / "peers.json"
-    beside = peers_table(json.loads(measured.read_text("utf-8"))) if measured.is_file() else ["Not measured yet."]
-    pages[page] = between(text, *markers("peers"), "\n".join(beside))
+    pages[page] = serving(page.read_text("utf-8"))
     ablation = [*ablation_table(groups, ablations), "", machines(ablations)] if ablations else ["Not run yet."]
     table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))
@@ -288,6 +305,17 @@ def documents() -> dict[Path, str]:
     reports = [json.loads(path.read_text("utf-8")) for path in sorted(HERE.glob("speed*.json"))]
     rows = "\n\n".join("\n".join(speed_table(report)) for report in reports) or "Not measured yet."
     return {**pages, speed: between(speed.read_text("utf-8"), *markers("speed"), rows)}
+
+
+def serving(text: str) -> str:
+    """docs/serving.md with its tables."""
+    for name, table in {"calibration": calibration_table, "runtimes": runtimes_table, "windows": windows_table}.items():
+        measurements = read(HERE / name)
+        content = [*table(measurements), "", machines(measurements)] if measurements else ["Not measured yet."]
+        text = between(text, *markers(name), "\n".join(content))
+    peers = HERE / "peers.json"
+    rows = peers_table(json.loads(peers.read_text("utf-8"))) if peers.is_file() else ["Not measured yet."]
+    return between(text, *markers("peers"), "\n".join(rows))
 
 
 def markers(name: str) -> tuple[str, str]:

@@ -328,6 +328,34 @@ def test_a_limit_takes_the_place_of_threshold_and_margins(min_score: float | dic
     assert [[span[:3] for span in spans] for spans in decoded] == expected
 
 
+def test_the_best_types_of_a_span_are_those_of_its_scores() -> None:
+    model = small_model()
+    batch, hidden = random_batch(model, length=9), torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0))
+    masks = batch["word_mask"], batch["word_end_mask"]
+    with torch.no_grad():
+        decoded = model.decode(BinderOutput(last_hidden_state=hidden), *masks, top_k=2)
+        plain = model.decode(BinderOutput(last_hidden_state=hidden), *masks)
+        scores = model.scores(hidden, *masks).span  # (B, E, L, W)
+    assert [[span[:4] for span in spans] for spans in decoded] == [[span[:4] for span in spans] for spans in plain]
+    assert any(decoded)
+    position = masks[0].long().cumsum(1)
+    for row, spans in enumerate(decoded):
+        for span in spans:
+            # Random masks may end several spans in one word: one of them is this one.
+            cells = [
+                (first, width)
+                for first in range(9)
+                for width in range(min(scores.shape[-1], 9 - first))
+                if masks[0][row, first]
+                and masks[1][row, first + width]
+                and (int(position[row, first]) - 1, int(position[row, first + width])) == (span.start, span.end)
+            ]
+            best = [(scores[row, :, first, width] - scores[row, :, 0, 0]).topk(2) for first, width in cells]
+            expected = [(numbers.tolist(), values.sigmoid().tolist()) for values, numbers in best]
+            found = [model.config.labels.index(label) for label, _ in span.labels], [score for _, score in span.labels]
+            assert any(found[0] == numbers and found[1] == pytest.approx(values, abs=1e-5) for numbers, values in expected)
+
+
 def test_decoding_in_small_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     batch = random_batch(model)

@@ -20,6 +20,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_nerco import NercoConfig, NercoForTokenClassification
 from pipeline_ner import NerPipeline, text_reader
+from runtime_onnx import spans_of_path
 from windows_ner import TextReader, Tokenized, Window, flat_spans, merge_windows, word_starts
 
 READ_AHEAD = 16  # batches
@@ -514,6 +515,124 @@ def test_mentions_that_do_not_exceed_the_least_score_are_left_out(pipe: NerPipel
             pipe(text, min_score=wrong)
 
 
+def test_mentions_below_a_limit_are_marked_and_stay(pipe: NerPipeline) -> None:
+    text = "小明在北京大学读书，小红在上海工作。" * 3
+    found = pipe(text)
+    limit = sorted(m["score"] for m in found)[len(found) // 2]
+    assert pipe(text, abstain_below=limit) == [{**m, "abstained": m["score"] <= limit} for m in found]
+    by_type = pipe(text, abstain_below={"PER": limit}, min_score={"ORG": limit})
+    assert by_type == [
+        {**m, "abstained": m["entity_group"] == "PER" and m["score"] <= limit}
+        for m in found
+        if m["entity_group"] == "PER" or m["score"] > limit
+    ]
+    with pytest.raises(ValueError, match="abstain_below names LOC: expected entity groups of the model"):
+        pipe(text, abstain_below={"LOC": 0.5})
+
+
+@pytest.mark.parametrize("constrain", [True, False])
+def test_the_best_types_of_a_span_have_its_posterior_with_each(
+    tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, constrain: bool
+) -> None:
+    torch.manual_seed(4)
+    model = NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, label_unit="token", constrain_transitions=constrain)
+    torch.nn.init.normal_(model.classifier.weight, std=0.5)
+    encoded = character_tok(["小明在北京大学"], return_tensors="pt")
+    mask = torch.tensor([[False, *[True] * 7, False]])
+    with torch.no_grad():
+        outputs = model.eval()(**encoded)
+    (spans,) = model.decode(outputs, mask, top_k=5)
+    assert spans
+    # By enumeration of all tag sequences of seven positions.
+    emissions = outputs.logits[0, 1:-1].double()
+    transitions, start = (scores.double() for scores in model.crf.scores())
+    chance: dict[tuple, float] = {}
+    for path in itertools.product(range(len(LABELS)), repeat=7):
+        score = start[path[0]] + emissions[range(7), path].sum() + transitions[path[:-1], path[1:]].sum()
+        if score > -1000:
+            chance[path] = score.exp().item()
+    total = sum(chance.values())
+    for span in spans:
+        assert span.labels[0][1] >= span.labels[-1][1]
+        assert dict(span.labels)[span.label] == pytest.approx(span.score)
+        for label, score in span.labels:
+            holds = (
+                value
+                for path, value in chance.items()
+                if (span.start, span.end - 1, label) in {(i, j, kind) for i, j, kind in spans_of_path(path, LABELS)}
+            )
+            assert score == pytest.approx(sum(holds) / total, abs=1e-5)
+    assert [span[:4] for span in model.decode(outputs, mask)[0]] == [span[:4] for span in spans]
+    assert [len(span.labels) for span in model.decode(outputs, mask, top_k=1)[0]] == [1] * len(spans)
+
+
+def test_top_k_in_the_pipeline(pipe: NerPipeline) -> None:
+    text = "小明在北京大学读书，小红在上海工作。"
+    found = pipe(text, top_k=1)
+    assert [{key: m[key] for key in m if key != "labels"} for m in found] == pipe(text)
+    assert all(len(m["labels"]) == 1 and set(m["labels"][0]) == {"label", "score"} for m in found)
+    assert json.loads(json.dumps(found)) == found
+    for wrong in (0, -1, 1.5, "2"):
+        with pytest.raises(ValueError, match="top_k is"):
+            pipe(text, top_k=wrong)
+
+
+def test_coverage_is_said(pipe: NerPipeline) -> None:
+    texts = ["", "小明在北京", "小明在北京大学。" * 100]
+    results = pipe(texts, coverage=True)
+    assert [result["entities"] for result in results] == pipe(texts)
+    assert [result["coverage"] for result in results] == [1.0] * 3
+    assert [result["windows"] for result in results][:2] == [0, 1]
+    assert results[2]["windows"] > 6
+
+
+def test_coverage_is_counted_not_claimed(character_tok: PreTrainedTokenizerFast) -> None:
+    reader = text_reader(character_tok, label_unit="token", max_window_tokens=12)
+    [read] = reader.tokenize(["好" * 35])
+    windows = reader.overlapping_windows(read, 2)
+    assert reader.coverage(read, windows) == 1.0
+    last = windows[-1].last - windows[-1].first
+    assert reader.coverage(read, windows[:1]) == pytest.approx(10 / 35)
+    assert reader.coverage(read, windows[-1:]) == pytest.approx(last / 35)
+    assert reader.coverage(read, [windows[0], windows[-1]]) == pytest.approx((10 + last) / 35)
+    assert reader.coverage(read, []) == 0.0
+    one_character = Tokenized(list(range(30)), [0, 1], [0, 29], [(0, 1), (1, 2)])  # the second has more tokens than a window
+    assert reader.coverage(one_character, reader.overlapping_windows(one_character, 2)) == 0.5
+
+
+@settings(deadline=None, max_examples=100)
+@given(words=st.lists(st.text(alphabet="甲乙的 ", max_size=4), max_size=12), delimiter=st.sampled_from(["", " ", "的"]))
+def test_words_that_a_mention_touches(firing: NerPipeline, words: list[str], delimiter: str) -> None:
+    text, at, offsets_of_words = delimiter.join(words), 0, []
+    for word in words:
+        offsets_of_words.append((at, at + len(word)))
+        at += len(word) + len(delimiter)
+    found = firing(words, is_split_into_words=True, delimiter=delimiter)
+    assert [{key: m[key] for key in m if not key.endswith("_word")} for m in found] == firing(text)
+    for m in found:
+        touched = [i for i, (start, end) in enumerate(offsets_of_words) if start < m["end"] and end > m["start"] and start < end]
+        if touched:  # a mention may lie in a delimiter
+            assert (m["start_word"], m["end_word"]) == (touched[0], touched[-1] + 1)
+
+
+def test_lists_and_streams_of_words(firing: NerPipeline, word_firing: dict[str, NerPipeline]) -> None:
+    rows = [["的", "甲乙"], [], ["甲"]]
+    results = firing(rows, is_split_into_words=True)
+    assert [[(m["word"], m["start_word"], m["end_word"]) for m in mentions] for mentions in results] == [
+        [("甲乙", 1, 2)],
+        [],
+        [("甲", 0, 1)],
+    ]
+    assert list(firing((row for row in rows), is_split_into_words=True)) == results
+    (entities,) = firing([rows[0]], is_split_into_words=True, coverage=True)
+    assert entities["entities"] == results[0]
+    # Models of words join with a space unless told otherwise.
+    assert [(m["word"], m["start"]) for m in word_firing["WordPiece"](["a", "x"], is_split_into_words=True)] == [("x", 2)]
+    for wrong, reason in ((["甲", 3], "expected a list of words"), ([["甲"], "乙"], "text 1: expected a list of words")):
+        with pytest.raises(ValueError, match=reason):
+            list(firing(iter(wrong) if wrong[1] == 3 else wrong, is_split_into_words=True))
+
+
 def test_ignored_labels_are_left_out(
     pipe: NerPipeline, tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
 ) -> None:
@@ -591,9 +710,11 @@ def test_word_positions_start_at_words_in_order(word_readers: dict[str, TextRead
     starts = word_starts(readable)
     tokens = [last - first + 1 for first, last in zip(read.first_token, read.last_token, strict=True)]
     for number, (start, _) in enumerate(read.spans):  # but for the parts of a word that no window can hold
-        assert start in starts or (read.spans[number - 1][1] == start and tokens[number - 1] > reader.capacity // 2)
-    assert all(count <= reader.capacity for count in tokens)
-    assert reader.coverage(read, reader.overlapping_windows(read, 3)) == 1.0
+        assert start in starts or (number and read.spans[number - 1][1] <= start)
+    beyond = [number for number, count in enumerate(tokens) if count > reader.capacity]
+    assert all(read.spans[number][1] - read.spans[number][0] == 1 for number in beyond)  # a single character, such as U+FDFA
+    covered = reader.coverage(read, reader.overlapping_windows(read, 3))
+    assert covered == (1 - len(beyond) / len(read.spans) if read.spans else 1.0)
     assert all(readable[start:end] == readable[start:end].strip() != "" for start, end in read.spans)
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(read.spans))
     assert all(left < right for left, right in itertools.pairwise(read.first_token))

@@ -146,6 +146,69 @@ def test_given_mentions_are_read_beside_another_text_column_and_words(tmp_path):
     assert found == [("小明在", [(0, 2, "PER")]), ("".join(WORDS), [(0, 2, "PER")])]
 
 
+def test_a_record_says_coverage_words_best_types_and_what_is_abstained(tag, tmp_path, tiny_tagger, character_tok):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"tokens": WORDS}) + "\n", "utf-8")
+    code, (row,) = tag(tmp_path / "in.jsonl", "--top_k", "1", "--abstain_below", "PER=0.4,ORG=0.9", "--min_score", "0.1")
+    assert (code, row["coverage"]) == (0, 1.0)
+    options = {"top_k": 1, "abstain_below": {"PER": 0.4, "ORG": 0.9}, "min_score": 0.1}
+    expected = tiny_tagger.pipeline(character_tok)(WORDS, is_split_into_words=True, **options)
+    assert len(row["entities"]) == len(expected) > 1
+    for entity, mention in zip(row["entities"], expected, strict=True):
+        assert entity["words"] == [mention["start_word"], mention["end_word"]]
+        assert entity["abstained"] == mention["abstained"]
+        assert [best["label"] for best in entity["labels"]] == [best["label"] for best in mention["labels"]]
+    (tmp_path / "again.jsonl").write_text(json.dumps(row) + "\n", "utf-8")  # what was written can be read
+    assert read_records(str(tmp_path / "again.jsonl"))[0][0].text == "".join(WORDS)
+
+
+@pytest.mark.parametrize("limits", ["0.5,", "PER=", "PER=a", "PER:0.3", "2", "PER=1.5"])
+def test_limits_that_are_none_are_refused(tag, tmp_path, capsys, limits):
+    (tmp_path / "in.txt").write_text("好\n", "utf-8")
+    try:
+        code, rows = tag(tmp_path / "in.txt", "--min_score", limits)
+    except SystemExit as refused:
+        code, rows = refused.code, []
+    assert (code, rows) == (2, [])
+    assert "expected a number" in capsys.readouterr().err
+
+
+def test_bfloat16_finds_about_the_same(tag, tmp_path):
+    (tmp_path / "in.txt").write_text("小明在北京大学读书，小红在上海工作。\n" * 3, "utf-8")
+    exact, rough = tag(tmp_path / "in.txt")[1], tag(tmp_path / "in.txt", "--dtype", "bfloat16")[1]
+    places = [{(e["start"], e["end"], e["label"]) for e in rows[0]["entities"]} for rows in (exact, rough)]
+    assert len(places[0] & places[1]) > 0.7 * len(places[0] | places[1])
+    assert exact != rough
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_finds_the_same(tag, tmp_path):
+    (tmp_path / "in.txt").write_text("小明在北京大学读书，小红在上海工作。\n好\n" * 40, "utf-8")
+    plain, compiled = tag(tmp_path / "in.txt")[1], tag(tmp_path / "in.txt", "--compile", "--batch_size", "8")[1]
+    places = [[[(e["start"], e["end"], e["label"]) for e in row["entities"]] for row in rows] for rows in (plain, compiled)]
+    assert places[0] == places[1]
+
+
+@pytest.mark.parametrize("kind", ["nerco", "binder"])
+@pytest.mark.parametrize("length", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_a_million_characters_without_a_space(kind, length, saved_tagger, saved_binder, tmp_path):
+    model = saved_tagger if kind == "nerco" else saved_binder[0]
+    (tmp_path / "in.txt").write_text("a" * length + "\n好\n", "utf-8")
+    output = tmp_path / "out.jsonl"
+    assert main(["predict", str(model), str(tmp_path / "in.txt"), "--output", str(output), "--min_score", "0.9"]) == 0
+    long, short = (json.loads(line) for line in output.read_text("utf-8").splitlines())
+    assert (len(long["text"]), long["coverage"], short["text"]) == (length, 1.0, "好")
+    assert all(0 <= e["start"] < e["end"] <= length for e in long["entities"])
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.jsonl", "in.csv"])
+def test_null_bytes_are_characters(tag, tmp_path, name):
+    text = "小明\0在\0\0北京"
+    content = {"in.txt": text + "\n", "in.jsonl": json.dumps({"text": text}) + "\n", "in.csv": f'text\n"{text}"\n'}[name]
+    (tmp_path / name).write_bytes(content.encode())
+    code, rows = tag(tmp_path / name)
+    assert (code, [row["text"] for row in rows]) == (0, [text])
+
+
 def test_columns_are_written_of_texts_with_line_ends(saved_tagger, tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": "\n\t小明\n\n在\t\n" * 8}) + "\n", "utf-8")
     assert main(["predict", str(saved_tagger), str(tmp_path / "in.jsonl"), "--output_format", "columns"]) == 0
