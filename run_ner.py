@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(str(stop) or "interrupted; a run that was in training continues with the same command", file=sys.stderr)
+        print(str(stop) or "interrupted; the same command goes on with what was saved", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
 
 

@@ -6,16 +6,20 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT
 from transformers import AutoTokenizer, dynamic_module_utils
 
-from benchmarks import distant, held_out, peer_worker, peers, sections, sections_binder, speed
+from benchmarks import distant, held_out, peer_worker, peers, runtimes, sections, sections_binder, speed, windows
 from benchmarks.sections import Comparison, Section, compare, definition_loss, in_turns, peak_bytes, value_and_gradient
-from data_ner import read_records
+from config_ner import RunConfig
+from data_ner import read_records, write_json
+from inference_ner import load_pipeline
 from losses_contrastive import pairwise_contrastive_loss
+from results.tables import runtimes_table, windows_table
 from types_ner import read_types
 
 TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
@@ -279,7 +283,7 @@ def test_taggers_are_measured_in_turns_and_reported(tiny_encoder: Path, tmp_path
     assert {peer["kind"]: peer["says_so"] for peer in report["peers"]}["gliner"]
     assert report["peers"][1]["share_of_encoder"] == pytest.approx((7 / 8 + 14 / 15) / 2)
     sys.path.insert(0, str(ROOT / "results"))
-    from tables import peers_table
+    from results.tables import peers_table
 
     speed = 50 * (1 / 7 + 1 / 14) / 2
     rows = peers_table(report)
@@ -324,7 +328,7 @@ def test_arguments_that_make_no_sense_are_refused(argv: list[str]) -> None:
 
 def test_speed_table_has_a_row_a_comparison() -> None:
     sys.path.insert(0, str(ROOT / "results"))
-    from tables import speed_table
+    from results.tables import speed_table
 
     row = {"name": "a / b", "ratio": 5.391, "quartiles": [5.1, 5.64], "target": ">= 5.00", "met": True, "repetitions": 30}
     info = {**row, "target": None, "met": None}
@@ -333,3 +337,45 @@ def test_speed_table_has_a_row_a_comparison() -> None:
     assert lines[2] == "| crf | a / b | 5.39 | 5.10 to 5.64 | >= 5.00 | yes | 30 |"
     assert lines[3] == "| crf | a / b | 5.39 | 5.10 to 5.64 |  |  | 30 |"
     assert lines[-1] == "`python x`, 1 thread. Measured on CPU; torch 2, transformers 5."
+
+
+# ------------------------------------------------------------------------------------------------------ runtimes, windows
+@pytest.fixture
+def small_run(saved_tagger: Path, files: Path, tmp_path: Path) -> Path:
+    """What a run leaves, as far as benchmarks read it."""
+    config = RunConfig(
+        train_file=str(files / "train.jsonl"),
+        dev_file=str(files / "dev.jsonl"),
+        test_file=str(files / "test.jsonl"),
+        output_dir=str(tmp_path / "run"),
+        method="crf",
+    )
+    saved_tagger.rename(tmp_path / "run-model")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-model").rename(tmp_path / "run" / "model")
+    write_json(config.to_dict(), tmp_path / "run" / "config.json")
+    return tmp_path / "run"
+
+
+def test_runtimes_are_measured_beside_torch(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncompiled(*given: object, compile_encoder: bool = False, **options: Any) -> Any:  # compiling takes half a minute
+        return load_pipeline(*given, **options)
+
+    monkeypatch.setattr("inference_ner.load_pipeline", uncompiled)
+    measured = runtimes.measure(small_run, threads=1, repetitions=1)
+    base = measured["ways"].pop(runtimes.BASE)
+    assert base["speed"] == 1.0
+    assert measured["ways"]["ONNX float32"]["f1"] == measured["ways"]["torch float32, compiled"]["f1"] == base["f1"]
+    assert all(row["seconds"] > 0 and row["speed"] > 0 for row in measured["ways"].values())
+    assert len(runtimes_table([{**measured, "ways": {"torch float32": base, **measured["ways"]}}])) == 2 + 6
+
+
+def test_windows_of_other_lengths_are_held_against_those_of_training(small_run: Path) -> None:
+    measured = windows.measure(small_run)
+    assert (measured["documents"], measured["trained"]) == (2, 128)  # of twelve texts
+    rows = measured["sizes"]
+    assert sorted(rows) == [64, 128, 256, 512]
+    assert rows[128]["agreement"] == 1.0 != rows[64]["agreement"]
+    assert rows[64]["windows"] > rows[256]["windows"]
+    assert {row["coverage"] for row in rows.values()} == {1.0}
+    assert len([line for line in windows_table([measured]) if "(training)" in line]) == 1
