@@ -36,7 +36,7 @@ try:
     )
     from .pipeline_ner import PIPELINES, NerPipeline
     from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
-    from .windows_ner import DECODINGS, Span, least_scores
+    from .windows_ner import DECODINGS, Span, best_labels, least_scores
 except ImportError:  # as a script's sibling, not as a module of a package
     from encoder_ner import (
         IGNORED,
@@ -49,7 +49,7 @@ except ImportError:  # as a script's sibling, not as a module of a package
     )
     from pipeline_ner import PIPELINES, NerPipeline
     from types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
-    from windows_ner import DECODINGS, Span, least_scores
+    from windows_ner import DECODINGS, Span, best_labels, least_scores
 
 AUTO_MAP = {
     "AutoConfig": "modeling_binder.BinderConfig",
@@ -768,16 +768,6 @@ def pad_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token ids of texts, filled up to the longest with 0, and their lengths: (E, tokens), (E,)."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), torch.tensor([len(row) for row in rows])
-
-
-def best_labels(spans: Sequence[Span]) -> list[Span]:
-    """Of the spans over the same words the one with the highest score, in order."""
-    best: dict[tuple[int, int], Span] = {}
-    for span in spans:
-        at = span.start, span.end
-        if at not in best or span.score > best[at].score:
-            best[at] = span
-    return list(best.values())
 
 
 # ---------------------------------------------------------------------------------------------------------- registration

@@ -27,30 +27,18 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-try:
-    from .windows_ner import (
-        DEFAULT_BATCH_SIZE,
-        Span,
-        TextReader,
-        Window,
-        check_options,
-        in_batches,
-        least_scores,
-        mention_dicts,
-        prepare,
-    )
-except ImportError:  # as a script's sibling, not as a module of a package
-    from windows_ner import (
-        DEFAULT_BATCH_SIZE,
-        Span,
-        TextReader,
-        Window,
-        check_options,
-        in_batches,
-        least_scores,
-        mention_dicts,
-        prepare,
-    )
+from windows_ner import (
+    DEFAULT_BATCH_SIZE,
+    Span,
+    TextReader,
+    Window,
+    best_labels,
+    check_options,
+    in_batches,
+    least_scores,
+    mention_dicts,
+    prepare,
+)
 
 SETTINGS = "ner.json"
 TOKENIZER = "tokenizer.json"
@@ -245,15 +233,6 @@ class SpanScorer:
 
     def score(self, margin: float) -> float:
         return float(1 / (1 + np.exp(-(self.settings["score_slope"] * margin + self.settings["score_intercept"]))))
-
-
-def best_labels(spans: Sequence[Span]) -> list[Span]:
-    """Of the spans over the same words the one with the highest score, in order."""
-    best: dict[tuple[int, int], Span] = {}
-    for span in spans:
-        if span[:2] not in best or span.score > best[span[:2]].score:
-            best[span[:2]] = span
-    return list(best.values())
 
 
 # ---------------------------------------------------------------------------------------------------------- the pipeline

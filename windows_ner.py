@@ -297,6 +297,15 @@ def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -
     )
 
 
+def best_labels(spans: Sequence[Span]) -> list[Span]:
+    """Of the spans over the same words the one with the highest score, in order."""
+    best: dict[tuple[int, int], Span] = {}
+    for span in spans:
+        if span[:2] not in best or span.score > best[span[:2]].score:
+            best[span[:2]] = span
+    return list(best.values())
+
+
 def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
     """Spans without overlap: by falling score, each unless it overlaps one that stays; in order.
 

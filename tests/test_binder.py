@@ -26,13 +26,12 @@ from modeling_binder import (
     BinderOutput,
     BinderScores,
     TypeEmbeddings,
-    best_labels,
     binder_losses,
     candidate_spans,
     total_loss,
 )
 from modeling_nerco import NercoForTokenClassification
-from windows_ner import Span, flat_spans
+from windows_ner import Span, best_labels, flat_spans
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "binder_scores.json").read_text("utf-8"))
 DESCRIPTIONS = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": "政区：国家、城市的名字。"}
