@@ -99,8 +99,8 @@ class ReadReport:
 def outermost(mentions: Iterable[Mention]) -> tuple[list[Mention], list[Mention]]:
     """Flat mentions for a tagger: the longest of those that overlap is kept (ties: the earlier). Returns kept, left out.
 
-    >>> outermost([Mention(0, 2, "GPE"), Mention(0, 4, "ORG")])[0]
-    [Mention(start=0, end=4, label='ORG', score=None)]
+    >>> [[m[:3] for m in part] for part in outermost([Mention(0, 2, "GPE"), Mention(0, 4, "ORG")])]
+    [[(0, 4, 'ORG')], [(0, 2, 'GPE')]]
     """
     kept: list[Mention] = []
     rest: list[Mention] = []
