@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from windows_ner import word_range
+from windows_ner import joined, word_range
 
 FORMATS = ("columns", "jsonl", "cluener", "datasets")
 SCHEMES = ("IOB1", "BIO", "BIOES", "BMES")
@@ -327,7 +327,7 @@ def _read_columns(name: str, layout: Layout, report: ReadReport) -> list[Record]
     joiner = joiner_of(layout, (row.token for row in rows))
     records = []
     for number, (sentence, doc) in enumerate(sentences):
-        text, tokens = join_tokens([row.token for row in sentence], joiner)
+        text, tokens = joined([row.token for row in sentence], joiner)
         mentions: dict[Mention, None] = {}
         for column in range(len(sentence[0].tags)):
             for start, end, label in _column_spans(name, sentence, column, scheme, report):
@@ -431,15 +431,6 @@ def joiner_of(layout: Layout, tokens: Iterable[str]) -> str:
     return "" if 2 * sum(is_ideograph(token[0]) for token in sample) > len(sample) else " "
 
 
-def join_tokens(tokens: Sequence[str], joiner: str) -> tuple[str, list[tuple[int, int]]]:
-    """The text of tokens and their offsets in it."""
-    offsets, position = [], 0
-    for token in tokens:
-        offsets.append((position, position + len(token)))
-        position += len(token) + len(joiner)
-    return joiner.join(tokens), offsets
-
-
 # -- JSON
 def record_from_dict(row: Any, number: int) -> Record:
     """A record from JSON; ValueError says which field is wrong."""
@@ -532,7 +523,7 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
     joiner = joiner_of(layout, (token for tokens, _ in rows for token in tokens))
     records = []
     for number, (words, tags) in enumerate(rows):
-        text, tokens = join_tokens(words, joiner)
+        text, tokens = joined(words, joiner)
         try:
             spans, repairs = tags_to_spans(tags, scheme)
         except ValueError as error:

@@ -17,7 +17,6 @@ from data_ner import (
     Layout,
     Record,
     detect_format,
-    join_tokens,
     joiner_of,
     read_lines,
     read_raw_lines,
@@ -26,6 +25,7 @@ from data_ner import (
     record_from_dict,
     split_tag,
 )
+from windows_ner import joined
 
 INPUT_FORMATS = ("auto", "text", "jsonl", "cluener", "csv", "parquet", "datasets", "columns")
 
@@ -218,9 +218,9 @@ def record_of(row: Any, number: int, layout: Layout, text_column: str, *, keep_e
     identifier, doc = (None if row.get(name) in (None, "") else str(row[name]) for name in ("id", "doc"))
     text, tokens = row.get(text_column), row.get("tokens")
     if isinstance(tokens, list) and tokens and all(isinstance(token, str) and token for token in tokens):
-        joined, offsets = join_tokens(tokens, joiner_of(layout, tokens))
+        own_text, offsets = joined(tokens, joiner_of(layout, tokens))
         # A text that is joined in another way is read without its words.
-        text, tokens = (joined, offsets) if text is None or text == joined else (text, None)
+        text, tokens = (own_text, offsets) if text is None or text == own_text else (text, None)
     elif not (isinstance(tokens, list) and all(isinstance(token, list) and len(token) == 2 for token in tokens)):
         tokens = None  # no words and no offsets, but a count, say, or ids
     if not isinstance(text, str):

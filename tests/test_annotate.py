@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotate_ner import Dictionary, annotate, collect_terms, fold, read_dictionary, words
-from data_ner import DataError, Mention, Record, is_ideograph, join_tokens, read_records, write_records
+from data_ner import DataError, Mention, Record, is_ideograph, read_records, write_records
 from run_ner import main
+from windows_ner import joined
 
 LETTERS = "aAbßσς１Ａ-_ \u3000京北ｶカ😀\ud800"
 TERMS = st.lists(st.tuples(st.text(LETTERS, min_size=1, max_size=4), st.sampled_from(["X", "Y"])), min_size=1, max_size=8)
@@ -66,7 +67,7 @@ def test_labels_equal_those_of_all_substrings(drawn, options):
 @settings(deadline=None)
 @given(entries_and_pieces(), st.sampled_from(["", " "]), OPTIONS)
 def test_labels_on_given_tokens_equal_those_of_all_substrings(drawn, joiner, options):
-    entries, (text, tokens) = drawn[0], join_tokens(drawn[1], joiner)
+    entries, (text, tokens) = drawn[0], joined(drawn[1], joiner)
     starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
     assert labels(Dictionary(entries, **options), text, tokens) == brute_force(text, entries, starts, ends, **options)
 
@@ -205,7 +206,7 @@ def test_comments_blank_lines_and_line_ends_are_no_part_of_a_term(tmp_path):
 
 def test_terms_have_their_most_frequent_type_and_what_cannot_be_written_is_counted():
     def record(*surfaces: str, label: str = "A") -> Record:
-        text, offsets = join_tokens(surfaces, "|")
+        text, offsets = joined(surfaces, "|")
         return Record("r", text, [Mention(start, end, label) for start, end in offsets])
 
     records = [record("x", "x", "a\tb", "a\nb", "#c", " ", "y"), record("x", "y", "z ", label="B"), record("w", label="T\t")]
