@@ -45,12 +45,12 @@ class Measured(NamedTuple):
 
 
 class Runner:
-    """What `evaluate_records` asks of a pipeline, run by another one."""
+    """What `evaluate_records` asks of a pipeline, run by another one, which knows its types already."""
 
     def __init__(self, model: Any, run: Callable[..., Any]) -> None:
         self.model, self.run = model, run
 
-    def __call__(self, texts: Any, **options: Any) -> Any:
+    def __call__(self, texts: Any, types: Any = None, **options: Any) -> Any:
         return self.run(texts, **options)
 
 
@@ -128,7 +128,7 @@ def export(
             shutil.copy(ROOT / name, folder / name)
         (folder / "requirements.txt").write_text("".join(f"{name}>={version(name)}\n" for name in ("numpy", "onnxruntime", "tokenizers")))
         check_mentions(pipeline, folder, examples_of(Path(model_dir)), options)
-        measured = measure(pipeline, folder, data, options)
+        measured = measure(pipeline, folder, data, options, types)
         # What this folder was made from, how good it is, and what its files should be.
         made = {"weights_sha256": sha256(Path(model_dir) / "model.safetensors"), "torch": torch.__version__, "onnx": version("onnx")}
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
@@ -249,7 +249,9 @@ def check_mentions(pipeline: "NerPipeline", folder: Path, texts: list[str], opti
             raise ConfigError(f"the exported graph finds {json.dumps(found)} in {text!r}: the model finds {json.dumps(own)}")
 
 
-def measure(pipeline: "NerPipeline", folder: Path, data: Sequence[Record], options: Mapping[str, Any]) -> dict[str, Measured]:
+def measure(
+    pipeline: "NerPipeline", folder: Path, data: Sequence[Record], options: Mapping[str, Any], types: Mapping[str, str] | None
+) -> dict[str, Measured]:
     """The model in torch and as graphs, on the same data and as many threads."""
     from runtime_onnx import GRAPHS, OnnxPipeline
 
@@ -264,7 +266,7 @@ def measure(pipeline: "NerPipeline", folder: Path, data: Sequence[Record], optio
             measured[name] = Measured(sizes[name])
             continue
         begin = time.perf_counter()
-        scores = evaluate_records(Runner(pipeline.model, run), data)  # type: ignore[arg-type]
+        scores = evaluate_records(Runner(pipeline.model, run), data, types=types)  # type: ignore[arg-type]
         measured[name] = Measured(sizes[name], scores["micro"]["f1"], time.perf_counter() - begin)
     return measured
 

@@ -179,15 +179,17 @@ def test_a_graph_that_finds_other_mentions_is_not_kept(exported, tmp_path, monke
 def test_export_by_command_measures_and_takes_other_types(exported, tmp_path, files, capsys):
     model, _ = exported
     is_binder = json.loads((model / "config.json").read_text())["model_type"] == "binder"
-    (tmp_path / "types.yaml").write_text("types:\n  PER: 人的名字\n  ORG: 公司\n", "utf-8")
-    options = ["--data", str(files / "dev.jsonl"), *(["--types", str(tmp_path / "types.yaml")] if is_binder else [])]
+    (tmp_path / "types.yaml").write_text("types:\n  NAME: 人的名字\n  ORG: 公司\n", "utf-8")
+    annotated = (files / "dev.jsonl").read_text("utf-8")
+    (tmp_path / "dev.jsonl").write_text(annotated.replace('"PER"', '"NAME"') if is_binder else annotated, "utf-8")
+    options = ["--data", str(tmp_path / "dev.jsonl"), *(["--types", str(tmp_path / "types.yaml")] if is_binder else [])]
     assert main(["export", str(model), str(tmp_path / "out"), *options]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[:3]] == ["torch", "float32", "int8"]
     measured = json.loads((tmp_path / "out" / "export.json").read_text())["measured"]
     assert measured["float32"]["f1"] == pytest.approx(measured["torch"]["f1"])
     if is_binder:
-        types = {"PER": "人的名字", "ORG": "公司"}
+        types = {"NAME": "人的名字", "ORG": "公司"}
         assert_same(load_pipeline(model)(TEXTS, types=types), OnnxPipeline(tmp_path / "out", threads=1)(TEXTS))
 
 
