@@ -186,7 +186,7 @@ class NerPipeline(Pipeline):
         given = self._sanitize_parameters(**kwargs)
         defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
         reading, forward, writing = ({**default, **own} for default, own in zip(defaults, given, strict=True))
-        size = batch_size or self._batch_size or DEFAULT_BATCH_SIZE
+        size = next(given for given in (batch_size, self._batch_size, DEFAULT_BATCH_SIZE) if given is not None)
         split = reading.pop("is_split_into_words", False)
         delimiter = reading.pop("delimiter", "" if self.model.config.label_unit == "token" else " ")
         stream = partial(self._stream_of_words, delimiter=delimiter) if split else self._stream

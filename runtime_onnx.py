@@ -17,7 +17,6 @@ Notation: B windows, L labelled positions (packed left), C tags, E entity types.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from tokenizers import Tokenizer
 
 from windows_ner import (
     DEFAULT_BATCH_SIZE,
+    Prepared,
     Span,
     TextReader,
     Window,
@@ -290,6 +290,7 @@ class OnnxPipeline:
         Raises:
             ValueError: an unknown option, or something that is no text.
         """
+        options = {name: value for name, value in options.items() if value is not None}
         if isinstance(inputs, str):
             return next(self._stream([inputs], **options))
         if isinstance(inputs, bytes | dict) or not isinstance(inputs, Iterable):
@@ -326,15 +327,21 @@ class OnnxPipeline:
         least = least_scores(min_score, self.types)
         abstain = None if abstain_below is None else least_scores(abstain_below, self.types, "abstain_below")
 
-        def read(texts: list[str], first: int) -> list:
+        def read(texts: list[str], first: int) -> list[Prepared]:
             overlap = self.settings["min_overlap"]
             return prepare(self.reader, texts, min_overlap=overlap, stride=stride, long_text=long_text, first=first)
 
-        for row, spans in in_batches(texts, batch_size, read, lambda windows: self._spans(windows, least, top_k)):
-            flat = (decoding or self.settings["decoding"]) == "flat"
+        flat = (decoding or self.settings["decoding"]) == "flat"
+
+        def result(row: Prepared, spans: Sequence[Sequence[tuple]]) -> Any:
             mentions = mention_dicts(row, spans, flat=flat, ignore_labels=ignore_labels, abstain_below=abstain)
+            if not coverage:
+                return mentions
             share = self.reader.coverage(row.tokenized, row.windows)
-            yield {"entities": mentions, "coverage": share, "windows": len(row.windows)} if coverage else mentions
+            return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
+
+        # No generator function: what is wrong with the options is told here, not with the first result.
+        return (result(*found) for found in in_batches(texts, batch_size, read, lambda windows: self._spans(windows, least, top_k)))
 
     def _spans(self, windows: list[Window], least: Mapping[str, float], top_k: int | None) -> list[list[Span]]:
         """A batch of windows -> spans over each one's positions."""
@@ -362,25 +369,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         pipeline = OnnxPipeline(precision=arguments.precision, threads=arguments.threads)
-        with open(sys.stdin.fileno() if arguments.file == "-" else arguments.file, encoding="utf-8", newline="\n") as file:
+        with (
+            open(sys.stdin.fileno() if arguments.file == "-" else arguments.file, "rb") as file,
+            open(sys.stdout.fileno(), "w", encoding="utf-8", newline="\n", closefd=False) as output,  # closed, and its errors told, here
+        ):
             for number, (text, mentions) in enumerate(tagged_lines(pipeline, file), 1):
                 entities = [{"start": m["start"], "end": m["end"], "label": m["entity_group"], "score": m["score"]} for m in mentions]
-                sys.stdout.write(json.dumps({"id": str(number), "text": text, "entities": entities}, ensure_ascii=False) + "\n")
+                output.write(json.dumps({"id": str(number), "text": text, "entities": entities}, ensure_ascii=False) + "\n")
     except BrokenPipeError:  # the reader of our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def tagged_lines(pipeline: OnnxPipeline, lines: Iterable[str]) -> Iterator[tuple[str, list[dict]]]:
-    """Each line without its end, with its mentions."""
+def tagged_lines(pipeline: OnnxPipeline, lines: Iterable[bytes]) -> Iterator[tuple[str, list[dict]]]:
+    """Each line without its end, and the first without a byte-order mark, with its mentions. ValueError for one that is not UTF-8."""
     texts: list[str] = []
 
     def read() -> Iterator[str]:
-        for line in lines:
-            texts.append(line.rstrip("\r\n"))
+        for number, line in enumerate(lines, 1):
+            try:
+                texts.append(line.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"line {number} is not UTF-8, at byte {error.start + 1}") from error
             yield texts[-1]
 
     for mentions in pipeline(read()):

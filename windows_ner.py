@@ -228,8 +228,10 @@ def in_batches(
         read: texts and the number of the first one -> windows. run: a batch of windows -> the spans of each.
 
     Raises:
-        ValueError: something is no string.
+        ValueError: something is no string; batches of less than one window.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: expected at least 1")
     iterator = enumerate(texts)
     while buffer := list(islice(iterator, batch_size * WINDOWS_PER_BATCH)):
         for number, text in buffer:

@@ -1,6 +1,7 @@
 """An exported model finds what the model finds, without torch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,13 @@ def assert_same(expected: list[list[dict]], found: list[list[dict]]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"batch_size": 2, "stride": 40}, {"top_k": 2, "min_score": 0.2}, {"abstain_below": {"PER": 0.8}, "ignore_labels": ["ORG"]}],
+    [
+        {},
+        {"batch_size": 2, "stride": 40},
+        {"ignore_labels": None, "batch_size": None, "coverage": None},
+        {"top_k": 2, "min_score": 0.2},
+        {"abstain_below": {"PER": 0.8}, "ignore_labels": ["ORG"]},
+    ],
 )
 def test_the_same_mentions_as_in_torch(exported, options):
     model, folder = exported
@@ -132,6 +139,32 @@ def test_the_runtime_as_a_command(exported, tmp_path):
     assert (failed.returncode, "No such file" in failed.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_command_reads_and_writes_utf_8_and_says_what_is_none(exported, tmp_path, encoding):
+    command = [sys.executable, str(exported[1] / "runtime_onnx.py"), "--threads", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, input="\ufeff张三\r\n小红 \n\ufeff".encode(), capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [json.loads(line)["text"] for line in done.stdout.decode("utf-8").splitlines()] == ["张三", "小红 ", "\ufeff"]
+    bad = subprocess.run(command, input="张三\n\n小".encode() + b"\xff", capture_output=True, env=environment)
+    assert (bad.returncode, bad.stdout, bad.stderr.strip()) == (2, b"", b"error: line 3 is not UTF-8, at byte 4")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_nobody_reads_or_that_cannot_be_written(exported, tmp_path):
+    (tmp_path / "in.txt").write_text("张三\n", "utf-8")  # so little that it is written at the end
+    command = [sys.executable, str(exported[1] / "runtime_onnx.py"), str(tmp_path / "in.txt"), "--threads", "1"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    unread = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=buffered)
+    os.close(write)
+    assert (unread.returncode, unread.stderr) == (0, b"")
+    with open("/dev/full", "wb") as full:
+        unwritten = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=buffered)
+    assert (unwritten.returncode, unwritten.stderr.splitlines()) == (2, [b"error: [Errno 28] No space left on device"])
+
+
 def test_what_is_refused(exported, tmp_path, monkeypatch):
     model, folder = exported
     with pytest.raises(ConfigError, match="exists; choose another folder"):
@@ -146,9 +179,12 @@ def test_what_is_refused(exported, tmp_path, monkeypatch):
         ({"min_score": {"LOC": 0.4}}, "min_score names LOC"),
         ({"min_score": 1.5}, "between 0 and 1"),
         ({"top_k": 0}, "positive integer"),
+        ({"batch_size": 0}, "batch_size is 0: expected at least 1"),
     ):
         with pytest.raises(ValueError, match=reason):
             ner("好", **options)
+    with pytest.raises(ValueError, match="unknown options"):  # before the first text is asked for
+        ner(iter(["好"]), strid=3)
     with pytest.raises(ValueError, match="text 1: expected a string"):
         ner(["好", 3])
     monkeypatch.setitem(sys.modules, "onnxscript", None)

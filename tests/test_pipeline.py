@@ -281,6 +281,12 @@ def test_batch_size_does_not_change_results(random_pipe: NerPipeline, batch_size
         assert [{**m, "score": pytest.approx(m["score"], abs=1e-5)} for m in mentions] == expected
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_no_window_is_refused(firing: NerPipeline, batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}: expected at least 1"):
+        firing("甲", batch_size=batch_size)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, None])
 def test_results_keep_the_order_of_the_texts(firing: NerPipeline, batch_size: int | None) -> None:
     lengths = random.Random(0).sample(range(60), 30)
