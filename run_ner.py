@@ -509,11 +509,16 @@ def command_predict(arguments: argparse.Namespace) -> int:
     with input_file(arguments) as path:
         source = open_source(path, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
-        options |= {name: getattr(arguments, name) for name in ("abstain_below", "top_k") if getattr(arguments, name) is not None}
+        written = output_format(arguments, source)
+        for name in ("abstain_below", "top_k"):
+            if getattr(arguments, name) is not None:
+                if written != "jsonl":
+                    raise ConfigError(f"{name}: {written} cannot say it of a mention; write jsonl")
+                options[name] = getattr(arguments, name)
         job = Job(
             arguments.model,
             options,
-            output_format(arguments, source),
+            written,
             source.scheme,
             arguments.trust_remote_code,
             arguments.dtype,

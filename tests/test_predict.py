@@ -172,6 +172,13 @@ def test_limits_that_are_none_are_refused(tag, tmp_path, capsys, limits):
     assert "expected a number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--top_k", "--abstain_below"])
+def test_what_columns_cannot_say_is_refused_not_lost(tag, tmp_path, capsys, option):
+    (tmp_path / "in.bio").write_text("好\tO\n", "utf-8")
+    assert tag(tmp_path / "in.bio", option, "1" if option == "--top_k" else "0.5", "--output_format", "same") == (2, [])
+    assert f"{option[2:]}: columns cannot say it of a mention; write jsonl" in capsys.readouterr().err
+
+
 def test_bfloat16_finds_about_the_same(tag, tmp_path):
     (tmp_path / "in.txt").write_text("小明在北京大学读书，小红在上海工作。\n" * 3, "utf-8")
     exact, rough = tag(tmp_path / "in.txt")[1], tag(tmp_path / "in.txt", "--dtype", "bfloat16")[1]
