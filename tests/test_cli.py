@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,16 @@ def test_help_takes_less_than_a_second():
     done = subprocess.run([sys.executable, str(ROOT / "run_ner.py"), "train", "--help"], capture_output=True, text=True, check=True)
     assert time.monotonic() - started < 1
     assert "stage1_temperature" in done.stdout
+
+
+def test_output_that_nobody_reads_is_no_error(files):
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(ROOT / "run_ner.py"), "inspect", str(files / "dev.jsonl")]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=buffered)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_run_directory_holds_what_it_should(run):
