@@ -313,7 +313,10 @@ class OnnxPipeline:
         **unknown: Any,
     ) -> Iterator[Any]:
         if unknown:
-            raise ValueError(f"unknown options {sorted(unknown)}")
+            raise ValueError(
+                f"unknown options {sorted(unknown)}: expected batch_size, stride, long_text, coverage, ignore_labels, decoding, min_score, "
+                "abstain_below, top_k"
+            )
         check_options(
             ignore_labels=ignore_labels,
             decoding=decoding,

@@ -175,7 +175,7 @@ def test_what_is_refused(exported, tmp_path, monkeypatch):
         OnnxPipeline(tmp_path)
     ner = OnnxPipeline(folder, threads=1)
     for options, reason in (
-        ({"strid": 3}, "unknown options"),
+        ({"strid": 3}, r"unknown options \['strid'\]: expected batch_size, stride, "),
         ({"min_score": {"LOC": 0.4}}, "min_score names LOC"),
         ({"min_score": 1.5}, "between 0 and 1"),
         ({"top_k": 0}, "positive integer"),
