@@ -253,13 +253,16 @@ def measure(
     pipeline: "NerPipeline", folder: Path, data: Sequence[Record], options: Mapping[str, Any], types: Mapping[str, str] | None
 ) -> dict[str, Measured]:
     """The model in torch and as graphs, on the same data and as many threads."""
-    from runtime_onnx import GRAPHS, OnnxPipeline
+    from runtime_onnx import GRAPHS, SPAN_GRAPH, OnnxPipeline
 
     threads = torch.get_num_threads()
     runs: dict[str, Callable[..., Any]] = {"torch": partial(pipeline, **options)}
     runs |= {name: OnnxPipeline(folder, precision=name, threads=threads) for name in GRAPHS}
     weights = sum(value.numel() * value.element_size() for value in pipeline.model.state_dict().values())
-    sizes = {"torch": weights, **{name: (folder / file).stat().st_size for name, file in GRAPHS.items()}}
+    sizes = {"torch": weights}
+    for name, file in GRAPHS.items():
+        parts = (folder / part for part in (file, f"{file}.data", SPAN_GRAPH))
+        sizes[name] = sum(part.stat().st_size for part in parts if part.exists())
     measured = {}
     for name, run in runs.items():
         if not data:

@@ -191,7 +191,7 @@ class NerPipeline(Pipeline):
         delimiter = reading.pop("delimiter", "" if self.model.config.label_unit == "token" else " ")
         stream = partial(self._stream_of_words, delimiter=delimiter) if split else self._stream
         run = partial(stream, batch_size=size, reading=reading, forward=forward, writing=writing)
-        if isinstance(inputs, str) or (split and is_list_of(str, inputs)):
+        if isinstance(inputs, str) or (split and is_list_of(str, inputs) and inputs):
             return next(run([inputs]))
         if isinstance(inputs, list | tuple):
             return list(run(inputs))

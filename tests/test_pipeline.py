@@ -630,6 +630,7 @@ def test_lists_and_streams_of_words(firing: NerPipeline, word_firing: dict[str, 
         [("甲", 0, 1)],
     ]
     assert list(firing((row for row in rows), is_split_into_words=True)) == results
+    assert firing([], is_split_into_words=True, coverage=True) == []  # no text, as `firing([])`
     (entities,) = firing([rows[0]], is_split_into_words=True, coverage=True)
     assert entities["entities"] == results[0]
     # Models of words join with a space unless told otherwise.
