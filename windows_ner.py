@@ -132,7 +132,7 @@ class TextReader:
         return Tokenized(ids, first_token, last_token, spans)
 
     def window(self, text: Tokenized, first: int, last: int) -> Window:
-        """Positions [first, last) as a model input. Of a single character with more tokens than a window holds the rest is cut."""
+        """Positions [first, last) as a model input. A position with more tokens than a window holds (see `coverage`) is cut."""
         begin = text.first_token[first]
         end = text.first_token[last] if last < len(text.first_token) else len(text.ids)
         ids = text.ids[begin:end][: self.capacity]
@@ -167,7 +167,10 @@ class TextReader:
         return windows
 
     def coverage(self, text: Tokenized, windows: Sequence[Window]) -> float:
-        """Share of a text's positions that some window holds whole: 1.0, but for a character with more tokens than a window holds."""
+        """Share of a text's positions that some window holds whole.
+
+        It is 1.0 but for characters that share tokens and have more of them than a window holds: ligatures that stand for whole phrases.
+        """
         read = until = 0
         for window in windows:
             end = text.first_token[window.first] + len(window.input_ids) - len(self.prefix) - len(self.suffix)
