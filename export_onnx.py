@@ -7,6 +7,7 @@ quantised dynamically, weights by channel (embeddings stay as they are: quantise
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from config_ner import ConfigError
-from data_ner import Record, move_folder, read_json, write_json
+from data_ner import Record, read_json, write_json
 from hub_ner import sha256
 from inference_ner import evaluate_records, load_pipeline
 
@@ -116,13 +117,16 @@ def export(
         raise ConfigError(f"{target} exists; choose another folder")
     check_packages()
     pipeline = load_pipeline(model_dir, trust_remote_code=trust_remote_code)
-    options = {} if types is None else {"types": pipeline._sanitize_parameters(types=dict(types))[1]["types"]}
+    if types is not None and pipeline.model.config.model_type != "binder":
+        raise ConfigError("types are a BINDER model's; this model tags the types that it was trained on")
+    encoded = None if types is None else pipeline.model.encode_types(types, pipeline.tokenizer)
+    options = {} if encoded is None else {"types": encoded}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         folder = Path(scratch) / "exported"
         folder.mkdir()
-        write_graphs(pipeline, folder, options.get("types"))
-        write_json(settings_of(pipeline, options.get("types")), folder / "ner.json")
+        write_graphs(pipeline, folder, encoded)
+        write_json(settings_of(pipeline, encoded), folder / "ner.json")
         pipeline.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         for name in ("runtime_onnx.py", "windows_ner.py"):
             shutil.copy(ROOT / name, folder / name)
@@ -133,7 +137,7 @@ def export(
         made = {"weights_sha256": sha256(Path(model_dir) / "model.safetensors"), "torch": torch.__version__, "onnx": version("onnx")}
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json({**made, "measured": {name: m._asdict() for name, m in measured.items()}, "files": files}, folder / "export.json")
-        move_folder(folder, target)
+        os.replace(folder, target)  # refused where something has appeared there meanwhile
     return measured
 
 

@@ -10,7 +10,7 @@ Sections: posteriors and best tags of a tagger, spans of BINDER, the pipeline, t
     OnnxPipeline("FOLDER")("...")               as pipeline("ner") answers
 
 Texts are read, and mentions made, by the code that the models use in torch (`windows_ner.py`); span scores of BINDER are a graph made from
-its own code. Only a tagger's decoding is written again here, in NumPy, and tested against the original.
+its own code. What is written again here, in NumPy, is decoding: of a tagger, and of BINDER's scores; tested against the original.
 
 Notation: B windows, L labelled positions (packed left), C tags, E entity types.
 """

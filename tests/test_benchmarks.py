@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from transformers import AutoTokenizer, dynamic_module_utils
 
 from benchmarks import distant, held_out, peer_worker, peers, runtimes, sections, sections_binder, speed, windows
@@ -19,7 +18,7 @@ from config_ner import RunConfig
 from data_ner import read_records, write_json
 from inference_ner import load_pipeline
 from losses_contrastive import pairwise_contrastive_loss
-from results.tables import runtimes_table, windows_table
+from results.tables import peers_table, runtimes_table, speed_table, windows_table
 from types_ner import read_types
 
 TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
@@ -282,9 +281,6 @@ def test_taggers_are_measured_in_turns_and_reported(tiny_encoder: Path, tmp_path
     report = json.loads((tmp_path / "peers.json").read_text("utf-8"))
     assert {peer["kind"]: peer["says_so"] for peer in report["peers"]}["gliner"]
     assert report["peers"][1]["share_of_encoder"] == pytest.approx((7 / 8 + 14 / 15) / 2)
-    sys.path.insert(0, str(ROOT / "results"))
-    from results.tables import peers_table
-
     speed = 50 * (1 / 7 + 1 / 14) / 2
     rows = peers_table(report)
     assert rows[2] == f"| encoder alone | 32 | {speed:.1f} | 100 % | 2.0 s | 500 MB | 2.0 | 25 % (first 512 tokens) | no |"
@@ -327,9 +323,6 @@ def test_arguments_that_make_no_sense_are_refused(argv: list[str]) -> None:
 
 
 def test_speed_table_has_a_row_a_comparison() -> None:
-    sys.path.insert(0, str(ROOT / "results"))
-    from results.tables import speed_table
-
     row = {"name": "a / b", "ratio": 5.391, "quartiles": [5.1, 5.64], "target": ">= 5.00", "met": True, "repetitions": 30}
     info = {**row, "target": None, "met": None}
     report = {"sections": {"crf": {"comparisons": [row, info]}}, "threads": 1, "command": "python x", "machine": "CPU"}

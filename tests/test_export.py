@@ -187,6 +187,9 @@ def test_what_is_refused(exported, tmp_path, monkeypatch):
         ner(iter(["好"]), strid=3)
     with pytest.raises(ValueError, match="text 1: expected a string"):
         ner(["好", 3])
+    if ner.settings["model_type"] == "nerco":
+        with pytest.raises(ConfigError, match="types are a BINDER model's"):
+            export_onnx.export(model, tmp_path / "new", types={"PER": "人"})
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match="export needs onnx, onnxscript and onnxruntime: pip install"):
         export_onnx.export(model, tmp_path / "new")
