@@ -1,6 +1,6 @@
 """How far scores can be taken for chances, before and after they are fitted to dev: measured on the test part of complete runs.
 
-python benchmarks/calibration.py runs/weibo-nerco-0 [...] --results results/calibration
+python -m benchmarks.calibration runs/weibo-nerco-0 [...] --results results/calibration
 
 Writes a JSON file a run: what was fitted, expected calibration error and Brier score on test without and with it.
 """
@@ -12,21 +12,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from contrastive_ner.files import read_json, write_json
+from contrastive_ner.training.config import RunConfig
 
-from config_ner import RunConfig  # noqa: E402
-from data_ner import read_json, write_json  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 NEUTRAL = {"score_temperature": 1.0, "score_slope": 1.0, "score_intercept": 0.0}
 
 
 def measure(run_dir: Path) -> dict[str, Any]:
     """Test scores of a run's model with neutral scores, and with scores fitted to dev."""
-    from calibration_ner import calibrate
-    from inference_ner import evaluate_records, load_pipeline
-    from run_ner import provenance
-    from task_ner import load_data, prepare_task
+    from contrastive_ner.provenance import provenance
+    from contrastive_ner.serving.inference import evaluate_records, load_pipeline
+    from contrastive_ner.training.calibration import calibrate
+    from contrastive_ner.training.task import load_data, prepare_task
 
     saved = read_json(run_dir / "config.json")
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,6 @@
 """Distant labels for BC5CDR: the second half of train, labelled with the mentions of the first half.
 
-NER_DATA=... python benchmarks/distant.py        writes runs/bc5cdr_distant/train.jsonl, which configs/bc5cdr_distant_*.yaml read
+NER_DATA=... python -m benchmarks.distant        writes runs/bc5cdr_distant/train.jsonl, which configs/bc5cdr_distant_*.yaml read
 
 Neither dev nor test has a part in the dictionary. The labels' precision and recall against the gold ones are printed.
 """
@@ -8,23 +8,26 @@ Neither dev nor test has a part in the dictionary. The labels' precision and rec
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+from contrastive_ner.cli.dictionary import scores_against_given
+from contrastive_ner.data.dictionary import AnnotationReport, Dictionary, annotate, collect_terms
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.writers import write_records
+from contrastive_ner.files import expand
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from annotate_ner import AnnotationReport, Dictionary, annotate, collect_terms  # noqa: E402
-from config_ner import expand  # noqa: E402
-from data_ner import read_records, write_records  # noqa: E402
 
 
-def label_second_half(train: str | Path, output: str | Path, *, min_length: int) -> AnnotationReport:
+def label_second_half(train: str | Path, output: str | Path, *, min_length: int) -> tuple[AnnotationReport, dict[str, Any] | None]:
     """Split the texts of an annotated file, make a dictionary of the first half's mentions, write the second half with its labels."""
     records, _ = read_records(train)
     middle = len(records) // 2
     entries, _ = collect_terms(records[:middle])
     labelled, report = annotate(records[middle:], Dictionary(entries, min_length=min_length))
     write_records(labelled, output)
-    return report
+    scores, _ = scores_against_given(labelled, records[middle:])
+    return report, scores
 
 
 def main() -> int:
@@ -33,10 +36,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bc5cdr_distant" / "train.jsonl", help="JSONL file to write")
     parser.add_argument("--min_length", type=int, default=3, help="leave out terms of fewer characters [3]")
     arguments = parser.parse_args()
-    report = label_second_half(expand(arguments.train), arguments.output, min_length=arguments.min_length)
+    report, scores = label_second_half(expand(arguments.train), arguments.output, min_length=arguments.min_length)
     print(report)
-    if report.scores is not None:
-        micro = report.scores["micro"]
+    if scores is not None:
+        micro = scores["micro"]
         print("against the gold labels: " + ", ".join(f"{name} {100 * micro[name]:.1f}" for name in ("precision", "recall", "f1")))
     return 0
 

@@ -1,6 +1,6 @@
 """Run configurations with several seeds, some at a time, and keep their metrics in results/runs/.
 
-python benchmarks/experiments.py configs/weibo_*.yaml --seeds 0 1 2 3 4 --jobs 2 [key=value ...]
+python -m benchmarks.experiments configs/weibo_*.yaml --seeds 0 1 2 3 4 --jobs 2 [key=value ...]
 
 Every run is `run_ner.py train CONFIG seed=S`; started again, complete runs are skipped and killed ones continue. The jobs share the cores;
 all methods of a seed come before the next seed, so that a table of what is there compares like with like.
@@ -14,10 +14,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from contrastive_ner.training.config import RunConfig, load_config
 
-from config_ner import RunConfig, load_config  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fetch public NER data sets from their authors' repositories, each file checked against its SHA-256. Nothing but Python is needed.
 
-python benchmarks/fetch_data.py --list             what there is, licences, and where to get the sets that cannot be fetched
-python benchmarks/fetch_data.py weibo resume       these two, into the folder that NER_DATA names (default: data)
-python benchmarks/fetch_data.py                    all
+python -m benchmarks.fetch_data --list             what there is, licences, and where to get the sets that cannot be fetched
+python -m benchmarks.fetch_data weibo resume       these two, into the folder that NER_DATA names (default: data)
+python -m benchmarks.fetch_data                    all
 
 A file appears under its name complete and right, or not at all. Files that are there and right are not fetched again.
 """

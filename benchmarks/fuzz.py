@@ -1,6 +1,6 @@
 """Damaged and hostile model folders, thousands of them: what `verify` and loading make of each.
 
-python benchmarks/fuzz.py --examples 600 --output results/fuzz.json
+python -m benchmarks.fuzz --examples 600 --output results/fuzz.json
 
 Each input is a small model folder with one thing wrong: weights cut, flipped or with a header that lies; a configuration with a value of
 the wrong type or size; a manifest that lies. Expected of each: `verify` finds every change that the manifest does not cover up; where
@@ -27,10 +27,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from contrastive_ner.hub.repository import MANIFEST, faults_of, package, read_manifest, write_manifest
 
-from hub_ner import MANIFEST, faults_of, package, read_manifest, write_manifest  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 SECONDS = 30  # that loading a tiny model may take
 HOSTILE = st.one_of(
@@ -157,7 +156,7 @@ def bounded() -> Iterator[None]:
 
 def check(folder: Path, name: str, kind: str, report: Report, content: bytes, description: str) -> None:
     """One input: `name` of a good folder replaced by `content`; the folder is good again afterwards."""
-    from inference_ner import load_pipeline
+    from contrastive_ner.serving.inference import load_pipeline
 
     path = folder / name
     good, manifest = path.read_bytes(), (folder / MANIFEST).read_bytes()
@@ -238,9 +237,9 @@ def tiny_models(folder: Path) -> dict[str, Path]:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from data_ner import write_json
-    from modeling_binder import BinderModel
-    from modeling_nerco import NercoForTokenClassification
+    from contrastive_ner.files import write_json
+    from contrastive_ner.models.modeling_binder import BinderModel
+    from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "encoders" / "zh-char-mini")
     torch.manual_seed(0)
@@ -278,10 +277,10 @@ def main() -> int:
     result = report.to_dict()
     print(json.dumps(result, indent=1, ensure_ascii=False))
     if arguments.output:
-        from data_ner import write_json
-        from run_ner import provenance
+        from contrastive_ner.files import write_json
+        from contrastive_ner.provenance import provenance
 
-        write_json({**result, "command": f"python benchmarks/fuzz.py --examples {arguments.examples}", **provenance()}, arguments.output)
+        write_json({**result, "command": f"python -m benchmarks.fuzz --examples {arguments.examples}", **provenance()}, arguments.output)
     return 1 if report.failures else 0
 
 

@@ -1,6 +1,6 @@
 """Types that training never saw: BINDER trained on four domains of CrossNER, tested on those types of the fifth that the four lack.
 
-NER_DATA=... MINILM=... python benchmarks/held_out.py --domain ai --seeds 0 1 2 [key=value ...]
+NER_DATA=... MINILM=... python -m benchmarks.held_out --domain ai --seeds 0 1 2 [key=value ...]
 
 Trains `configs/crossner_held_out.yaml` on the other domains together, then looks, by description, for the types of the held-out domain's
 test part that no training file has: those alone are gold, those alone are asked for. Started again, complete runs are not repeated.
@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from contrastive_ner.data.descriptions import EntityType, read_types
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Record, entity_types
+from contrastive_ner.data.writers import write_records
+from contrastive_ner.files import expand, read_json, write_json
 
-from config_ner import expand  # noqa: E402
-from data_ner import Record, entity_types, read_json, read_records, write_json, write_records  # noqa: E402
-from types_ner import EntityType, read_types  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 DOMAINS = ("ai", "literature", "music", "politics", "science")
 CONFIG = "configs/crossner_held_out.yaml"
@@ -80,8 +81,8 @@ def prepare(domain: str, folder: Path) -> list[str]:
 
 def scores_of(model_dir: Path, folder: Path) -> dict[str, Any]:
     """Scores on the held-out types of test, at the threshold and at the least score that is best on dev."""
-    from inference_ner import evaluate_records, load_pipeline, tag_records
-    from metrics_ner import span_scores
+    from contrastive_ner.evaluation.metrics import span_scores
+    from contrastive_ner.serving.inference import evaluate_records, load_pipeline, tag_records
 
     pipeline = load_pipeline(model_dir)
     types = {item.label: item.description for item in read_types(folder / "held_out.yaml")}

@@ -46,11 +46,10 @@ def write_model(kind: str, encoder: str, folder: str, types: dict[str, str]) -> 
         lengths = {"model_max_length": 256, "marker_max_length": 128, "entity_max_length": 8}
         model = SpanMarkerModel.from_pretrained(encoder, labels=["O", *types], **lengths)
         return model.save_pretrained(folder, safe_serialization=True)
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
-    from modeling_binder import BinderModel
-    from modeling_nerco import NercoForTokenClassification
+    from contrastive_ner.models.modeling_binder import BinderModel
+    from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 
     tags = ["O", *(f"{prefix}-{label}" for label in types for prefix in "BI")]
     model = {

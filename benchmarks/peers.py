@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """This project's taggers beside SpanMarker, GLiNER and the library's own pipeline: same texts, same encoder, untrained heads.
 
-python benchmarks/peers.py                                             all of them, into results/peers.json
-python benchmarks/peers.py --texts 50 --repetitions 1 --output runs/peers.json
+python -m benchmarks.peers                                             all of them, into results/peers.json
+python -m benchmarks.peers --texts 50 --repetitions 1 --output runs/peers.json
 
 Each tagger lives in an environment of its own, runs/peers/NAME, made with pip when it is first needed and again when its requirements
 change. Each measurement is a fresh process that imports, loads, tags all texts and ends; the taggers take turns. Measured are the start
@@ -28,12 +28,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.speed import positive, prepare_environment
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.files import atomic_writer, expand, fresh_folder, write_json
 
-from benchmarks.speed import positive, prepare_environment  # noqa: E402
-from config_ner import expand  # noqa: E402
-from data_ner import atomic_writer, fresh_folder, read_records, write_json  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 FOLDER = ROOT / "runs" / "peers"
 WORKER = Path(__file__).resolve().parent / "peer_worker.py"
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = FOLDER / "job.json"
     write_json({"encoder": encoder, "types": TYPES, "texts": texts, **long_text(encoder, LONG)}, job)
     runs = measure(pythons, job, arguments.repetitions)
-    from run_ner import provenance
+    from contrastive_ner.provenance import provenance
 
     report = {
         "peers": [summary(peer, runs[peer.title], runs[PEERS[0].title]) for peer in PEERS],

@@ -1,7 +1,7 @@
 """Ways to run a trained model: torch in float32, in bfloat16, with a compiled encoder; ONNX in float32, in int8. F1 on dev, relative speed.
 
 pip install -r requirements-onnx.txt
-python benchmarks/runtimes.py runs/resume-nerco-0 [...] --threads 1 --results results/runtimes
+python -m benchmarks.runtimes runs/resume-nerco-0 [...] --threads 1 --results results/runtimes
 
 Writes a JSON file a run. A way's speed is the median of neighbouring measurements of float32 in torch and of it, loading left out.
 """
@@ -14,20 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Record
+from contrastive_ner.files import expand, read_json, write_json
+from contrastive_ner.training.config import layout_of
 
-from config_ner import expand, layout_of  # noqa: E402
-from data_ner import Record, read_json, read_records, write_json  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 BASE = "torch float32"
 
 
 def ways(model_dir: Path, exported: Path, threads: int) -> dict[str, Any]:
     """Pipelines, or what answers as they do, by name."""
-    from export_onnx import Runner, export
-    from inference_ner import load_pipeline
-    from runtime_onnx import OnnxPipeline
+    from contrastive_ner.serving.export import Runner, export
+    from contrastive_ner.serving.inference import load_pipeline
+    from contrastive_ner.serving.runtime_onnx import OnnxPipeline
 
     export(model_dir, exported)
     base = load_pipeline(model_dir)
@@ -44,8 +45,8 @@ def ways(model_dir: Path, exported: Path, threads: int) -> dict[str, Any]:
 def measure(run_dir: Path, threads: int, repetitions: int) -> dict[str, Any]:
     """F1 and speed of every way on a run's dev part."""
     from benchmarks.sections import compare, in_turns
-    from inference_ner import evaluate_records
-    from run_ner import provenance
+    from contrastive_ner.provenance import provenance
+    from contrastive_ner.serving.inference import evaluate_records
 
     config = read_json(run_dir / "config.json")
     records, _ = read_records(expand(config["dev_file"]), layout_of(argparse.Namespace(**config)))

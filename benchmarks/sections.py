@@ -26,22 +26,23 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer
 
-from config_ner import expand, load_config
-from data_ner import Layout, read_records
-from inference_ner import load_pipeline
-from losses_contrastive import pairwise_contrastive_loss
-from modeling_nerco import (
-    IGNORED,
+from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.files import expand
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_nerco import (
     LinearChainCRF,
     NercoForTokenClassification,
     crf_log_partition,
     crf_sequence_score,
     crf_viterbi,
 )
-from phases_ner import ready_for_training, stage1_trainer, stage2_trainer, use_bf16
-from pipeline_ner import NerPipeline
-from task_ner import Task, load_data, prepare_task
-from windows_ner import DEFAULT_BATCH_SIZE
+from contrastive_ner.models.pipeline_ner import NerPipeline
+from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE
+from contrastive_ner.serving.inference import load_pipeline
+from contrastive_ner.training.config import load_config
+from contrastive_ner.training.losses import pairwise_contrastive_loss
+from contrastive_ner.training.phases import ready_for_training, stage1_trainer, stage2_trainer, use_bf16
+from contrastive_ner.training.task import Task, load_data, prepare_task
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = str(ROOT / "encoders" / "zh-char-mini")

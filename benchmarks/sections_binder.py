@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from benchmarks.sections import ENCODER, Section, compare, in_turns, peak_bytes
-from modeling_binder import BinderModel, BinderOutput, TypeEmbeddings
+from contrastive_ner.models.modeling_binder import BinderModel, BinderOutput
+from contrastive_ner.models.types_binder import TypeEmbeddings
 
 SPANS_FOUND = 5  # in a window, about: what a text of this length holds
 

@@ -12,10 +12,10 @@ from itertools import count, cycle, islice
 from pathlib import Path
 
 from benchmarks.fuzz import tiny_models
-from benchmarks.sections import ENCODER, ROOT, Section, compare, encode, forward_batches, in_turns, ready_pipeline, weibo_or_sample_texts
-from data_ner import Layout
-from inputs_ner import read_rows
-from predict_ner import Job, predict
+from benchmarks.sections import ENCODER, Section, compare, encode, forward_batches, in_turns, ready_pipeline, weibo_or_sample_texts
+from contrastive_ner.data.readers import Layout
+from contrastive_ner.data.streams import read_rows
+from contrastive_ner.serving.predict import Job, predict
 
 COLD_START = """
 import sys, time, json
@@ -32,9 +32,8 @@ print("\\n" + json.dumps([imported - began, time.perf_counter() - imported, len(
 PREDICT = """
 import re, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from run_ner import main
-code = main(["predict", *sys.argv[2:]])
+from contrastive_ner.cli import main
+code = main(["predict", *sys.argv[1:]])
 print(int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
 sys.exit(code)
 """
@@ -81,7 +80,7 @@ def measure_predict(*, model_dir: str | None = None, encoder: str = ENCODER, tex
 def run_predict(model: Path, source: Path, output: Path, *options: str, cores: set[int] | None = None) -> int:
     """Run the command in a process of its own, on the given cores; the most bytes that it held (Linux)."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PREDICT, str(ROOT), str(model), str(source), "--output", str(output), *options]
+    command = [sys.executable, "-c", PREDICT, str(model), str(source), "--output", str(output), *options]
     pin = None if cores is None else partial(os.sched_setaffinity, 0, cores)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=pin)
     if done.returncode:

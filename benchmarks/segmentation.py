@@ -1,6 +1,6 @@
 """The paper's claim, measured: does stage one heal the segmentation of entity representations (Zhang et al., IJCAI 2023)?
 
-python benchmarks/segmentation.py runs/weibo-nerco-0 runs/weibo-crf-0 ... [--output results/segmentation/weibo.json]
+python -m benchmarks.segmentation runs/weibo-nerco-0 runs/weibo-crf-0 ... [--output results/segmentation/weibo.json]
 
 A BIO tagger learns to tell B-PER from I-PER, and so tears apart tokens of one entity type. For the dev tokens of each run this measures the
 encoder as it came, after stage one, and at the end; runs of one method are averaged. docs/method.md explains the figures.
@@ -14,17 +14,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from contrastive_ner.files import write_json
+from contrastive_ner.training.config import RunConfig, convert
+from contrastive_ner.training.contrastive import embed_tokens, knn_classes, token_f1
+from contrastive_ner.training.losses import semantic_classes
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-
-from config_ner import RunConfig, convert  # noqa: E402
-from data_ner import write_json  # noqa: E402
-from losses_contrastive import semantic_classes  # noqa: E402
-from trainer_contrastive import embed_tokens, knn_classes, token_f1  # noqa: E402
 
 PHASES = {"stage1": "after stage one", "full": "after stage two"}
 REFERENCE_SENTENCES = 300
@@ -73,9 +72,9 @@ def alignment_and_uniformity(embeddings: Tensor, classes: Tensor) -> dict[str, f
 
 def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
     """Figures of each moment of a run: {"encoder", "after stage one", "after stage two": {...}}."""
-    from inference_ner import quiet_libraries
-    from modeling_nerco import NercoModel
-    from task_ner import load_data, prepare_task
+    from contrastive_ner.logs import quiet_libraries
+    from contrastive_ner.models.modeling_nerco import NercoModel
+    from contrastive_ner.training.task import load_data, prepare_task
 
     quiet_libraries()
     saved = json.loads((run_dir / "config.json").read_text("utf-8"))
@@ -141,7 +140,7 @@ def draw(rows: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    import run_ner
+    from contrastive_ner.provenance import provenance
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="complete run directories of one data set")
@@ -157,7 +156,7 @@ def main() -> int:
     rows = summary(runs)
     for path in (arguments.output, arguments.figure):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json({"rows": rows, "seeds": seeds, **run_ner.provenance()}, arguments.output)
+    write_json({"rows": rows, "seeds": seeds, **provenance()}, arguments.output)
     draw(rows, arguments.figure)
     for name, row in rows.items():
         print(f"{name:<26}" + "".join(f"  {key} {value:.3f}±{deviation:.3f}" for key, (value, deviation) in row.items()))

@@ -2,8 +2,8 @@
 """Speed and memory on the CPU, as ratios: every comparison is measured within one run, its competitors in turns.
 
 pip install -r benchmarks/requirements.txt
-python benchmarks/speed.py                       all sections, into results/speed.json
-python benchmarks/speed.py loss crf --threads 2 --output runs/speed.json
+python -m benchmarks.speed                       all sections, into results/speed.json
+python -m benchmarks.speed loss crf --threads 2 --output runs/speed.json
 
 A machine's absolute speed drifts and differs from machine to machine; a ratio of two neighbouring measurements hardly does. A ratio that
 misses its target is reported, it is no error.
@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 if TYPE_CHECKING:
     from benchmarks.sections import Comparison, Section
 
@@ -38,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "crf" in chosen and importlib.util.find_spec("torchcrf") is None:
         parser.error("section crf needs pytorch-crf: pip install -r benchmarks/requirements.txt")
     prepare_environment(arguments.threads)
-    from run_ner import quiet_libraries
+    from contrastive_ner.logs import quiet_libraries
 
     quiet_libraries()
     measured = measure(chosen, arguments)
@@ -100,8 +98,8 @@ def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "
 
 def write_report(measured: dict[str, "Section"], arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     """Ratios, medians and quartiles as JSON, with what they depend on."""
-    from data_ner import write_json
-    from run_ner import provenance
+    from contrastive_ner.files import write_json
+    from contrastive_ner.provenance import provenance
 
     report = {
         "sections": {name: asdict(section) for name, section in measured.items()},

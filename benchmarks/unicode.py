@@ -1,6 +1,6 @@
 """Random texts through `predict`: nothing lost, in order, offsets exact, every row JSON.
 
-python benchmarks/unicode.py --examples 10000 --output results/unicode.json
+python -m benchmarks.unicode --examples 10000 --output results/unicode.json
 
 Texts of any characters (controls, combining marks, emoji sequences, unassigned and private ones, null bytes, lone surrogates), empty
 and long ones, are written as JSONL, tagged by an untrained tagger and an untrained BINDER model, and read back.
@@ -16,13 +16,13 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.fuzz import tiny_models
+from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.streams import read_rows
+from contrastive_ner.files import write_json
+from contrastive_ner.serving.predict import Job, predict
 
-from benchmarks.fuzz import tiny_models  # noqa: E402
-from data_ner import Layout, read_records, write_json  # noqa: E402
-from inputs_ner import read_rows  # noqa: E402
-from predict_ner import Job, predict  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 TEXTS = st.one_of(
     st.text(max_size=60),
@@ -83,9 +83,9 @@ def main() -> int:
             result[method] = {"mentions": mentions, "failures": failures[:20]}
     print(json.dumps(result, indent=1, ensure_ascii=True))
     if arguments.output:
-        from run_ner import provenance
+        from contrastive_ner.provenance import provenance
 
-        write_json({**result, "command": f"python benchmarks/unicode.py --examples {arguments.examples}", **provenance()}, arguments.output)
+        write_json({**result, "command": f"python -m benchmarks.unicode --examples {arguments.examples}", **provenance()}, arguments.output)
     return int(any(result[method]["failures"] for method in ("nerco", "binder")))
 
 

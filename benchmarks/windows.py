@@ -1,6 +1,6 @@
 """Does it matter how long the windows are in which long texts are read? Mentions found with other windows than the trained ones, on test.
 
-python benchmarks/windows.py runs/resume-nerco-0 [...] --results results/windows
+python -m benchmarks.windows runs/resume-nerco-0 [...] --results results/windows
 
 Documents are those that the data name; of data that name none, ten texts in a row are joined to one. Writes a JSON file a run: for each
 length, F1 against gold, and the agreement with the length of training (F1 of the one's mentions against the other's).
@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Record, outermost
+from contrastive_ner.files import expand, read_json, write_json
+from contrastive_ner.training.config import layout_of
 
-from config_ner import expand, layout_of  # noqa: E402
-from data_ner import Record, outermost, read_json, read_records, write_json  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 SIZES = (64, 128, 256, 512)  # tokens
 JOINED = 10  # texts
@@ -25,7 +26,7 @@ JOINED = 10  # texts
 
 def documents_of(records: Sequence[Record]) -> list[Record]:
     """The documents of records, with the mentions of their parts."""
-    from features_ner import join_documents
+    from contrastive_ner.data.documents import join_documents
 
     named = [r if r.doc is not None else replace(r, doc=f"texts {number // JOINED}") for number, r in enumerate(records)]
     return [document.record for document in join_documents(named)]
@@ -33,9 +34,9 @@ def documents_of(records: Sequence[Record]) -> list[Record]:
 
 def measure(run_dir: Path) -> dict[str, Any]:
     """Mentions of a run's test documents by length of window."""
-    from inference_ner import load_pipeline, mentions_of
-    from metrics_ner import span_scores
-    from run_ner import provenance
+    from contrastive_ner.evaluation.metrics import span_scores
+    from contrastive_ner.provenance import provenance
+    from contrastive_ner.serving.inference import load_pipeline, mentions_of
 
     config = read_json(run_dir / "config.json")
     documents = documents_of(read_records(expand(config["test_file"]), layout_of(argparse.Namespace(**config)))[0])

@@ -11,10 +11,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.data.writers import write_records
+from contrastive_ner.files import atomic_writer
 
-from data_ner import Mention, Record, atomic_writer, write_records  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 TYPES = ("PER", "ORG", "LOC", "GPE", "TITLE", "PRODUCT")
 BEGIN, END = "<!-- counts: written by convert.py -->", "<!-- /counts -->"

@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+from contrastive_ner.cli import main
+from contrastive_ner.evaluation.report import score_table
+from contrastive_ner.files import read_json
+from contrastive_ner.training.config import load_config
+
 ROOT = Path(__file__).resolve().parent.parent
 os.chdir(ROOT)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(ROOT))
-
-from config_ner import load_config  # noqa: E402
-from run_ner import main, read_json, score_table  # noqa: E402
 
 SENTENCES = (
     "昨天下午，李明远教授在南京大学鼓楼校区讲了一堂关于长江大桥的课。",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Nothing in the suite may reach the Hub; set before any Hugging Face import.
@@ -12,15 +13,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the models here are tiny: threads would o
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast, dynamic_module_utils
+
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.data.writers import write_records
+from contrastive_ner.models.modeling_binder import BinderModel
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from data_ner import Mention, Record, write_records  # noqa: E402
-from modeling_binder import BinderModel  # noqa: E402
-from modeling_nerco import NercoForTokenClassification  # noqa: E402
-
+MODELS = ROOT / "contrastive_ner" / "models"
 ENCODER = ROOT / "encoders" / "zh-char-mini"
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 
@@ -75,6 +76,21 @@ def saved_binder(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp
     model.eval().save_pretrained(tmp_path / "model")
     character_tok.save_pretrained(tmp_path / "model")
     return tmp_path / "model", model
+
+
+@pytest.fixture
+def modules_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Code that models carry is cached in a folder of the test, and forgotten after it."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    forget_remote_code()
+    yield
+    forget_remote_code()
+
+
+def forget_remote_code() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
 
 
 def run_python(code: str, cwd: Path, cache: Path, *arguments: str) -> str:

@@ -7,22 +7,22 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed
+
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.models.modeling_binder import BinderModel
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
+from contrastive_ner.models.pipeline_ner import text_reader
+from contrastive_ner.models.windows_ner import TextReader
+from contrastive_ner.training.batches import SpanCollator, TagCollator
+from contrastive_ner.training.binder import BinderTrainer, SpanCounts
+from contrastive_ner.training.contrastive import ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer
+from contrastive_ner.training.features import span_features, tag_features
+from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.phases import tag_scores
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed  # noqa: E402
-
-from data_ner import Mention, Record  # noqa: E402
-from features_ner import SpanCollator, TagCollator, span_features, tag_features  # noqa: E402
-from losses_contrastive import semantic_classes  # noqa: E402
-from modeling_binder import BinderModel  # noqa: E402
-from modeling_nerco import NercoForTokenClassification, NercoModel  # noqa: E402
-from phases_ner import tag_scores  # noqa: E402
-from pipeline_ner import text_reader  # noqa: E402
-from trainer_binder import BinderTrainer, SpanCounts  # noqa: E402
-from trainer_contrastive import ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer  # noqa: E402
-from windows_ner import TextReader  # noqa: E402
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 DESCRIPTIONS = {"PER": "人名", "ORG": "公司、学校等机构"}

@@ -1,6 +1,6 @@
 """Runs the command line and strikes at a chosen place: just before the N-th call of a method.
 
-python tests/interrupted_worker.py MODULE.CLASS.METHOD N {SIGKILL,SIGTERM,SIGINT,full-disk} train CONFIG ...
+python tests/interrupted_worker.py MODULE:CLASS.METHOD N {SIGKILL,SIGTERM,SIGINT,full-disk} train CONFIG ...
 """
 
 import importlib
@@ -8,15 +8,13 @@ import os
 import resource
 import signal
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def strike_at(place: str, call: int, blow: str) -> None:
     """Replace a function or method by one that strikes and then goes on."""
-    module_name, *owners, name = place.split(".")
-    owner = importlib.import_module(module_name)
+    module, _, attribute = place.partition(":")
+    *owners, name = attribute.split(".")
+    owner = importlib.import_module(module)
     for part in owners:
         owner = getattr(owner, part)
     plain = getattr(owner, name)
@@ -36,7 +34,7 @@ def strike_at(place: str, call: int, blow: str) -> None:
 
 
 if __name__ == "__main__":
-    import run_ner
+    from contrastive_ner import cli
 
     strike_at(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-    sys.exit(run_ner.main(sys.argv[4:]))
+    sys.exit(cli.main(sys.argv[4:]))

@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotate_ner import Dictionary, annotate, collect_terms, fold, read_dictionary, words
-from data_ner import DataError, Mention, Record, is_ideograph, read_records, write_records
-from run_ner import main
-from windows_ner import joined
+from contrastive_ner.cli import main
+from contrastive_ner.cli.dictionary import scores_against_given
+from contrastive_ner.data.dictionary import Dictionary, annotate, collect_terms, fold, read_dictionary, words
+from contrastive_ner.data.readers import is_ideograph, read_records
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.data.writers import write_records
+from contrastive_ner.errors import DataError
+from contrastive_ner.models.windows_ner import joined
 
 LETTERS = "aAbßσς１Ａ-_ \u3000京北ｶカ😀\ud800"
 TERMS = st.lists(st.tuples(st.text(LETTERS, min_size=1, max_size=4), st.sampled_from(["X", "Y"])), min_size=1, max_size=8)
@@ -156,18 +160,22 @@ def test_scores_against_the_given_mentions():
     # Gold without the inner mention: 4; dictionary: 3, of them 2 right.
     first = Record("1", "张三在北京大学见李四", [Mention(0, 2, "PER"), Mention(3, 7, "ORG"), Mention(3, 5, "GPE"), Mention(8, 10, "PER")])
     second = Record("2", "张三去上海", [Mention(0, 2, "PER")])
-    labelled, report = annotate([first, second], Dictionary([("张三", "PER"), ("北京大学", "LOC")]))
+    records = [first, second]
+    labelled, _ = annotate(records, Dictionary([("张三", "PER"), ("北京大学", "LOC")]))
     assert len(first.entities) == 4
     assert [len(record.entities) for record in labelled] == [2, 1]
-    assert report.inner == 1
-    micro, per_type = report.scores["micro"], report.scores["per_type"]
+    scores, inner = scores_against_given(labelled, records)
+    assert inner == 1
+    micro, per_type = scores["micro"], scores["per_type"]
     assert (micro["precision"], micro["recall"], micro["f1"]) == (2 / 3, 2 / 4, 4 / 7)
     assert (per_type["PER"]["precision"], per_type["PER"]["recall"], per_type["PER"]["f1"]) == (1, 2 / 3, 4 / 5)
     assert (per_type["LOC"]["predicted"], per_type["ORG"]["gold"]) == (1, 1)
 
 
 def test_text_without_mentions_is_not_scored():
-    assert annotate([Record("1", "张三")], Dictionary([("张三", "PER")]))[1].scores is None
+    records = [Record("1", "张三")]
+    labelled, _ = annotate(records, Dictionary([("张三", "PER")]))
+    assert scores_against_given(labelled, records) == (None, 0)
 
 
 # ------------------------------------------------------------------------------------------------------- dictionary files

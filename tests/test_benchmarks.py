@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, dynamic_module_utils
+from transformers import AutoTokenizer
 
 from benchmarks import distant, held_out, peer_worker, peers, runtimes, sections, sections_binder, speed, windows
 from benchmarks.sections import Comparison, Section, compare, definition_loss, in_turns, peak_bytes, value_and_gradient
-from config_ner import RunConfig
-from data_ner import read_records, write_json
-from inference_ner import load_pipeline
-from losses_contrastive import pairwise_contrastive_loss
-from results.tables import peers_table, runtimes_table, speed_table, windows_table
-from types_ner import read_types
+from benchmarks.tables import peers_table, runtimes_table, speed_table, windows_table
+from contrastive_ner.data.descriptions import read_types
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.files import write_json
+from contrastive_ner.serving.inference import load_pipeline
+from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.losses import pairwise_contrastive_loss
 
 TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
 
@@ -184,11 +185,9 @@ def test_held_out_types_are_those_that_training_lacks(tmp_path: Path, monkeypatc
 # -------------------------------------------------------------------------------------------------------- other taggers
 @pytest.mark.parametrize(("kind", "share"), [("nerco", 1), ("binder", 1), ("stock", 255 / 300)])
 def test_a_tagger_is_made_and_measured(
-    kind: str, share: float, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, share: float, tiny_encoder: Path, tmp_path: Path, modules_cache: None
 ) -> None:
     """The encoder's tokenizer gives spaces a token, too: of 300 words and 299 spaces the stock pipeline reads 510 tokens."""
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
     texts = ["王经理明天从上海出发", "李明在北京大学读书", "好", "南京长江大桥"]
     job = {
         "encoder": str(tiny_encoder),
@@ -308,7 +307,7 @@ def test_command_line_reports_a_missed_target_and_succeeds(
         (3.0, ">= 2.00", True),
         (3.0, "<= 2.00", False),
     ]
-    assert report["command"] == f"python benchmarks/speed.py loss --repetitions 7 --output {output}"
+    assert report["command"] == f"python -m benchmarks.speed loss --repetitions 7 --output {output}"
     assert {"versions", "machine", "commit", "date", "threads"} <= set(report)
     printed = capsys.readouterr().out
     assert "pass" in printed
@@ -354,7 +353,7 @@ def test_runtimes_are_measured_beside_torch(small_run: Path, monkeypatch: pytest
     def uncompiled(*given: object, compile_encoder: bool = False, **options: Any) -> Any:  # compiling takes half a minute
         return load_pipeline(*given, **options)
 
-    monkeypatch.setattr("inference_ner.load_pipeline", uncompiled)
+    monkeypatch.setattr("contrastive_ner.serving.inference.load_pipeline", uncompiled)
     measured = runtimes.measure(small_run, threads=1, repetitions=1)
     base = measured["ways"].pop(runtimes.BASE)
     assert base["speed"] == 1.0

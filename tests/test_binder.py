@@ -18,20 +18,20 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-from modeling_binder import (
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_binder import (
     CUT,
-    IGNORED,
     BinderConfig,
     BinderModel,
     BinderOutput,
     BinderScores,
-    TypeEmbeddings,
     binder_losses,
     candidate_spans,
     total_loss,
 )
-from modeling_nerco import NercoForTokenClassification
-from windows_ner import Span, best_labels, flat_spans
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
+from contrastive_ner.models.types_binder import TypeEmbeddings
+from contrastive_ner.models.windows_ner import Span, best_labels, flat_spans
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "binder_scores.json").read_text("utf-8"))
 DESCRIPTIONS = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": "政区：国家、城市的名字。"}
@@ -360,7 +360,7 @@ def test_decoding_in_small_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) ->
     batch = random_batch(model)
     outputs = BinderOutput(last_hidden_state=torch.randn(3, 10, 8))
     whole = model.decode(outputs, batch["word_mask"], batch["word_end_mask"])
-    monkeypatch.setattr("modeling_binder.CELL_BUDGET", 20)
+    monkeypatch.setattr("contrastive_ner.models.modeling_binder.CELL_BUDGET", 20)
     parts = model.decode(outputs, batch["word_mask"], batch["word_end_mask"])
     assert [[span[:3] for span in spans] for spans in parts] == [[span[:3] for span in spans] for spans in whole]
 
@@ -626,8 +626,9 @@ def test_bfloat16_works(types: int) -> None:
 
 
 def test_the_standard_trainer_trains_it(binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    from features_ner import SpanCollator, span_features
-    from pipeline_ner import text_reader
+    from contrastive_ner.models.pipeline_ner import text_reader
+    from contrastive_ner.training.batches import SpanCollator
+    from contrastive_ner.training.features import span_features
 
     reader = text_reader(character_tok, label_unit="token", max_window_tokens=64)
     features, _ = span_features(corpus(16), reader, list(DESCRIPTIONS), max_width=6, overlap=16)

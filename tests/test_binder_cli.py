@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import arguments, corpus
 
-from data_ner import Mention, Record, write_records
-from run_ner import main
+from contrastive_ner.cli import main
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.data.writers import write_records
 
 TYPES = "types:\n  PER: 人物：人的名字，如张三。\n  ORG: 机构：公司、学校的名字，如华为。\n  GPE: 政区：国家、城市的名字，如北京。\n"
 

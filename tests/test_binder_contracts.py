@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_python
+from conftest import MODELS, run_python
 from transformers import PreTrainedTokenizerFast
 
-from modeling_binder import BinderModel
+from contrastive_ner.models.modeling_binder import BinderModel
 
 TEXTS = ["张三在北京大学读书，李四在上海工作。", "我们去上海。" * 60, ""]
 TYPES = {"河流": "江河的名字。", "人": "人的名字。"}
@@ -81,6 +81,6 @@ def test_a_shared_folder_is_the_same_model_elsewhere(
     assert close(result["again"], expected)
     for place in (folder, again):
         for name in CODE_FILES:
-            assert (place / name).read_bytes() == (ROOT / name).read_bytes()
+            assert (place / name).read_bytes() == (MODELS / name).read_bytes()
     for alarm in ("not supported", "newly initialized", "unexpected", "UNEXPECTED", "MISSING", "Traceback"):
         assert alarm not in result["said"]

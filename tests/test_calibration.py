@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration_ner import fit_logistic, fit_temperature, log_loss, logistic_regression, mention_scores, minimum
-from features_ner import IGNORED
-from metrics_ner import calibration
-from modeling_binder import BinderModel
-from modeling_nerco import NercoForTokenClassification
+from contrastive_ner.evaluation.metrics import calibration
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_binder import BinderModel
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
+from contrastive_ner.training.calibration import fit_logistic, fit_temperature, log_loss, logistic_regression, mention_scores, minimum
 
 TEXTS = ["小明在北京大学读书，小红在上海工作。", "我们去上海。", "小王说他在南京。", "今天下雨。"] * 8
 
@@ -101,7 +101,7 @@ def test_the_temperature_has_the_least_log_loss_and_changes_no_mention(tiny_tagg
 
 
 def spans_of(tags: list[int], labels: list[str]) -> list[tuple[int, int, str]]:
-    from data_ner import tags_to_spans
+    from contrastive_ner.data.schemes import tags_to_spans
 
     return tags_to_spans([labels[tag] for tag in tags if tag != IGNORED], "BIO")[0]
 
@@ -135,10 +135,10 @@ def test_dev_data_that_say_nothing_leave_the_scores_alone(tiny_tagger, character
 
 
 def test_without_a_limit_no_mention_is_left_out_however_small_its_score(tiny_tagger, character_tok, monkeypatch):
-    import modeling_nerco
+    from contrastive_ner.models import crf_ner
 
     before = tiny_tagger.pipeline(character_tok)(TEXTS[0])
-    monkeypatch.setattr(modeling_nerco, "crf_span_posterior", lambda *given, **_: torch.zeros(len(given[2])))
+    monkeypatch.setattr(crf_ner, "span_posterior", lambda *given, **_: np.zeros(len(given[2])))
     after = tiny_tagger.pipeline(character_tok)(TEXTS[0])
     assert before
     assert [{**m, "score": 0} for m in after] == [{**m, "score": 0} for m in before]
@@ -190,8 +190,8 @@ def test_the_fit_of_binder_uses_spans_below_the_threshold(saved_binder, characte
 @pytest.mark.parametrize("slope", [0.00003, -1.0, float("nan")])
 def test_a_slope_that_no_configuration_may_hold_is_no_fit(saved_binder, monkeypatch, slope):
     scores, right = np.linspace(0.1, 0.9, 40), np.arange(40) % 2 == 0
-    monkeypatch.setattr("calibration_ner.mention_scores", lambda *_: (scores, right))
-    monkeypatch.setattr("calibration_ner.logistic_regression", lambda *_: (slope, 0.0))
+    monkeypatch.setattr("contrastive_ner.training.calibration.mention_scores", lambda *_: (scores, right))
+    monkeypatch.setattr("contrastive_ner.training.calibration.logistic_regression", lambda *_: (slope, 0.0))
     assert fit_logistic(saved_binder[1], []) == {}
 
 

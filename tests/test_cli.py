@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, arguments, corpus
 
-from data_ner import Mention, Record, read_records, write_records
-from run_ner import main, print_scores
+from contrastive_ner.cli import main
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.data.writers import write_records
+from contrastive_ner.evaluation.report import print_scores
 
 
 @pytest.fixture(scope="session")
@@ -244,7 +247,7 @@ def test_published_configuration_names_no_place_on_this_machine(run):
 
 
 def test_runs_without_git(monkeypatch):
-    from run_ner import provenance
+    from contrastive_ner.provenance import provenance
 
     monkeypatch.setenv("PATH", "")
     assert provenance()["commit"] is None

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, run_python
+from conftest import MODELS, run_python
 from transformers import PreTrainedTokenizerFast
 
-from modeling_nerco import NercoForTokenClassification
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 
 TEXTS = ["小明在北京大学读书，小红在上海工作。", "Hi 😀[SEP]ＡＢＣ\n张三", "我们去上海。" * 60, ""]
-CODE_FILES = ["modeling_nerco.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"]
+CODE_FILES = ["modeling_nerco.py", "crf_ner.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"]
 
 # Imports and logging happen inside `redirect_stderr`, so that `said` is what the libraries wrote for the user to read.
 PRELUDE = """
@@ -153,7 +153,7 @@ def test_resaved_copies_are_complete(saved_tagger: Path, tmp_path: Path, expecte
     run(SAVE_AGAIN, tmp_path, "save", saved_tagger, *copies)
     for copy in copies:
         for name in CODE_FILES:
-            assert (copy / name).read_bytes() == (ROOT / name).read_bytes()
+            assert (copy / name).read_bytes() == (MODELS / name).read_bytes()
         assert list(copy.glob("*.bin")) == []
     first = (saved_tagger / "model.safetensors").read_bytes()
     assert [(copy / "model.safetensors").read_bytes() == first for copy in copies[:2]] == [True, True]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeling_nerco import (
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_nerco import (
     FORBIDDEN,
-    IGNORED,
     LinearChainCRF,
     bio_penalties,
     crf_log_partition,

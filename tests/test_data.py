@@ -13,27 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-import pipeline_ner
-from data_ner import (
-    SCHEMES,
-    DataError,
-    Layout,
-    Mention,
-    Record,
-    atomic_writer,
-    bio_labels,
-    detect_scheme,
-    entity_types,
-    outermost,
-    read_records,
-    spans_to_tags,
-    tag_layers,
-    tags_to_spans,
-    write_json,
-    write_records,
-)
-from features_ner import TagCollator, tag_features
-from windows_ner import TextReader
+from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.records import Mention, Record, entity_types, outermost
+from contrastive_ner.data.schemes import SCHEMES, bio_labels, detect_scheme, spans_to_tags, tags_to_spans
+from contrastive_ner.data.writers import tag_layers, write_records
+from contrastive_ner.errors import DataError
+from contrastive_ner.files import atomic_writer, write_json
+from contrastive_ner.models import pipeline_ner
+from contrastive_ner.models.windows_ner import TextReader
+from contrastive_ner.training.batches import TagCollator
+from contrastive_ner.training.features import tag_features
 
 DATA = Path(os.environ.get("NER_DATA", ROOT / "data"))
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)

@@ -6,8 +6,19 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["annotate_ner", "data_ner", "losses_contrastive", "metrics_ner", "windows_ner"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data.dictionary",
+        "data.records",
+        "data.schemes",
+        "training.losses",
+        "evaluation.metrics",
+        "models.windows_ner",
+        "training.calibration",
+    ],
+)
 def test_examples_in_docstrings(name):
-    failed, tried = doctest.testmod(importlib.import_module(name))
+    failed, tried = doctest.testmod(importlib.import_module(f"contrastive_ner.{name}"))
     assert tried > 0
     assert failed == 0

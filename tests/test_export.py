@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-import export_onnx
-from config_ner import ConfigError
-from inference_ner import load_pipeline
-from modeling_nerco import NercoConfig, NercoForTokenClassification
-from run_ner import main
-from runtime_onnx import OnnxPipeline, Tags, decode_tags
+from contrastive_ner.cli import main
+from contrastive_ner.errors import ConfigError
+from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification
+from contrastive_ner.serving import export as export_onnx
+from contrastive_ner.serving.inference import load_pipeline
+from contrastive_ner.serving.runtime_onnx import OnnxPipeline, Tags, decode_tags
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 TEXTS = [
@@ -43,7 +43,7 @@ print(json.dumps(OnnxPipeline()(json.loads(sys.argv[2]))))
 @pytest.fixture(scope="module", params=["nerco", "binder"])
 def exported(request, tmp_path_factory, tiny_encoder, character_tok) -> tuple[Path, Path]:
     """Model folder and exported folder of a tiny tagger, or of a tiny BINDER."""
-    from modeling_binder import BinderModel
+    from contrastive_ner.models.modeling_binder import BinderModel
 
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(5)

@@ -8,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-import pipeline_ner
-from data_ner import DataError, Mention, Record
-from features_ner import SENTENCE_BREAK, SpanCollator, join_documents, span_features, span_widths, split_document
-from modeling_binder import CUT, IGNORED
-from trainer_binder import gold_spans
-from windows_ner import TextReader
+from contrastive_ner.data.documents import SENTENCE_BREAK, join_documents, split_document
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.errors import DataError
+from contrastive_ner.models import pipeline_ner
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_binder import CUT
+from contrastive_ner.models.windows_ner import TextReader
+from contrastive_ner.training.batches import SpanCollator
+from contrastive_ner.training.binder import gold_spans
+from contrastive_ner.training.features import span_features, span_widths
 
 TYPES = ["PER", "ORG"]
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)

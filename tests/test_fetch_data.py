@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,10 +11,8 @@ from threading import Thread
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import fetch_data
-from fetch_data import ELSEWHERE, SETS, DataSet, FetchError, Source, fetch, main
+from benchmarks import fetch_data
+from benchmarks.fetch_data import ELSEWHERE, SETS, DataSet, FetchError, Source, fetch, main
 
 DATA = Path(os.environ.get("NER_DATA", ROOT / "data"))
 CONTENT = {"train.txt": "张\tB-PER\n三\tE-PER\n".encode(), "part/dev.txt": b"a\tO\n", "empty.txt": b""}

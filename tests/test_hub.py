@@ -13,24 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, arguments
+from conftest import MODELS, ROOT, arguments
 from hub_server import Fault, TestHub, card_faults
 from huggingface_hub import ModelCard
 from test_binder_cli import binder, nested_files  # noqa: F401
 
-import hub_ner
-from hub_ner import (
-    MANIFEST,
-    RepositoryError,
-    entry_faults,
-    faults_of,
-    manifest_faults,
-    package,
-    unpack_bundle,
-    write_bundle,
-    write_manifest,
-)
-from run_ner import main
+from contrastive_ner.cli import main
+from contrastive_ner.errors import RepositoryError
+from contrastive_ner.hub import repository as checks
+from contrastive_ner.hub.bundle import entry_faults, unpack_bundle, write_bundle
+from contrastive_ner.hub.repository import MANIFEST, faults_of, manifest_faults, package, write_manifest
 
 METADATA = {"license": "apache-2.0", "language": ["zh"]}
 
@@ -66,8 +58,8 @@ def test_packaging_sets_the_head_of_the_card_and_keeps_its_text(models, reposito
 def test_the_card_names_the_repository_once_it_is_known(models, tmp_path):
     card = package(models["nerco"], tmp_path / "repository", repo_id="tester/model") / "README.md"
     assert 'name = "tester/model"' in card.read_text("utf-8")
-    assert hub_ner.NAME_TO_COME in (models["nerco"] / "README.md").read_text("utf-8")
-    assert hub_ner.NAME_TO_COME not in card.read_text("utf-8")
+    assert checks.NAME_TO_COME in (models["nerco"] / "README.md").read_text("utf-8")
+    assert checks.NAME_TO_COME not in card.read_text("utf-8")
 
 
 def test_the_card_names_no_place_on_the_machine(models):
@@ -160,7 +152,7 @@ def test_other_code_is_named_and_runs_only_when_trusted(repository, tmp_path, ca
     code = repository / "pipeline_ner.py"
     code.write_text(f"open({str(marker)!r}, 'w')\n" + code.read_text("utf-8"), "utf-8")
     write_manifest(repository)
-    assert set(hub_ner.code_differs(repository)) == {"pipeline_ner.py"}
+    assert set(checks.code_differs(repository)) == {"pipeline_ner.py"}
     assert main(["push", str(repository), "tester/model"]) == 2
     assert "pipeline_ner.py (SHA-256" in capsys.readouterr().err
     assert main(["verify", str(repository), "--run"]) == 2
@@ -173,7 +165,7 @@ def test_other_code_is_named_and_runs_only_when_trusted(repository, tmp_path, ca
     assert main([*predict, "--trust_remote_code"]) == 0
     assert marker.exists()
     trusted = capsys.readouterr().out
-    shutil.copyfile(ROOT / code.name, code)
+    shutil.copyfile(MODELS / code.name, code)
     assert main(predict) == 0
     assert capsys.readouterr().out == trusted
 
@@ -215,7 +207,7 @@ def test_code_elsewhere_is_found_in_whatever_file_and_depth(repository, name, pa
     (fault,) = faults_of(repository)
     assert f"{name}: {path[-1]} names code of another repository or folder" in fault
     with pytest.raises(RepositoryError, match="names code of another"):
-        hub_ner.check_loads(repository, trust_remote_code=True)
+        checks.check_loads(repository, trust_remote_code=True)
 
 
 def test_an_encoder_may_keep_the_code_entries_of_its_own_repository(repository):
@@ -224,13 +216,13 @@ def test_an_encoder_may_keep_the_code_entries_of_its_own_repository(repository):
     (repository / "config.json").write_text(json.dumps(content), "utf-8")
     write_manifest(repository)
     assert faults_of(repository) == []
-    hub_ner.check_loads(repository)
+    checks.check_loads(repository)
 
 
 def test_code_in_a_subfolder_is_other_code(repository):
     (repository / "sub").mkdir()
     (repository / "sub" / "pipeline_ner.py").write_text("")
-    assert set(hub_ner.code_differs(repository)) == {"sub/pipeline_ner.py"}
+    assert set(checks.code_differs(repository)) == {"sub/pipeline_ner.py"}
 
 
 def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
@@ -243,7 +235,7 @@ def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_MODULES_CACHE", "PYTHONPATH"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setattr(subprocess, "run", noted)
-    hub_ner.check_loads(repository)
+    checks.check_loads(repository)
     assert seen
     assert "secret" not in seen.values()
 
@@ -252,7 +244,7 @@ def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
 def test_examples_that_are_none_are_a_fault(repository, content):
     (repository / "examples.json").write_text(content)
     with pytest.raises(RepositoryError, match="no predictions to repeat"):
-        hub_ner.check_loads(repository)
+        checks.check_loads(repository)
 
 
 def test_a_card_whose_head_is_no_yaml_is_refused(models, tmp_path, capsys):
@@ -330,12 +322,11 @@ def test_a_cut_bundle_is_refused(repository, tmp_path):
 # --------------------------------------------------------------------------------------------------------------- the Hub
 PUSH = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import hub_ner
-options = eval(sys.argv[4])
+from contrastive_ner.hub.upload import push
+options = eval(sys.argv[3])
 try:
-    print(hub_ner.push(Path(sys.argv[2]), sys.argv[3], **options))
+    print(push(Path(sys.argv[1]), sys.argv[2], **options))
 except ValueError as error:
     sys.exit(f"error: {error}")
 """
@@ -353,8 +344,8 @@ def run(hub: TestHub, cache: Path, command: list[str], *, token: bool = True, cw
 
 
 def push(hub: TestHub, folder: Path, cache: Path, *, token: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
-    """`hub_ner.push` in a process of its own."""
-    done = run(hub, cache, [sys.executable, "-c", PUSH, str(ROOT), str(folder), "tester/model", repr(options)], token=token)
+    """`push` in a process of its own."""
+    done = run(hub, cache, [sys.executable, "-c", PUSH, str(folder), "tester/model", repr(options)], token=token)
     assert hub.token not in done.stdout + done.stderr
     return done
 
@@ -393,7 +384,7 @@ def test_a_push_sends_what_changed_and_removes_what_is_gone(hub, repository, tmp
 
 
 def test_a_card_that_the_hub_refuses_is_not_uploaded(hub, repository, tmp_path):
-    hub_ner.set_metadata(repository / "README.md", {"base_model": "a folder of mine"})
+    checks.set_metadata(repository / "README.md", {"base_model": "a folder of mine"})
     write_manifest(repository)
     done = push(hub, repository, tmp_path / "cache")
     assert done.returncode != 0
@@ -555,7 +546,7 @@ def test_stored_predictions_that_the_model_does_not_repeat_are_refused(repositor
     examples[0]["mentions"] = [{"entity_group": "PER", "score": 0.5, "word": "x", "start": 0, "end": 1}]
     (repository / "examples.json").write_text(json.dumps(examples), "utf-8")
     with pytest.raises(RepositoryError, match=r"examples\.json holds"):
-        hub_ner.check_loads(repository)
+        checks.check_loads(repository)
 
 
 # -------------------------------------------------------------------------------------------------- the whole round trip
@@ -604,14 +595,14 @@ def test_a_model_goes_to_the_hub_is_used_tuned_and_pushed_again(hub, models, tmp
     used = run(hub, tmp_path / "cache1", [sys.executable, "-c", USE, "tester/model", commit, texts])
     assert used.returncode == 0, used.stderr
     for example, mentions in zip(examples, json.loads(used.stdout.splitlines()[-1]), strict=True):
-        assert hub_ner.same_mentions(example["mentions"], mentions)
+        assert checks.same_mentions(example["mentions"], mentions)
 
     tuned = run(hub, tmp_path / "cache2", [sys.executable, "-c", TUNE, "tester/model", commit, "tester/tuned"])
     assert tuned.returncode == 0, tuned.stderr
     again = run(hub, tmp_path / "cache3", [sys.executable, "-c", USE, "tester/tuned", hub.commits("tester/tuned")[0], texts])
     assert again.returncode == 0, again.stderr
     names = set(hub.files("tester/tuned"))
-    assert set(hub_ner.CODE[method]) <= names
+    assert set(checks.travelling_files(MODELS / checks.MODELING_FILES[method])) <= names
     assert not [name for name in names if Path(name).suffix in (".bin", ".pt", ".pkl")]
     missing = run(hub, tmp_path / "cache4", [sys.executable, "-c", USE, "tester/model", commit, texts], token=False)
     assert missing.returncode != 0
@@ -623,4 +614,4 @@ def test_a_bundle_unpacks_and_loads_without_the_project_and_without_network(mode
     assert main(["bundle", str(models["nerco"]), str(tmp_path / "tagger.zip")]) == 0
     assert main(["verify", str(tmp_path / "tagger.zip"), "--run"]) == 0
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(tmp_path / "tagger.zip"), str(tmp_path / "out")], check=True)
-    hub_ner.check_loads(tmp_path / "out" / "tagger")
+    checks.check_loads(tmp_path / "out" / "tagger")

@@ -11,8 +11,8 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-import losses_contrastive
-from losses_contrastive import pairwise_contrastive_loss, semantic_classes, supervised_contrastive_loss
+from contrastive_ner.training import losses
+from contrastive_ner.training.losses import pairwise_contrastive_loss, semantic_classes, supervised_contrastive_loss
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "nerco_loss.json").read_text())["cases"]
 LOSSES = [pairwise_contrastive_loss, supervised_contrastive_loss]
@@ -254,7 +254,7 @@ def test_an_unknown_reduction_raises(reduction: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- classes
 def test_docstring_examples_hold() -> None:
-    result = doctest.testmod(losses_contrastive)
+    result = doctest.testmod(losses)
     assert result.attempted >= 1
     assert result.failed == 0
 

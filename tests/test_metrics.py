@@ -10,8 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 
-from data_ner import tags_to_spans
-from metrics_ner import error_breakdown, length_scores, precision_recall_f1, span_scores, text_counts, training_scores
+from contrastive_ner.data.schemes import tags_to_spans
+from contrastive_ner.evaluation.metrics import (
+    error_breakdown,
+    length_scores,
+    precision_recall_f1,
+    span_scores,
+    text_counts,
+    training_scores,
+)
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
 NAMES = ("precision", "recall", "f1")
@@ -296,7 +303,7 @@ def test_training_scores_refuse_different_numbers_of_texts() -> None:
 # --------------------------------------------------------------------------------------------------------------- evaluate
 @pytest.fixture(scope="module")
 def metric() -> evaluate.Metric:
-    return evaluate.load(str(ROOT / "metrics_ner.py"))
+    return evaluate.load(str(ROOT / "contrastive_ner" / "evaluation" / "metrics.py"))
 
 
 def mentions(texts: list[list[tuple[int, int, str]]]) -> list[list[dict[str, Any]]]:

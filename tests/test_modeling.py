@@ -28,15 +28,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from modeling_nerco import (
-    IGNORED,
-    NercoConfig,
-    NercoForTokenClassification,
-    NercoModel,
-    Span,
-    bio_penalties,
-    check_bio_labels,
-)
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification, NercoModel, bio_penalties, check_bio_labels
+from contrastive_ner.models.windows_ner import Span
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 VOCABULARY = 100

@@ -15,13 +15,13 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, dynamic_module_utils, pipeline
+from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from modeling_nerco import NercoConfig, NercoForTokenClassification
-from pipeline_ner import NerPipeline, text_reader
-from runtime_onnx import spans_of_path
-from windows_ner import TextReader, Tokenized, Window, flat_spans, merge_windows, word_starts
+from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification
+from contrastive_ner.models.pipeline_ner import NerPipeline, text_reader
+from contrastive_ner.models.windows_ner import TextReader, Tokenized, Window, flat_spans, merge_windows, word_starts
+from contrastive_ner.serving.runtime_onnx import spans_of_path
 
 READ_AHEAD = 16  # batches
 PIECES = [
@@ -667,10 +667,8 @@ def test_dropout_is_off_in_the_pipeline(tiny_tagger: NercoForTokenClassification
 
 
 def test_pipeline_of_the_object_equals_pipeline_of_the_folder(
-    saved_tagger: Path, pipe: NerPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved_tagger: Path, pipe: NerPipeline, modules_cache: None
 ) -> None:
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
     for task in ("ner", "token-classification"):
         loaded = pipeline(task, model=str(saved_tagger), trust_remote_code=True)
         assert type(loaded).__name__ == "NerPipeline"

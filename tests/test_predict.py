@@ -18,10 +18,11 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import predict_ner
-from data_ner import Layout, Record, read_records
-from inputs_ner import BadRow, chunks, read_rows
-from run_ner import main
+from contrastive_ner.cli import main
+from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.records import Record
+from contrastive_ner.data.streams import BadRow, chunks, read_rows
+from contrastive_ner.serving import predict as predict_module
 
 TEXTS = ["小明在北京大学读书，小红在上海工作。", "", "Hi 😀[SEP]ＡＢＣ 张三, 李四", "我们去上海。" * 60, '引号"和，逗号']
 WORDS = ["小明", "在", "北京大学"]
@@ -367,13 +368,13 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(saved_tagg
     def stdin(text: str) -> None:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
-    def full(self: predict_ner.FileOutput) -> None:
+    def full(self: predict_module.FileOutput) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     folder = tmp_path / "data"
     datasets.Dataset.from_dict({"text": ["好"]}).save_to_disk(str(folder))
-    finish = predict_ner.FileOutput.finish
-    monkeypatch.setattr(predict_ner.FileOutput, "finish", full)
+    finish = predict_module.FileOutput.finish
+    monkeypatch.setattr(predict_module.FileOutput, "finish", full)
     for source in ("-", f"{folder}@train"):
         command = ["predict", str(saved_tagger), source, "--output", str(tmp_path / f"out{len(source)}.jsonl")]
         stdin("好\n")
@@ -385,15 +386,15 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(saved_tagg
         assert "was begun with other source" in capsys.readouterr().err
         stdin("好\n")
         (folder / "more.arrow").unlink()
-        monkeypatch.setattr(predict_ner.FileOutput, "finish", finish)
+        monkeypatch.setattr(predict_module.FileOutput, "finish", finish)
         assert main(command) == 0
         assert "going on after row 1" in capsys.readouterr().err
-        monkeypatch.setattr(predict_ner.FileOutput, "finish", full)
+        monkeypatch.setattr(predict_module.FileOutput, "finish", full)
 
 
 def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
     path = tmp_path / "out.jsonl"
-    output = predict_ner.FileOutput(path, {"source": 1})
+    output = predict_module.FileOutput(path, {"source": 1})
     output.write("row\n", 1)
     path.write_text("precious")
     with pytest.raises(ValueError, match="appeared meanwhile"):
@@ -401,7 +402,7 @@ def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
     output.close()
     assert path.read_text() == "precious"
     path.unlink()
-    output = predict_ner.FileOutput(path, {"source": 1})
+    output = predict_module.FileOutput(path, {"source": 1})
     assert output.done == 1
     output.finish()
     output.close()
@@ -410,11 +411,11 @@ def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
 
 def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
     path = tmp_path / "out.jsonl"
-    output = predict_ner.FileOutput(path, {"source": 1})
+    output = predict_module.FileOutput(path, {"source": 1})
     output.write("row\n", 1)
     output.close()
     output.partial.write_text("ro")
-    output = predict_ner.FileOutput(path, {"source": 1})
+    output = predict_module.FileOutput(path, {"source": 1})
     assert output.done == 0
     output.close()
     assert list(tmp_path.iterdir()) == []
@@ -422,10 +423,9 @@ def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
 
 LIMITED = """
 import resource, sys
-sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from predict_ner import FileOutput, Tagged, write_explained
-output = FileOutput(Path(sys.argv[2]), {})
+from contrastive_ner.serving.predict import FileOutput, Tagged, write_explained
+output = FileOutput(Path(sys.argv[1]), {})
 try:
     write_explained(output, Tagged("x" * 100, 3, [], {}), "goes on")
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -436,7 +436,7 @@ finally:
 
 
 def test_an_error_of_the_disk_is_explained_and_leaves_no_lock(tmp_path):
-    given = [sys.executable, "-c", LIMITED, str(ROOT), str(tmp_path / "out.jsonl")]
+    given = [sys.executable, "-c", LIMITED, str(tmp_path / "out.jsonl")]
     done = subprocess.run(given, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large; 3 rows are written, goes on"
     assert not (tmp_path / ".out.jsonl.lock").exists()
@@ -452,7 +452,7 @@ def test_an_output_that_exists_stays_as_it_is(saved_tagger, tmp_path, capsys):
 
 def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
     command, output = job
-    write, calls = predict_ner.FileOutput.write, []
+    write, calls = predict_module.FileOutput.write, []
 
     def full(self, text, rows):
         calls.append(rows)
@@ -460,7 +460,7 @@ def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, text, rows)
 
-    monkeypatch.setattr(predict_ner.FileOutput, "write", full)
+    monkeypatch.setattr(predict_module.FileOutput, "write", full)
     assert main(command[2:]) == 2
     assert "No space left on device; 32 rows are written, the same command goes on there" in capsys.readouterr().err
     monkeypatch.undo()
@@ -472,20 +472,20 @@ def test_a_model_that_changes_meanwhile_is_noticed(saved_tagger, tmp_path, monke
     model = tmp_path / "changing"
     shutil.copytree(saved_tagger, model)
     (tmp_path / "in.txt").write_text("好\n", "utf-8")
-    tagger = predict_ner.Tagger.__call__
+    tagger = predict_module.Tagger.__call__
 
     def changing(self, rows):
         (model / "config.json").write_text((model / "config.json").read_text("utf-8") + "\n", "utf-8")
         return tagger(self, rows)
 
-    monkeypatch.setattr(predict_ner.Tagger, "__call__", changing)
+    monkeypatch.setattr(predict_module.Tagger, "__call__", changing)
     assert main(["predict", str(model), str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]) == 2
     assert "changed while it was in use" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_the_types_of_a_job_are_encoded_once(saved_binder, tmp_path, monkeypatch, capsys):
-    from modeling_binder import BinderModel
+    from contrastive_ner.models.modeling_binder import BinderModel
 
     folder, _ = saved_binder
     encode, calls = BinderModel.encode_types, []

@@ -1,18 +1,14 @@
 """The figures of README and docs: bootstrap intervals, segmentation of representations, against plain loops."""
 
 import random
-import sys
 from statistics import mean
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from segmentation import alignment_and_uniformity, segmentation
 
-sys.path[:0] = [str(ROOT / "results"), str(ROOT / "benchmarks")]
-
-from segmentation import alignment_and_uniformity, segmentation  # noqa: E402
-from tables import ablation_table, between, difference_table, held_out_table, interval, score_table  # noqa: E402
+from benchmarks.tables import ablation_table, between, difference_table, held_out_table, interval, score_table
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 

@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
-from data_ner import Mention, Record, read_records
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Mention, Record
 
 SPLITS = ("train", "dev", "test")
 SAMPLES = ROOT / "samples"

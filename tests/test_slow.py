@@ -102,4 +102,4 @@ def test_python_of_the_readme_runs(demo: str, clone: Path):
 
 
 def test_result_tables_of_the_readme_are_up_to_date(clone: Path):
-    run([sys.executable, "results/tables.py", "--check"], clone)
+    run([sys.executable, "-m", "benchmarks.tables", "--check"], clone)

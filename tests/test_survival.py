@@ -11,13 +11,13 @@ import torch
 from conftest import ROOT, arguments
 from safetensors.torch import load_file
 
-from run_ner import main
+from contrastive_ner.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # 40 sentences in batches of 8: 5 steps an epoch; 10 in stage one, 5 head-only, 15 in the full phase.
 OPTIONS = {"stage1_epochs": 2, "head_epochs": 1, "stage2_epochs": 3, "stage1_patience": 5, "stage2_patience": 5}
-STAGE1_STEP = "trainer_contrastive.ContrastiveTrainer.training_step"
+STAGE1_STEP = "contrastive_ner.training.contrastive:ContrastiveTrainer.training_step"
 STAGE2_STEP = "transformers.Trainer.training_step"  # stage one's calls it, too
 WRITING = "transformers.Trainer._save_optimizer_and_scheduler"  # the checkpoint's weights are there, its state is not
 
@@ -55,13 +55,13 @@ KILLED = {
     "stage one, before any checkpoint": (STAGE1_STEP, 3),
     "stage one, second epoch": (STAGE1_STEP, 8),
     "stage one, a checkpoint half written": (WRITING, 2),
-    "stage one, trained but not marked": ("phases_ner.leave_model", 1),
+    "stage one, trained but not marked": ("contrastive_ner.training.phases:leave_model", 1),
     "head-only": (STAGE2_STEP, 10 + 3),
     "full, first epoch": (STAGE2_STEP, 15 + 2),
     "full, third epoch": (STAGE2_STEP, 15 + 13),
     "full, a checkpoint half written": (WRITING, 2 + 1 + 2),
-    "full, trained but not marked": ("phases_ner.leave_model", 3),
-    "measuring": ("run_ner.write_json", 2),
+    "full, trained but not marked": ("contrastive_ner.training.phases:leave_model", 3),
+    "measuring": ("contrastive_ner.cli.train:write_json", 2),
 }
 
 
@@ -95,7 +95,7 @@ def undisturbed_binder(files: Path, tiny_encoder: Path, tmp_path_factory: pytest
 BINDER_STRUCK = {
     "third epoch": (STAGE2_STEP, 13, "SIGKILL"),
     "a checkpoint half written": (WRITING, 2, "SIGKILL"),
-    "trained but not marked": ("phases_ner.leave_model", 1, "SIGKILL"),
+    "trained but not marked": ("contrastive_ner.training.phases:leave_model", 1, "SIGKILL"),
     "in the middle of an epoch": (STAGE2_STEP, 8, "SIGTERM"),
 }
 
@@ -164,7 +164,7 @@ def test_seconds_of_all_starts_are_counted(files, tiny_encoder, tmp_path):
 
 
 def test_two_runs_in_one_directory_are_refused(files, tiny_encoder, tmp_path, capsys):
-    from run_ner import lock_run_dir
+    from contrastive_ner.training.run import lock_run_dir
 
     command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
     lock = lock_run_dir(tmp_path / "run")

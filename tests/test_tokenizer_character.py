@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from tokenizer_character import character_tokenizer, is_character_tokenizer
+from contrastive_ner.training.characters import character_tokenizer, is_character_tokenizer
 
 BERT_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 XLMR_SPECIAL = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}

@@ -10,15 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
-from data_ner import Mention, Record
-from features_ner import TagCollator, tag_features
-from losses_contrastive import pairwise_contrastive_loss, semantic_classes
-from modeling_nerco import NercoForTokenClassification, NercoModel
-from pipeline_ner import text_reader
-from trainer_contrastive import (
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
+from contrastive_ner.models.pipeline_ner import text_reader
+from contrastive_ner.training.batches import EpochBatches, TagCollator, sentence_batches
+from contrastive_ner.training.contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
-    EpochBatches,
     JointTrainer,
     chunks_of,
     classes_of,
@@ -26,9 +24,10 @@ from trainer_contrastive import (
     gather_tokens,
     knn_classes,
     prototype_classes,
-    sentence_batches,
     token_f1,
 )
+from contrastive_ner.training.features import tag_features
+from contrastive_ner.training.losses import pairwise_contrastive_loss, semantic_classes
 
 CORPUS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=60)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from data_ner import DataError, Layout, entity_types, is_ideograph, read_records
-from types_ner import EntityType, check_types, read_types
+from contrastive_ner.data.descriptions import EntityType, check_types, read_types
+from contrastive_ner.data.readers import Layout, is_ideograph, read_records
+from contrastive_ner.data.records import entity_types
+from contrastive_ner.errors import DataError
 
 TYPES = ROOT / "configs" / "types"
 GENIA = "DNA RNA cell_line cell_type protein"

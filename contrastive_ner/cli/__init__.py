@@ -1,0 +1,67 @@
+"""The command line. Each command is one function in a file of its group; heavy imports wait.
+
+contrastive-ner train CONFIG.yaml [key=value ...]
+contrastive-ner evaluate MODEL FILE [--train FILE]
+contrastive-ner predict MODEL [FILE]
+contrastive-ner export MODEL FOLDER
+contrastive-ner inspect FILE [FILE ...]
+contrastive-ner annotate [FILE] --dictionary FILE
+contrastive-ner dictionary FILE [FILE ...] --output FILE
+contrastive-ner push MODEL USER/NAME
+contrastive-ner bundle MODEL NAME.zip
+contrastive-ner verify MODEL | NAME.zip | USER/NAME
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from contrastive_ner import __version__
+from contrastive_ner.cli.dictionary import add_dictionary_commands
+from contrastive_ner.cli.inspect import add_inspect_command
+from contrastive_ner.cli.share import add_sharing_commands
+from contrastive_ner.cli.tag import add_tagging_commands
+from contrastive_ner.cli.train import add_train_command
+from contrastive_ner.errors import is_user_error
+from contrastive_ner.logs import show_messages
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0, 2 for an error that the user can fix, 128 + N for signal N."""
+    arguments = build_parser().parse_args(argv)
+    show_messages(logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO)
+    try:
+        code = arguments.command(arguments)
+        sys.stdout.flush()  # a closed pipe is met here, not at the end of the process
+        return code
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if arguments.debug or not is_user_error(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted; run the same command again to resume", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="contrastive-ner", description="Contrastive named-entity recognition.")
+    parser.add_argument("--version", action="version", version=f"contrastive-ner {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    level = parser.add_mutually_exclusive_group()
+    level.add_argument("--quiet", action="store_true", help="show warnings and results only")
+    level.add_argument("--verbose", action="store_true", help="show more messages and the training log")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_train_command(commands)
+    add_tagging_commands(commands)
+    add_inspect_command(commands)
+    add_dictionary_commands(commands)
+    add_sharing_commands(commands)
+    return parser

@@ -1,0 +1,75 @@
+"""inspect: what annotated files hold."""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from contrastive_ner.cli.options import add_layout_options
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Record, outermost
+from contrastive_ner.files import expand
+from contrastive_ner.logs import quiet_libraries
+from contrastive_ner.training.config import layout_of
+
+
+def add_inspect_command(commands: Any) -> None:
+    """inspect."""
+    command = commands.add_parser("inspect", help="report what annotated files contain")
+    command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
+    command.add_argument("--tokenizer", help="encoder or model folder: count the mentions that match none of its token boundaries")
+    add_layout_options(command)
+    command.set_defaults(command=command_inspect)
+
+
+def command_inspect(arguments: argparse.Namespace) -> int:
+    """Print what annotated files hold, and what is suspicious about them."""
+    quiet_libraries()
+    seen: dict[str, str] = {}
+    for name in arguments.files:
+        records, report = read_records(expand(name), layout_of(arguments))
+        texts = Counter(record.text for record in records)
+        inner = sum(len(outermost(record.entities)[1]) for record in records)
+        longest = max(records, key=lambda record: len(record.text))
+        counts = Counter(mention.label for record in records for mention in record.entities)
+        across = Counter(seen[record.text] for record in records if record.text in seen)
+        print(f"{name}: {report.format}{', ' + report.scheme if report.scheme else ''}")
+        print(f"  sentences            {len(records)} ({sum(not record.entities for record in records)} without entity)")
+        print(f"  entities             {counts.total()}" + "".join(f", {label} {n}" for label, n in counts.most_common()))
+        print(f"  overlapping          {inner} mentions inside or across a longer one")
+        print(f"  longest text         {len(longest.text)} characters (record {longest.id})")
+        print(f"  repaired tags        {report.repaired_tags}" + "".join(f"\n    {repair}" for repair in report.repairs))
+        print(f"  duplicates within    {sum(count - 1 for count in texts.values())}")
+        for other, count in across.items():
+            print(f"  also in {other}: {count} sentences")
+        print(f"  off token boundaries {off_boundaries(records, arguments.tokenizer)}")
+        seen |= {text: name for text in texts if text not in seen}
+    return 0
+
+
+def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str:
+    """How many mentions match no token boundary: of the given tokenizer, else of the data's own tokens."""
+    if tokenizer_name is None:
+        own = [record for record in records if record.tokens is not None]
+        if not own:
+            return "not checked (the data have no tokens; name a --tokenizer)"
+        spans = [list(record.tokens or []) for record in own]
+    else:
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+        from contrastive_ner.models.pipeline_ner import text_reader
+        from contrastive_ner.training.characters import is_character_tokenizer
+
+        # A folder's own tokenizer.json needs none of the code that a model folder carries.
+        local = (Path(tokenizer_name) / "tokenizer.json").is_file()
+        tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(tokenizer_name)
+        unit = "token" if is_character_tokenizer(tokenizer) else "word"
+        own = list(records)
+        reader = text_reader(tokenizer, label_unit=unit, max_window_tokens=128)
+        spans = [text.spans for text in reader.tokenize([record.text for record in own])]
+    missed = 0
+    for record, tokens in zip(own, spans, strict=True):
+        starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
+        missed += sum(m.start not in starts or m.end not in ends for m in record.entities)
+    return f"{missed} mentions"

@@ -1,0 +1,134 @@
+"""train: train all phases of a run, measure the model, leave the run directory."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from contrastive_ner.data.records import Record
+from contrastive_ner.evaluation.report import print_scores
+from contrastive_ner.files import expand, file_hash, move_folder, read_json, write_json
+from contrastive_ner.hub.repository import write_manifest
+from contrastive_ner.provenance import provenance
+from contrastive_ner.serving.inference import evaluate_records, load_pipeline
+from contrastive_ner.training.config import RunConfig, is_first_process, load_config
+from contrastive_ner.training.run import (
+    LOCK_FILE,
+    Alignment,
+    assemble_model,
+    check_run_dir,
+    draw_plots,
+    finished_phases,
+    first_process_first,
+    lock_run_dir,
+    nothing_left_of_a_false_start,
+    prepare,
+)
+from contrastive_ner.training.task import Data, Task
+
+
+def add_train_command(commands: Any) -> None:
+    """train."""
+    keys = "\n".join(f"  {f.name:<30} {f.metadata['help']} [{f.default}]" for f in fields(RunConfig))
+    command = commands.add_parser(
+        "train",
+        help="train a model from a configuration; the same command resumes an interrupted run",
+        description="Train from a YAML file; key=value overrides its keys.",
+        epilog=f"keys:\n{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("config", help="YAML file with the keys below")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the file")
+    command.set_defaults(command=lambda a: command_train(load_config(a.config, a.overrides)))
+
+
+def command_train(config: RunConfig) -> int:
+    """Train all phases of a run, evaluate, write the run directory. A complete run is only reported.
+
+    Under torchrun every process trains; the first one alone prints, evaluates and writes.
+    """
+    if not is_first_process():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    run_dir = config.run_dir
+    with first_process_first():
+        if is_first_process():
+            check_run_dir(config)
+        if (run_dir / "metrics.json").is_file():
+            print(f"{run_dir} is complete")
+            print_scores(read_json(run_dir / "metrics.json"))
+            return 0
+        lock = lock_run_dir(run_dir)
+    with nothing_left_of_a_false_start(run_dir):
+        with first_process_first():
+            task, data, alignment = prepare(config)
+        from contrastive_ner.training.phases import train_phases
+
+        trained = train_phases(task)
+    if is_first_process():
+        finish(task, data, alignment, trained)
+        lock.release()
+        (run_dir / LOCK_FILE).unlink()
+    return 0
+
+
+def finish(task: Task, data: Data, alignment: Alignment, trained: Path) -> None:
+    """Measure the trained model and leave it, its card, the plots and `metrics.json`, which says that the run is complete."""
+    from contrastive_ner.hub.card import published, write_card
+
+    run_dir = task.config.run_dir
+    model_dir = assemble_model(task, trained)
+    metrics = measure(task.config, data, model_dir, alignment)
+    examples = card_examples(model_dir, data.records["dev"])
+    write_json(examples, model_dir / "examples.json")
+    write_json(published(metrics), model_dir / "metrics.json")
+    write_card(metrics, examples, data.records["train"], model_dir)
+    write_manifest(model_dir)
+    draw_plots(task, metrics)
+    move_folder(model_dir, run_dir / "model")
+    write_json(metrics, run_dir / "metrics.json")
+    print_scores(metrics)
+    print(f"Hub-ready model: {run_dir / 'model'}")
+
+
+def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment) -> dict[str, Any]:
+    """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
+    pipeline = load_pipeline(model_dir)
+    splits = [split for split in ("dev", "test") if split in data.records]
+    scores: dict[str, Any] = {split: evaluate_records(pipeline, data.records[split], data.records["train"]) for split in splits}
+    phases = {}
+    for name in finished_phases(config.run_dir):
+        done = read_json(config.run_dir / name / "DONE.json")
+        phases[name] = {key: done[key] for key in ("seconds", "epochs", "best")}
+    files = {"train": config.train_file, "dev": config.dev_file, "test": config.test_file}
+    return {
+        "method": config.method,
+        "seed": config.seed,
+        **scores,
+        "phases": phases,
+        "data": {
+            split: {
+                "file": files[split],
+                "sha256": file_hash(expand(files[split])),
+                "texts": len(records),
+                "mentions": sum(len(record.entities) for record in records),
+                "repaired_tags": data.reports[split].repaired_tags,
+                **({"alignment": alignment[split].to_dict()} if split in alignment else {}),
+            }
+            for split, records in data.records.items()
+        },
+        "types": data.types,
+        "config": config.to_dict(),
+        **provenance(),
+    }
+
+
+def card_examples(model_dir: Path, records: Sequence[Record], count: int = 3) -> list[dict[str, Any]]:
+    """Short texts of the development set with what the model finds in them, those with most types: {"text", "mentions"}."""
+    pipeline = load_pipeline(model_dir)
+    short = [record.text for record in records if len(record.text) <= 60 and not set(record.text) & set('"\\\n')] or [records[0].text[:60]]
+    found = pipeline(short[:200])
+    best = sorted(range(len(found)), key=lambda i: (-len({mention["entity_group"] for mention in found[i]}), len(short[i])))[:count]
+    return [{"text": short[i], "mentions": found[i]} for i in best]

@@ -1,0 +1,1 @@
+"""Annotated text in and out: the record, tag schemes, readers, writers, streams, dictionaries."""

@@ -1,0 +1,130 @@
+"""Types files: the entity types of a data set with a description of each, which BINDER's type encoder reads.
+
+Sections: the type, reading, comparing with data, details. A file in YAML; configs/types/ holds those that come with the project:
+
+    source: guideline            # guideline, dictionary or ours (default); an entry may have its own
+    types:
+      PER.NAM:
+        name: named person       # the type in words; default: the label
+        description: A person referred to by name ...
+      LOC: A short entry is the description alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contrastive_ner.data.readers import read_lines
+from contrastive_ner.errors import DataError
+
+SOURCES = ("guideline", "dictionary", "ours")
+KEYS = ("name", "description", "source")  # of an entry
+
+
+@dataclass(frozen=True)
+class EntityType:
+    """`label` as in the data, the type in words, what it covers, and where the description comes from (one of `SOURCES`)."""
+
+    label: str
+    name: str
+    description: str
+    source: str
+
+
+def read_types(path: str | Path) -> list[EntityType]:
+    """The entity types of a types file, in its order. Runs of white space in a name or description become one space.
+
+    Raises:
+        DataError: no such file, not UTF-8, no YAML, a repeated key, no types, an unknown key or source, a label that is no text,
+            a description that is missing or that two types share. The message names file, place, expectation and remedy.
+    """
+    content = _load(path)
+    entries = content.get("types")
+    if not isinstance(entries, dict) or not entries:
+        raise DataError(f"{path}: types: expected labels with descriptions, found {_found(entries)}; write 'LABEL: description' under it")
+    types = [_entity_type(label, entry, _source(content, "ours", path), path) for label, entry in entries.items()]
+    described: dict[str, str] = {}
+    for item in types:
+        # The type encoder could not tell the two apart, an uncased one not even by case.
+        other = described.setdefault(item.description.casefold(), item.label)
+        if other != item.label:
+            raise DataError(f"{path}: types.{item.label}: expected its own description, found that of {other!r}; write what parts them")
+    return types
+
+
+def check_types(types: Sequence[EntityType], labels_in_data: Iterable[str], where: str | Path) -> list[str]:
+    """The labels of `types` that do not occur in the data, in the order of the file. `where`: the types file, for the message.
+
+    Raises:
+        DataError: the data hold labels that have no description; the message names them and what to add.
+    """
+    labels, known = set(labels_in_data), [item.label for item in types]
+    lacking = sorted(labels.difference(known))
+    if lacking:
+        raise DataError(
+            f"{where}: types: expected a description of every type in the data, found none of {', '.join(map(repr, lacking))} "
+            f"(there are {', '.join(map(repr, known))}); add under 'types:' a line '{lacking[0]}: description' for each"
+        )
+    return [label for label in known if label not in labels]
+
+
+def _load(path: str | Path) -> dict[Any, Any]:
+    import yaml
+
+    class UniqueKeyLoader(yaml.SafeLoader):  # PyYAML keeps the last of two equal keys and says nothing
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            lines: dict[tuple[str, str], int] = {}
+            for key in (pair[0] for pair in node.value):
+                same, line = (key.tag, str(key.value)), key.start_mark.line + 1
+                if same in lines:
+                    raise DataError(f"{path}:{line}: expected every key once, found {key.value!r} as in line {lines[same]}; remove one")
+                lines[same] = line
+            return node
+
+    if not Path(path).is_file():
+        raise DataError(f"{path}: expected a types file (YAML), found no such file; check the path, see configs/types/ for examples")
+    text = "\n".join(line for _, line in read_lines(str(path)))
+    try:
+        content = yaml.load(text, Loader=UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, and our own
+        if isinstance(error, DataError):
+            raise
+        mark = getattr(error, "problem_mark", None)
+        said = " ".join(str(getattr(error, "problem", None) or error).split())
+        place = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        raise DataError(f"{place}: expected YAML, found a fault: {said}; quote a text with ': ' or ' #' in it, indent by spaces") from error
+    return _mapping(content, ("source", "types"), path, "write 'types:' and the types under it")
+
+
+def _entity_type(label: Any, entry: Any, default: str, path: str | Path) -> EntityType:
+    if not isinstance(label, str) or not label.strip():
+        raise DataError(f"{path}: types: expected text as a label, found {_found(label)}; quote it ('NO', 'on', '1' need quotes in YAML)")
+    where = f"{path}: types.{label}"
+    values = {"description": entry} if isinstance(entry, str) else _mapping(entry, KEYS, where, "write a description as text")
+    name = _text(values.get("name", label), "name", where)
+    return EntityType(label, name, _text(values.get("description"), "description", where), _source(values, default, where))
+
+
+def _text(value: Any, key: str, where: str | Path) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}.{key}: expected text, found {_found(value)}; write it, in quotes where YAML reads another kind of value")
+    return " ".join(value.split())
+
+
+def _source(values: dict[Any, Any], default: str, where: str | Path) -> str:
+    if (source := values.get("source", default)) not in SOURCES:
+        raise DataError(f"{where}: source: expected one of {', '.join(SOURCES)}, found {_found(source)}; say who wrote the text")
+    return str(source)
+
+
+def _mapping(value: Any, keys: Sequence[str], where: str | Path, fix: str) -> dict[Any, Any]:
+    wrong = ", ".join(repr(key) for key in value if key not in keys) if isinstance(value, dict) else _found(value)
+    if wrong:
+        raise DataError(f"{where}: expected the keys {', '.join(keys)}, found {wrong}; {fix}")
+    return value
+
+
+def _found(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {value!r}"[:60]

@@ -1,0 +1,43 @@
+"""Whole documents: the texts of a document joined for the model, and their mentions split again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from contrastive_ner.data.records import Mention, Record
+
+# ------------------------------------------------------------------------------------------------------- whole documents
+SENTENCE_BREAK = "\n"
+
+
+@dataclass
+class Document:
+    """Consecutive texts of one document as one text; `offsets`: where each of them begins in it."""
+
+    record: Record
+    parts: list[Record]
+    offsets: list[int]
+
+
+def join_documents(records: Sequence[Record]) -> list[Document]:
+    """Documents of records that name one (`doc`); a record that names none is one by itself."""
+    documents = []
+    for (_, doc), group in groupby(enumerate(records), key=lambda item: (item[0] if item[1].doc is None else -1, item[1].doc)):
+        parts = [record for _, record in group]
+        offsets, mentions, position = [], [], 0
+        for part in parts:
+            offsets.append(position)
+            mentions += [Mention(m.start + position, m.end + position, m.label, m.score) for m in part.entities]
+            position += len(part.text) + len(SENTENCE_BREAK)
+        text = SENTENCE_BREAK.join(part.text for part in parts)
+        documents.append(Document(Record(parts[0].id if doc is None else doc, text, mentions, doc), parts, offsets))
+    return documents
+
+
+def split_document(document: Document, mentions: Sequence[Mention]) -> tuple[list[list[Mention]], int]:
+    """Mentions of each part, with offsets in it, and how many lie across parts and so belong to none."""
+    found: list[list[Mention]] = []
+    for part, offset in zip(document.parts, document.offsets, strict=True):
+        inside = [m for m in mentions if offset <= m.start and m.end <= offset + len(part.text)]
+        found.append([m._replace(start=m.start - offset, end=m.end - offset) for m in inside])
+    return found, len(mentions) - sum(map(len, found))

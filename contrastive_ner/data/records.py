@@ -1,0 +1,80 @@
+"""The record that everything reads into and trains from: a text and its mentions.
+
+Offsets count code points, half-open, into `text` exactly as given.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from contrastive_ner.models.windows_ner import word_range
+
+
+# ---------------------------------------------------------------------------------------------------- records and reports
+class Mention(NamedTuple):
+    """`label` at text[start:end]; predictions carry a score.
+
+    `labels`: the scores of the best types of the span; `abstained`: whether it is one for a person to decide; where they were asked for.
+    """
+
+    start: int
+    end: int
+    label: str
+    score: float | None = None
+    labels: tuple[tuple[str, float], ...] = ()
+    abstained: bool | None = None
+
+
+@dataclass
+class Record:
+    """One text with its mentions.
+
+    `tokens`: offsets of given words, where the source had words; `doc`: document id. A prediction says which share of the text the model
+    has read, `coverage`, and of each mention, which of the given words it touches.
+    """
+
+    id: str
+    text: str
+    entities: list[Mention] = field(default_factory=list)
+    doc: str | None = None
+    tokens: list[tuple[int, int]] | None = None
+    coverage: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        entities: list[dict[str, Any]] = []
+        for mention in self.entities:
+            entity: dict[str, Any] = {"start": mention.start, "end": mention.end, "label": mention.label}
+            if mention.score is not None:
+                entity["score"] = mention.score
+            if self.tokens is not None and self.coverage is not None:
+                entity["words"] = list(word_range(self.tokens, mention.start, mention.end))
+            if mention.labels:
+                entity["labels"] = [{"label": label, "score": score} for label, score in mention.labels]
+            if mention.abstained is not None:
+                entity["abstained"] = mention.abstained
+            entities.append(entity)
+        extra: dict[str, Any] = {} if self.doc is None else {"doc": self.doc}
+        if self.tokens is not None:
+            extra["tokens"] = [list(token) for token in self.tokens]
+        if self.coverage is not None:
+            extra["coverage"] = self.coverage
+        return {"id": self.id, "text": self.text, "entities": entities, **extra}
+
+
+def outermost(mentions: Iterable[Mention]) -> tuple[list[Mention], list[Mention]]:
+    """Flat mentions for a tagger: the longest of those that overlap is kept (ties: the earlier). Returns kept, left out.
+
+    >>> [[m[:3] for m in part] for part in outermost([Mention(0, 2, "GPE"), Mention(0, 4, "ORG")])]
+    [[(0, 4, 'ORG')], [(0, 2, 'GPE')]]
+    """
+    kept: list[Mention] = []
+    rest: list[Mention] = []
+    for mention in sorted(mentions, key=lambda m: (m.start - m.end, m.start, m.label)):
+        free = all(mention.end <= other.start or other.end <= mention.start for other in kept)
+        (kept if free else rest).append(mention)
+    return sorted(kept), sorted(rest)
+
+
+def entity_types(records: Iterable[Record]) -> list[str]:
+    """Entity types in alphabetical order."""
+    return sorted({mention.label for record in records for mention in record.entities})

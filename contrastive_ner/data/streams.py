@@ -1,0 +1,246 @@
+"""Texts to tag, as a stream: plain lines, JSONL, CLUENER, CSV, Parquet, data sets, columns.
+
+A row that cannot be read is a `BadRow` in its place, not the end. All but columns are read as they are asked for, in constant memory.
+"""
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from contrastive_ner.data.readers import (
+    Layout,
+    detect_format,
+    joiner_of,
+    read_lines,
+    read_raw_lines,
+    read_records,
+    record_from_cluener,
+    record_from_dict,
+)
+from contrastive_ner.data.records import Record
+from contrastive_ner.data.schemes import split_tag
+from contrastive_ner.errors import DataError
+from contrastive_ner.logs import log
+from contrastive_ner.models.windows_ner import joined
+
+INPUT_FORMATS = ("auto", "text", "jsonl", "cluener", "csv", "parquet", "datasets", "columns")
+
+
+class BadRow(NamedTuple):
+    """A row that holds no text to tag; counted from 1, in files of lines by lines."""
+
+    number: int
+    reason: str
+
+
+Row = Record | BadRow
+
+
+class Rows(NamedTuple):
+    """A stream of rows, with the format that they came in and the tag scheme to write them in."""
+
+    rows: Iterator[Row]
+    format: str
+    scheme: str = "BIO"
+
+
+def read_rows(path: str, layout: Layout, *, text_column: str = "text", keep_entities: bool = False) -> Rows:
+    """Open a source of texts. `path`: a file, or a data set as "FOLDER@SPLIT" or "NAME@SPLIT".
+
+    Args:
+        layout: its `format` is one of `INPUT_FORMATS`; the rest is for columns.
+        text_column: of JSONL, CSV, Parquet and data sets. A row of JSONL or of a data set may have words in "tokens" instead.
+        keep_entities: also read given mentions (JSONL, CLUENER, columns).
+
+    Raises:
+        DataError: there is no such source, or it has no such column.
+    """
+    kind = input_format(path) if layout.format == "auto" else layout.format
+    if kind not in INPUT_FORMATS:
+        raise DataError(f"{path}: format {kind!r} is unknown (expected one of {', '.join(INPUT_FORMATS)})")
+    if kind == "columns":
+        records, report = read_records(path, replace(layout, format=kind))
+        if report.repaired_tags:
+            log.warning("%d tags of the input repaired", report.repaired_tags)
+        return Rows(iter(records), kind, report.scheme or "BIO")
+    if kind != "datasets" and not Path(path).is_file():
+        raise DataError(f"{path}: no such file")
+    if kind == "text":
+        return Rows(text_rows(path), kind)
+    if kind in ("jsonl", "cluener"):
+        return Rows(json_rows(path, kind, layout, text_column, keep_entities), kind)
+    tables = {"csv": csv_rows, "parquet": parquet_rows, "datasets": dataset_rows}
+    cells = tables[kind](path)
+    return Rows(table_rows(path, cells, layout, text_column), kind)
+
+
+def input_format(path: str) -> str:
+    """Format of a source: by its name, else as `read_records` finds it; columns only where the first row ends in a tag, else text."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (".csv", ".tsv", ".parquet"):
+        return "parquet" if suffix == ".parquet" else "csv"
+    try:
+        found = detect_format(path)
+        first = (
+            next((line for _, line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")), "")
+            if found == "columns"
+            else ""
+        )
+    except (DataError, RecursionError):  # no such file, or a bad first row: reading says so
+        found, first = "columns", ""
+    if found != "columns":
+        return found
+    if suffix in (".json", ".jsonl"):  # its first row is bad
+        return "jsonl"
+    cells = first.split("\t") if "\t" in first else first.split(" ")
+    try:
+        split_tag(cells[-1])
+    except ValueError:
+        return "text"
+    return "columns" if len(cells) > 1 and ("\t" in first or len(cells) == 2) else "text"
+
+
+# -- files of lines
+def text_rows(path: str) -> Iterator[Row]:
+    """A text a line, empty ones too."""
+    for number, raw in read_raw_lines(path):
+        try:
+            yield Record(str(number), raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield BadRow(number, f"not UTF-8 at byte {error.start + 1}")
+
+
+def json_rows(path: str, kind: str, layout: Layout, text_column: str, keep_entities: bool) -> Iterator[Row]:
+    """A JSON object a line; empty lines are no rows."""
+    for number, raw in read_raw_lines(path):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw.decode("utf-8"))
+            if kind == "cluener" and keep_entities:
+                yield record_from_cluener(row, number)
+            else:
+                yield record_of(row, number, layout, text_column, keep_entities=keep_entities)
+        except RecursionError:
+            yield BadRow(number, "nested too deeply")
+        except (ValueError, TypeError, OverflowError) as error:  # Overflow: JSON's Infinity as an offset
+            yield BadRow(number, str(error))
+
+
+# -- tables
+def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
+    """Rows of a CSV file with a header, or of a TSV file (by its name)."""
+    csv.field_size_limit(sys.maxsize)
+    # A cell that is no UTF-8 stays bytes, so that its row alone is bad.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        # Strict: else a quote in the wrong place would vanish, and one that is never closed would join the rest of the file in silence.
+        reader = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True)
+        try:
+            width = len(reader.fieldnames or ())
+        except csv.Error as error:
+            raise DataError(f"{path}: the header cannot be read as CSV ({error})") from error
+        for number in itertools.count(1):
+            try:
+                row: dict[Any, Any] = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRow(number, f"no CSV: {error}")
+                continue
+            if None in row:  # as where a text with a comma has no quotes: its tail would be lost
+                yield BadRow(number, f"{width + len(row[None])} cells under a header of {width}; put quotes around a text with delimiters")
+            else:
+                yield {name: cell if cell is None or cell.isascii() else utf8_or_bytes(cell) for name, cell in row.items()}
+
+
+def utf8_or_bytes(cell: str) -> str | bytes:
+    raw = cell.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw
+
+
+def parquet_rows(path: str) -> Iterator[Mapping[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
+    """Rows of a data set on disk, or streamed from the Hub."""
+    import datasets
+
+    place, _, split = (name, "", "") if Path(name).is_dir() else name.rpartition("@")
+    try:
+        if Path(place).is_dir():
+            data = datasets.load_from_disk(place)
+            data = data[split] if isinstance(data, dict) else data
+        else:
+            data = datasets.load_dataset(place, split=split, streaming=True)
+    except Exception as error:
+        raise DataError(f"{name}: no data set could be loaded from disk or Hub ({error}); write NAME@SPLIT") from error
+    yield from data
+
+
+def table_rows(path: str, cells: Iterator[Mapping[str, Any] | BadRow], layout: Layout, text_column: str) -> Iterator[Row]:
+    """Rows of named cells. DataError if the first one has not the column."""
+    first = next(cells, None)
+    if first is None:
+        return iter(())
+    if not isinstance(first, BadRow) and text_column not in first and "tokens" not in first:
+        raise DataError(f"{path}: no column {text_column!r} (found {', '.join(map(str, first))}); name it with --text_column")
+
+    def rows() -> Iterator[Row]:
+        for number, row in enumerate(itertools.chain([first], cells), start=1):
+            try:
+                yield row if isinstance(row, BadRow) else record_of(row, number, layout, text_column)
+            except (ValueError, TypeError, OverflowError) as error:
+                yield BadRow(number, str(error))
+
+    return rows()
+
+
+def record_of(row: Any, number: int, layout: Layout, text_column: str, *, keep_entities: bool = False) -> Record:
+    """The text of a row, or its words in "tokens", with its id and document; ValueError says what is wrong."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"expected an object, found {type(row).__name__}")
+    identifier, doc = (None if row.get(name) in (None, "") else str(row[name]) for name in ("id", "doc"))
+    text, tokens = row.get(text_column), row.get("tokens")
+    if isinstance(tokens, list) and tokens and all(isinstance(token, str) and token for token in tokens):
+        own_text, offsets = joined(tokens, joiner_of(layout, tokens))
+        # A text that is joined in another way is read without its words.
+        text, tokens = (own_text, offsets) if text is None or text == own_text else (text, None)
+    elif not (isinstance(tokens, list) and all(isinstance(token, list) and len(token) == 2 for token in tokens)):
+        tokens = None  # no words and no offsets, but a count, say, or ids
+    if not isinstance(text, str):
+        raise DataError(f"expected a string in {text_column!r}, found {text!r:.40}")
+    given = dict(row) if keep_entities else {}
+    return record_from_dict({**given, "id": identifier or number, "text": text, "doc": doc, "tokens": tokens}, number)
+
+
+def chunks(rows: Iterable[Row], texts: int, characters: int) -> Iterator[list[Row]]:
+    """Lists of at most so many rows and about so many characters; the texts of a document (`doc`) stay together."""
+    chunk: list[Row] = []
+    size = 0
+    for row in rows:
+        last = chunk[-1] if chunk else None
+        same = isinstance(row, Record) and isinstance(last, Record) and row.doc is not None and row.doc == last.doc
+        if chunk and not same and (len(chunk) >= texts or size >= characters):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += len(row.text) if isinstance(row, Record) else 0
+    if chunk:
+        yield chunk

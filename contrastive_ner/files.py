@@ -1,0 +1,93 @@
+"""Files and folders that appear complete or not at all; hashes; paths with environment variables."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from contrastive_ner.errors import ConfigError, UserError
+
+
+class atomic_writer:
+    """A text file that appears complete or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.temporary: str | None = None
+
+    def __enter__(self) -> Any:
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            self.file = open(self.path, "w", encoding="utf-8", newline="\n")  # a link or device is written through, never replaced
+            return self.file
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        self.file = os.fdopen(handle, "w", encoding="utf-8", newline="\n")
+        return self.file
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self.file.close()
+            if kind is None and self.temporary is not None:
+                os.chmod(self.temporary, 0o644)
+                os.replace(self.temporary, self.path)
+        finally:
+            if self.temporary is not None:
+                Path(self.temporary).unlink(missing_ok=True)
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Write a JSON file that appears complete or not at all. It is indented; lists of whole numbers take one line."""
+    text = json.dumps(values, ensure_ascii=False, indent=1)
+    # Strings hold no raw line break: what has one is layout.
+    text = re.sub(r"\[\n *(-?\d+(?:,\n *-?\d+)*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+    with atomic_writer(path) as file:
+        file.write(text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. UserError if it is not valid JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore or remove it") from error
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder in the place of whatever was there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Give a complete folder its name, in the place of an older one."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(source, target)
+
+
+def expand(path: str) -> str:
+    """A path with ${NAME} filled in from the environment; NER_DATA is data/ by default."""
+    environment = {"NER_DATA": "data", **os.environ}
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            raise ConfigError(f"{path}: the environment variable {match[1]} is not set")
+        return environment[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", fill, path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_hash(name: str) -> str | None:
+    """SHA-256 of a file; None for a data set that is no single file."""
+    path = Path(name)
+    return sha256(path) if path.is_file() else None

@@ -1,0 +1,1 @@
+"""Models as repositories: manifest, checks, bundles, uploads, the model card."""

@@ -1,0 +1,72 @@
+"""Bundles: a model repository as one archive."""
+
+import os
+import re
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+from contrastive_ner.errors import ConfigError, RepositoryError
+from contrastive_ner.files import fresh_folder, move_folder
+
+
+# --------------------------------------------------------------------------------------------------------------- bundles
+def write_bundle(folder: Path, bundle: Path) -> None:
+    """A repository as one ZIP archive, without compression (weights have none to give) and without times: equal content, equal bytes."""
+    partial = bundle.with_name(f".{bundle.name}-partial")
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.iterdir()):
+            entry = zipfile.ZipInfo(f"{bundle.stem}/{path.name}")
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            with path.open("rb") as source, archive.open(entry, "w", force_zip64=path.stat().st_size >= 2**31) as target:
+                shutil.copyfileobj(source, target)
+    os.replace(partial, bundle)
+
+
+def unpack_bundle(bundle: Path, folder: Path) -> None:
+    """Unpack a bundle's files into `folder`, which appears complete or not at all.
+
+    Raises:
+        RepositoryError: it is no ZIP archive, or not such a one as `write_bundle` writes: plain files in one folder, each once, without
+            compression (so that nothing unpacks to more than the archive's own size), without links.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; choose another folder")
+    partial = fresh_folder(folder.with_name(f".{folder.name}-partial"))
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            faults = entry_faults(archive.infolist())
+            if sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size:  # entries that share their bytes
+                faults.append("its files are larger than the archive")
+            if faults:
+                raise RepositoryError(bundle, faults)
+            for entry in archive.infolist():
+                with archive.open(entry) as source, (partial / Path(entry.filename).name).open("xb") as target:
+                    shutil.copyfileobj(source, target)
+        move_folder(partial, folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, UnicodeError, OverflowError) as error:
+        raise RepositoryError(bundle, [f"is no bundle, or a damaged one ({error})"]) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def entry_faults(entries: list[zipfile.ZipInfo]) -> list[str]:
+    """What in an archive's list of files is not as `write_bundle` writes it."""
+    faults = []
+    places = [re.fullmatch(r"([^/\\\0]+)/([^/\\\0]+)", entry.filename) for entry in entries]
+    for entry, place in zip(entries, places, strict=True):
+        mode = entry.external_attr >> 16
+        if place is None or {place[1], place[2]} & {".", ".."} or ":" in entry.filename:
+            faults.append(f"{entry.filename!r}: expected FOLDER/FILE")
+        elif not stat.S_ISREG(mode):
+            faults.append(f"{entry.filename!r}: is no plain file")
+        elif entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
+            faults.append(f"{entry.filename!r}: is compressed or encrypted")
+    names = [entry.filename for entry in entries]
+    if len(set(names)) != len(names):
+        faults.append("a file is there twice")
+    if len({place[1] for place in places if place}) > 1:
+        faults.append("it holds several folders")
+    return faults

@@ -1,0 +1,188 @@
+"""The model card: its head for the Hub, its text for people, both filled from what a run measured."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from contrastive_ner.data.records import Record
+from contrastive_ner.evaluation.report import breakdown_table
+from contrastive_ner.files import expand, read_json, sha256
+from contrastive_ner.hub.repository import MODELING_FILES, NAME_TO_COME, travelling_files
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+METHOD_LINES = {
+    "ce": "A plain token classifier (independent tags).",
+    "crf": "A token classifier with a linear-chain CRF.",
+    "nerco": "A NerCo tagger: contrastive training of the encoder, then token classification with a linear-chain CRF.",
+    "binder": "A BINDER model: a bi-encoder that compares spans of text with descriptions of entity types.",
+}
+SCORE_LINES = {
+    "ce": "the probability of exactly this mention under independent tags",
+    "crf": "the mention's posterior probability under the CRF",
+    "binder": "a logistic function of the span's margin to the threshold of its type",
+}
+SCORE_LINES["nerco"] = SCORE_LINES["crf"]
+PATHS = ("output_dir", "train_file", "dev_file", "test_file", "types_file", "encoder")
+EXAMPLES_PER_TYPE = 3
+
+
+def card_template() -> Path:
+    """model_card.md: next to this file in an installed package, at the root in a clone."""
+    here = Path(__file__).resolve()
+    return next(path for path in (here.with_name("model_card.md"), here.parents[2] / "model_card.md") if path.is_file())
+
+
+def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: Sequence[Record], folder: Path) -> None:
+    """Write README.md of a model folder.
+
+    Args:
+        metrics: content of `metrics.json`. examples: texts with predictions {"text", "mentions"}, the first of them is shown.
+        train: the training data: the types' examples are its most frequent mentions.
+        folder: of the model; its configuration and its code are described.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    config, method, types = metrics["config"], metrics["method"], metrics["types"]
+    model_config = read_json(folder / "config.json")
+    is_binder, nested = method == "binder", model_config.get("decoding") == "nested"
+    title = f"{method}-{data_name(config['train_file'])}"
+    encoder = without_folder(config["encoder"])
+    splits = [split for split in ("dev", "test") if split in metrics]
+    card = ModelCard.from_template(
+        ModelCardData(
+            library_name="transformers",
+            pipeline_tag="token-classification",
+            tags=["named-entity-recognition", *(["contrastive-learning"] if method in ("nerco", "binder") else []), method],
+            language="zh" if model_config["label_unit"] == "token" else None,
+            base_model=encoder if encoder == config["encoder"] and "/" in encoder else None,
+            metrics=["precision", "recall", "f1"],
+            model_name=title,
+            eval_results=[result for split in splits for result in exact_results(metrics, split)],
+            widget=[widget(example) for example in examples],
+        ),
+        template_path=str(card_template()),
+        title=title,
+        name=NAME_TO_COME,
+        method=method,
+        method_line=METHOD_LINES[method],
+        types=types,
+        type_examples=type_examples(train, types),
+        label_unit=model_config["label_unit"],
+        descriptions={label: model_config["descriptions"][label][0] for label in types} if is_binder else {},
+        score_line=SCORE_LINES[method] if model_config.get("use_crf", True) else SCORE_LINES["ce"],
+        code={name: sha256(folder / name) for name in travelling_files(folder / MODELING_FILES[model_config["model_type"]])},
+        nested=nested,
+        example={"text": repr(examples[0]["text"]), "output": _python_list(examples[0]["mentions"])},
+        max_window_tokens=config["max_window_tokens"],
+        max_span_width=model_config.get("max_span_width"),
+        gold_line="gold are all mentions, nested ones too" if nested else "gold are the outermost mentions",
+        seed=metrics["seed"],
+        spread=spread_line(metrics),
+        table=_score_table({split: metrics[split] for split in splits}, types),
+        breakdown=breakdown_table(metrics[splits[-1]]).strip("\n"),
+        breakdown_split=splits[-1],
+        calibration_error=f"{100 * metrics[splits[-1]]['calibration']['ece']:.1f}",
+        encoder=Path(encoder).name,
+        data_line=_data_line(metrics["data"]),
+        phases_line="; ".join(f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s" for name, done in metrics["phases"].items()),
+        machine=metrics["machine"],
+        versions=metrics["versions"],
+        cell=lambda text: text.replace("|", "\\|").replace("\n", " "),
+    )
+    card.save(folder / "README.md")
+
+
+def published(metrics: dict[str, Any]) -> dict[str, Any]:
+    """`metrics.json` as a model carries it: names of files and folders without the places where they lie."""
+    data = {split: {**entry, "file": without_folder(entry["file"])} for split, entry in metrics["data"].items()}
+    return {**metrics, "config": {**metrics["config"], **{key: without_folder(metrics["config"][key]) for key in PATHS}}, "data": data}
+
+
+def without_folder(place: str) -> str:
+    """The last part of a path of this machine, or of one that an environment variable begins; a name on the Hub as it is."""
+    on_disk = place and (Path(expand(place)).exists() or Path(place).is_absolute() or "${" in place)
+    return Path(expand(place)).name if on_disk else place
+
+
+def data_name(train_file: str) -> str:
+    """What the data are called: the training file's folder, or the file."""
+    path = Path(train_file)
+    return path.parent.name or path.stem
+
+
+def type_examples(train: Sequence[Record], types: Sequence[str]) -> dict[str, list[str]]:
+    """The most frequent mentions of each type."""
+    counts: dict[str, Counter[str]] = {label: Counter() for label in types}
+    for record in train:
+        for mention in record.entities:
+            counts[mention.label][record.text[mention.start : mention.end]] += 1
+    return {label: [text for text, _ in found.most_common(EXAMPLES_PER_TYPE)] for label, found in counts.items()}
+
+
+def exact_results(metrics: dict[str, Any], split: str) -> "list[EvalResult]":
+    """A split's micro scores for the card's head, unrounded."""
+    from huggingface_hub import EvalResult
+
+    name = data_name(metrics["config"]["train_file"])
+    return [
+        EvalResult(
+            task_type="token-classification",
+            dataset_type=name,
+            dataset_name=name,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=f"exact-span {metric} (micro)",
+            metric_value=metrics[split]["micro"][metric],
+        )
+        for metric in ("precision", "recall", "f1")
+    ]
+
+
+def widget(example: dict[str, Any]) -> dict[str, Any]:
+    """A text for the Hub's page, with what the model finds in it."""
+    found = [{"label": f"{mention['word']} ({mention['entity_group']})", "score": mention["score"]} for mention in example["mentions"]]
+    return {"text": example["text"], "output": found}
+
+
+def spread_line(metrics: dict[str, Any]) -> str:
+    """Mean and deviation of F1 over the complete runs that differ from this one in the seed alone; empty if there is no other."""
+    config = metrics["config"]
+    if "{seed}" not in config["output_dir"]:
+        return ""
+    template = config["output_dir"].replace("{method}", config["method"])
+    runs = {metrics["seed"]: metrics}
+    for path in Path(expand(template.replace("{seed}", "0"))).parent.glob(f"{Path(template).name.replace('{seed}', '*')}/metrics.json"):
+        other = read_json(path)
+        if {**other["config"], "seed": 0} == {**config, "seed": 0}:
+            runs[other["seed"]] = other
+    if len(runs) == 1:
+        return ""
+    split = "test" if "test" in metrics else "dev"
+    values = [100 * run[split]["micro"]["f1"] for run in runs.values() if split in run]
+    return f"{split} F1 over seeds {', '.join(map(str, sorted(runs)))}: {mean(values):.1f} ± {stdev(values):.1f}"
+
+
+def _python_list(mentions: list[dict[str, Any]]) -> str:
+    rows = [repr({**mention, "score": round(mention["score"], 3)}) for mention in mentions]
+    return "[" + ",\n ".join(rows) + "]"
+
+
+def _data_line(data: dict[str, Any]) -> str:
+    return ", ".join(f"{split} {entry['texts']} texts with {entry['mentions']} mentions" for split, entry in data.items())
+
+
+def _score_table(scores: dict[str, Any], types: list[str]) -> str:
+    head = "| |" + "".join(f" {split} P | R | F1 | mentions |" for split in scores)
+    lines = [head, "|---|" + "---|" * (4 * len(scores))]
+    empty = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "gold": 0}
+    for name in [*types, "all (micro)"]:
+        line = f"| {name} |"
+        for split in scores.values():
+            entry = split["micro"] if name == "all (micro)" else split["per_type"].get(name, empty)
+            line += "".join(f" {100 * entry[key]:.1f} |" for key in ("precision", "recall", "f1")) + f" {entry['gold']} |"
+        lines.append(line)
+    return "\n".join(lines)

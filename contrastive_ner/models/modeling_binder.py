@@ -1,0 +1,754 @@
+"""BINDER (Zhang et al., ICLR 2023): a bi-encoder that scores text spans against entity-type descriptions.
+
+Sections: config, scores of starts, ends and spans, losses, model, registration.
+A text encoder represents tokens and spans, a type encoder the descriptions; a span is a mention of a type where its score exceeds the
+type's threshold, which is the score of the text's first token. So mentions may nest, a span may have several types, and a new type
+is a new description.
+This file travels with the weights: what loading a shared model executes is here, in `encoder_ner.py`, `types_binder.py`,
+`pipeline_ner.py` and `windows_ner.py`.
+
+Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W greatest width of a span, M rows of labels,
+N cells: (window, start, width - 1) triples.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .encoder_ner import IGNORED, SafePreTrainedModel, config_object, empty_encoder, encode, pretrained_encoder, read_encoder_config
+from .pipeline_ner import PIPELINES, NerPipeline
+from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
+from .windows_ner import DECODINGS, InputError, Span, best_labels, least_scores
+
+AUTO_MAP = {
+    "AutoConfig": "modeling_binder.BinderConfig",
+    "AutoModel": "modeling_binder.BinderModel",
+    "AutoModelForTokenClassification": "modeling_binder.BinderModel",
+}
+TYPE_ENCODERS = ("untied", "tied", "frozen", "none")
+CUT = -1  # in a row of labels: this side of the mention lies outside the window
+INITIAL_TEMPERATURE = 0.07
+TYPES_AT_ONCE = 64  # descriptions in a forward pass of the type encoder, outside training
+CELL_BUDGET = 2**20  # numbers computed at a time when spans are scored without gradient on a CPU: what its cache holds
+
+
+# ---------------------------------------------------------------------------------------------------------------- config
+class BinderConfig(PreTrainedConfig):
+    """Configuration of BINDER.
+
+    Args:
+        encoder_config: configuration of the text encoder (any encoder-only `AutoModel`), as an object or a dictionary.
+        type_encoder_config: the same of the type encoder; None where there is no separate one.
+        type_encoder: "untied" (paper: two encoders), "tied" (one for both), "frozen" (two, the type encoder keeps its pretrained
+            weights), "none" (types are stored vectors; `BinderModel.export_frozen`).
+        descriptions: {entity type: its texts}. The first text represents the type; in training one of them is drawn at a time.
+        description_tokens: tokens of the longest text.
+        projection_size: size of the space in which spans and types meet (paper: 128).
+        projection_dropout: dropout on the projections (paper: 0.1).
+        max_span_width: tokens of the longest span that can be found.
+        types_per_batch: types drawn for each training step, those with a mention first; 0: all.
+        decoding: "nested" (every span above its threshold) or "flat" (of overlapping ones the best).
+        several_labels: whether a span may have more than one type.
+        margins: {entity type: by how much a span's score must exceed the threshold}; 0 where a type is not named.
+        start_weight, end_weight, span_weight, threshold_weight: weights of the losses (paper: 0.2, 0.2, 0.6; 0.5).
+        label_unit: where a span may start and end: at every "token" (character tokenizers) or at "word" boundaries.
+        max_window_tokens: longest input, special tokens included; longer texts are read in overlapping windows.
+        score_slope, score_intercept: a span's score is sigmoid(slope * margin + intercept); fitted on development data.
+        type_fingerprint: of the weights that encode types; written by `save_pretrained`.
+
+    Raises ValueError where a value makes no sense.
+    """
+
+    model_type = "binder"
+    sub_configs = {"encoder_config": AutoConfig, "type_encoder_config": AutoConfig}
+
+    encoder_config: Any = None
+    type_encoder_config: Any = None
+    type_encoder: str = "untied"
+    descriptions: dict[str, list[str]] = field(default_factory=dict)
+    description_tokens: int = 1
+    projection_size: int = 128
+    projection_dropout: float = 0.1
+    max_span_width: int = 30
+    types_per_batch: int = 0
+    decoding: str = "nested"
+    several_labels: bool = True
+    margins: dict[str, float] = field(default_factory=dict)
+    start_weight: float = 0.2
+    end_weight: float = 0.2
+    span_weight: float = 0.6
+    threshold_weight: float = 0.5
+    label_unit: str = "word"
+    max_window_tokens: int = 128
+    score_slope: float = 1.0
+    score_intercept: float = 0.0
+    type_fingerprint: str = ""
+    id2label: dict[int, str] | dict[str, str] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.encoder_config = config_object("encoder_config", self.encoder_config)
+        self.type_encoder_config = config_object("type_encoder_config", self.type_encoder_config)
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()})
+        check_descriptions(self.descriptions)
+        given: Mapping[Any, str] = self.id2label or dict(enumerate(self.descriptions))
+        ids = {int(number): label for number, label in given.items()}
+        if self.descriptions:
+            # config.json holds its keys in alphabetical order: the ids say which type a vector belongs to.
+            if sorted(ids.values()) != sorted(self.descriptions) or sorted(ids) != list(range(len(ids))):
+                raise InputError(f"id2label names {sorted(ids.values())}: expected the types of descriptions, {sorted(self.descriptions)}")
+            self.descriptions = {ids[number]: self.descriptions[ids[number]] for number in range(len(ids))}
+            self.id2label, self.label2id = ids, {label: number for number, label in ids.items()}
+        super().__post_init__(**kwargs)
+        self._validate()
+
+    def _validate(self) -> None:
+        for name, allowed in {"type_encoder": TYPE_ENCODERS, "decoding": DECODINGS, "label_unit": ("token", "word")}.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
+        if not (isinstance(self.projection_dropout, int | float) and 0 <= self.projection_dropout < 1):
+            raise InputError(f"projection_dropout is {self.projection_dropout!r}: expected a number in [0, 1)")
+        if not isinstance(self.several_labels, bool):
+            raise InputError(f"several_labels is {self.several_labels!r}: expected true or false")
+        least = {"projection_size": 1, "max_span_width": 1, "description_tokens": 1, "types_per_batch": 0, "max_window_tokens": 8}
+        for name, smallest in least.items():
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < smallest:
+                raise InputError(f"{name} is {getattr(self, name)!r}: expected an integer of at least {smallest}")
+        for name in ("start_weight", "end_weight", "span_weight", "threshold_weight"):
+            if not (isinstance(getattr(self, name), int | float) and getattr(self, name) >= 0):
+                raise InputError(f"{name} is {getattr(self, name)!r}: expected zero or a positive number")
+        if not isinstance(self.margins, Mapping) or not all(isinstance(value, int | float) for value in self.margins.values()):
+            raise InputError(f"margins is {self.margins!r}: expected {{entity type: number}}")
+        unknown = sorted(set(self.margins) - set(self.descriptions))
+        if unknown and self.descriptions:
+            raise InputError(f"margins name {', '.join(unknown)}: expected types of descriptions, {', '.join(self.descriptions)}")
+        for name, least_value in {"score_slope": 0.0, "score_intercept": -math.inf}.items():
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and least_value < value < math.inf):
+                raise InputError(f"{name} is {value!r}: expected a {'positive ' * (name == 'score_slope')}number")
+        if 2 * self.max_span_width > self.max_window_tokens:  # windows that share nearly all would be many
+            raise InputError(
+                f"max_span_width is {self.max_span_width}: expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
+            )
+        if self.threshold_weight > 1:
+            raise InputError(f"threshold_weight is {self.threshold_weight!r}: expected a number in [0, 1]")
+
+    @property
+    def labels(self) -> list[str]:
+        """Entity types in the order of their ids."""
+        return list(self.descriptions)
+
+    @property
+    def entity_types(self) -> list[str]:
+        """As `labels`; of a tagger these are tags."""
+        return self.labels
+
+    @property
+    def min_overlap(self) -> int:
+        """Tokens that windows of a text must share: so some window holds every span whole."""
+        return self.max_span_width
+
+    @property
+    def texts_per_type(self) -> int:
+        return max((len(texts) for texts in self.descriptions.values()), default=1)
+
+
+# ----------------------------------------------------------------------------------------- scores of starts, ends, spans
+class Projected(NamedTuple):
+    """Tokens and widths in the space of the types: start, end (B, L, D), normalised; the parts of a span's projection, which are
+    added: left, right (B, L, D), width (W, D)."""
+
+    start: Tensor
+    end: Tensor
+    left: Tensor
+    right: Tensor
+    width: Tensor
+
+
+class BinderScores(NamedTuple):
+    """Scores in float32: start, end (B, E, L), span (B, E, L, W) at [first token, width - 1].
+
+    The threshold is the score of the first token: start[..., 0], end[..., 0], span[..., 0, 0]. Spans that are no candidates hold
+    the smallest finite number.
+    """
+
+    start: Tensor
+    end: Tensor
+    span: Tensor
+
+
+class TextHeads(nn.Module):
+    """Projections of tokens and spans, and the temperatures (three, as logarithms of the scale: start, end, span)."""
+
+    def __init__(self, hidden_size: int, config: BinderConfig) -> None:
+        super().__init__()
+        size = config.projection_size
+        self.start = nn.Linear(hidden_size, size)
+        self.end = nn.Linear(hidden_size, size)
+        self.span = nn.Linear(2 * hidden_size + size, size)
+        self.width = nn.Embedding(config.max_span_width, size)
+        self.log_scale = nn.Parameter(torch.empty(3))
+        self.dropout = config.projection_dropout
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.constant_(self.log_scale, math.log(1 / INITIAL_TEMPERATURE))
+
+    def forward(self, hidden: Tensor) -> Projected:
+        """hidden (B, L, H) -> projections. The span head is split: W [h_i; h_j; D_w] + b = W_s h_i + W_e h_j + (W_d D_w + b)."""
+        first, last, width = self.span.weight.split([hidden.shape[-1], hidden.shape[-1], self.width.embedding_dim], dim=1)
+        start, end = (normalised(head(hidden), self.dropout, self.training) for head in (self.start, self.end))  # (B, L, D)
+        left, right = F.linear(hidden, first).float(), F.linear(hidden, last).float()  # (B, L, D)
+        return Projected(start, end, left, right, F.linear(self.width.weight, width, self.span.bias).float())
+
+    def span_scores(self, parts: Projected, cells: Tensor, types: Tensor) -> Tensor:
+        """Scores of spans: cells (N, 3) window, first token, width - 1; types (E, D) -> (N, E)."""
+        row, first, width = cells.unbind(1)
+        at = row * parts.left.shape[1] + first  # (N,) in all windows' tokens
+        spans = parts.left.flatten(0, 1).index_select(0, at)  # (N, D)
+        spans += parts.right.flatten(0, 1).index_select(0, at + width)
+        spans += parts.width.index_select(0, width)
+        # The scale goes to the types: they are fewer than the scores.
+        return normalised(spans, self.dropout, self.training) @ (self.log_scale[2].float().exp() * types).T
+
+
+class TypeHeads(nn.Module):
+    """Projections of a type for starts, ends and spans."""
+
+    def __init__(self, hidden_size: int, config: BinderConfig) -> None:
+        super().__init__()
+        self.start, self.end, self.span = (nn.Linear(hidden_size, config.projection_size) for _ in range(3))
+        self.dropout = config.projection_dropout
+
+    def forward(self, states: Tensor) -> Tensor:
+        """First-token states (E, H) -> vectors for starts, ends, spans: (3, E, D)."""
+        heads = (self.start, self.end, self.span)
+        return torch.stack([normalised(head(states), self.dropout, self.training) for head in heads])
+
+
+def normalised(projection: Tensor, dropout: float, training: bool) -> Tensor:
+    """Dropout, then length 1, in float32."""
+    return F.normalize(F.dropout(projection.float(), dropout, training), dim=-1)
+
+
+def candidate_spans(word_mask: Tensor, word_end_mask: Tensor, max_width: int) -> Tensor:
+    """Spans that start at a word's first and end at a word's last token: (B, L), (B, L) -> (B, L, W) at [first token, width - 1]."""
+    ends = F.pad(word_end_mask.bool(), (0, max_width - 1)).unfold(1, max_width, 1)  # (B, L, W)
+    return word_mask.bool()[:, :, None] & ends
+
+
+def in_parts(cells: Tensor, types: Tensor) -> tuple[Tensor, ...]:
+    """Cells (N, 3) in parts whose projections and scores are few enough to be held at a time; types (E, D)."""
+    budget = CELL_BUDGET if cells.device.type == "cpu" else 64 * CELL_BUDGET
+    return cells.split(max(budget // (types.shape[0] + types.shape[1]), 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------- losses
+def contrast(scores: Tensor, negative: Tensor, rows: Tensor, types: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Mention loss and threshold loss of one kind of candidates (paper: sections 3.2, 3.3).
+
+    The threshold, candidate 0, is part of every denominator. With Z = log sum exp over negatives and threshold, a mention's loss is
+    log(exp Z + exp s) - s = softplus(Z - s): other mentions of its type are in no denominator of it.
+
+    Args:
+        scores: (B, E, C) of C candidates. negative: (B, E, C), the candidates that are no mention of the type.
+        rows, types, cells: (M,) window, type, candidate of each mention.
+
+    Returns:
+        The mean over the mentions (0 where there is none), the mean over all pairs of window and type.
+    """
+    threshold = scores[..., 0]  # (B, E)
+    others = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).logsumexp(-1)  # (B, E)
+    partition = torch.logaddexp(others, threshold)  # (B, E)
+    mentions = F.softplus(partition[rows, types] - scores[rows, types, cells])  # (M,)
+    return mentions.sum() / max(len(mentions), 1), (partition - threshold).mean()
+
+
+def binder_losses(scores: BinderScores, labels: Tensor, word_mask: Tensor, word_end_mask: Tensor) -> dict[str, Tensor]:
+    """The six losses: {"mention_start", "threshold_start", ..."_end", ..."_span"}, scalars.
+
+    Args:
+        scores: of all windows of a batch.
+        labels: (B, M, 3) mentions as type, first token, last token (inclusive); rows of -100 are padding. `CUT` in place of a token: it
+            lies outside the window; the visible one is no negative, and no mention either. A mention wider than W has no span
+            score: it teaches starts and ends only.
+        word_mask, word_end_mask: (B, L) first and last tokens of words.
+    """
+    known = labels[..., 0] != IGNORED  # (B, M)
+    rows = known.nonzero()[:, 0]
+    types, first, last = labels[known].unbind(-1)
+    whole = (first != CUT) & (last != CUT)
+    losses: dict[str, Tensor] = {}
+    for kind, values, mask, token in (("start", scores.start, word_mask, first), ("end", scores.end, word_end_mask, last)):
+        negative = mask.bool()[:, None, :].repeat(1, values.shape[1], 1)  # (B, E, L)
+        visible = token != CUT
+        negative[rows[visible], types[visible], token[visible]] = False
+        losses[f"mention_{kind}"], losses[f"threshold_{kind}"] = contrast(values, negative, rows[whole], types[whole], token[whole])
+    max_width = scores.span.shape[-1]
+    inside = whole & (last - first < max_width)
+    at = rows[inside], types[inside], first[inside] * max_width + (last - first)[inside]
+    candidates = candidate_spans(word_mask, word_end_mask, max_width)
+    negative = candidates[:, None].repeat(1, scores.span.shape[1], 1, 1).flatten(2)  # (B, E, L * W)
+    negative[at] = False
+    losses["mention_span"], losses["threshold_span"] = contrast(scores.span.flatten(2), negative, *at)
+    return losses
+
+
+def total_loss(losses: Mapping[str, Tensor], *, start: float = 0.2, end: float = 0.2, span: float = 0.6, threshold: float = 0.5) -> Tensor:
+    """Weighted sum of `binder_losses`: (1 - threshold) x mentions + threshold x thresholds, each over starts, ends, spans."""
+    weights = {"start": start, "end": end, "span": span}
+    parts = [
+        weight * ((1 - threshold) * losses[f"mention_{kind}"] + threshold * losses[f"threshold_{kind}"]) for kind, weight in weights.items()
+    ]
+    return torch.stack(parts).sum()
+
+
+# ----------------------------------------------------------------------------------------------------------------- model
+@dataclass
+class BinderOutput(ModelOutput):
+    """`loss` where labels were given; `last_hidden_state` (B, L, H) of the text encoder, from which `decode` scores spans."""
+
+    loss: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class BinderModel(SafePreTrainedModel):
+    """BINDER: what the standard Trainer trains, what `AutoModel` and `pipeline("ner")` open.
+
+    Trained types are stored as vectors; they are encoded anew in training, and stored again by the first use after it.
+    """
+
+    config_class = BinderConfig
+    base_model_prefix = "binder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    # The Trainer must divide the loss by the number of accumulated batches. A step over several batches, or processes, thus weights
+    # mentions by batch: the mean of the batches' means, where one batch of all would give the mean over the mentions.
+    accepts_loss_kwargs = False
+
+    description_ids: Tensor
+    description_lengths: Tensor
+    type_vectors: Tensor
+
+    def __init__(self, config: BinderConfig) -> None:
+        super().__init__(config)
+        self.encoder = empty_encoder(config.encoder_config)
+        self.heads = TextHeads(config.encoder_config.hidden_size, config)
+        self.type_encoder: PreTrainedModel | None = None
+        if config.type_encoder in ("untied", "frozen"):
+            self.type_encoder = empty_encoder(config.type_encoder_config)
+        if config.type_encoder != "none":
+            type_config = config.type_encoder_config if self.type_encoder is not None else config.encoder_config
+            self.type_heads = TypeHeads(type_config.hidden_size, config)
+            shape = len(config.descriptions), config.texts_per_type
+            self.register_buffer("description_ids", torch.zeros(*shape, config.description_tokens, dtype=torch.long))
+            self.register_buffer("description_lengths", torch.zeros(shape, dtype=torch.long))
+        self.register_buffer("type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size))
+        self.vectors_are_stale, self._stored_version = True, -1
+        self.register_load_state_dict_post_hook(_weights_were_loaded)
+        self.post_init()
+        self._freeze()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TextHeads):
+            module.reset_parameters()
+
+    def _freeze(self) -> None:
+        if self.config.type_encoder == "frozen" and self.type_encoder is not None:
+            self.type_encoder.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, from safetensors only; the stored type vectors are those of the file."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze()
+        if model.config.type_fingerprint:  # written with the vectors
+            model.vectors_are_stale, model._stored_version = False, model._weights_version()
+        return loaded
+
+    @classmethod
+    def from_encoders(
+        cls,
+        text: str,
+        types: str | None = None,
+        *,
+        descriptions: Mapping[str, str | Sequence[str]],
+        tokenizer: Any = None,
+        **config: Any,
+    ) -> "BinderModel":
+        """A new model around pretrained encoders.
+
+        Args:
+            text: folder or Hub name of any encoder-only model with safetensors weights.
+            types: the same of the type encoder, which reads with the same tokenizer; by default as `text`.
+            descriptions: {entity type: text, or several texts of which the first represents it}.
+            tokenizer: of both encoders; by default that of `text`.
+            config: further fields of `BinderConfig`, e.g. `type_encoder="tied"`.
+
+        Raises:
+            ValueError: a description is missing or too long, an encoder cannot be read, the vocabularies differ, or texts do not start
+                with a special token.
+        """
+        texts = {label: [given] if isinstance(given, str) else list(given) for label, given in descriptions.items()}
+        if not texts:
+            raise InputError("descriptions is empty: expected {entity type: text}")
+        check_descriptions(texts)
+        tokenizer = AutoTokenizer.from_pretrained(text) if tokenizer is None else tokenizer
+        if not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
+            raise InputError("the tokenizer puts no special token before a text: BINDER's thresholds are the scores of that token")
+        kind = config.get("type_encoder", "untied")
+        if kind == "none" or (kind == "tied" and types is not None):
+            raise InputError(f"type_encoder is {kind!r}: a new model has a type encoder, and a tied one is the text encoder")
+        encoder_config = read_encoder_config(text)
+        type_config = None if kind == "tied" else read_encoder_config(types or text)
+        if type_config is not None and type_config.vocab_size != encoder_config.vocab_size:
+            raise InputError(
+                f"vocabularies of {encoder_config.vocab_size} and {type_config.vocab_size} tokens: one tokenizer must serve both encoders"
+            )
+        ids = {label: description_ids(tokenizer, label, own, type_config or encoder_config) for label, own in texts.items()}
+        longest = max(len(row) for rows in ids.values() for row in rows)
+        model = cls(
+            BinderConfig(
+                encoder_config=encoder_config,
+                type_encoder_config=type_config,
+                descriptions=texts,
+                description_tokens=longest,
+                **config,
+            )
+        )
+        model.encoder = pretrained_encoder(text, encoder_config)
+        if type_config is not None:
+            model.type_encoder = pretrained_encoder(types or text, type_config)
+            model._freeze()
+        variants = range(model.config.texts_per_type)  # a type with fewer texts has them more often
+        padded, lengths = pad_texts([rows[variant % len(rows)] for rows in ids.values() for variant in variants])
+        model.description_ids.copy_(padded.view_as(model.description_ids))
+        model.description_lengths.copy_(lengths.view_as(model.description_lengths))
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> "BinderModel":
+        """Training mode, or not. A frozen type encoder has no dropout in training either."""
+        super().train(mode)
+        self.vectors_are_stale |= mode  # the weights are about to change
+        if self.config.type_encoder == "frozen" and self.type_encoder is not None:
+            self.type_encoder.eval()
+        return self
+
+    # -- types
+    @property
+    def _types_read_by(self) -> PreTrainedModel:
+        return self.encoder if self.type_encoder is None else self.type_encoder
+
+    def _encode_texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Vectors of descriptions, (E, tokens) and (E,), by the weights as they are: (3, E, D)."""
+        ids = ids[:, : int(lengths.max())]
+        attention = (torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]).long()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.type_encoder != "frozen"):
+            states = encode(self._types_read_by, input_ids=ids, attention_mask=attention).last_hidden_state[:, 0]  # (E, H)
+        with torch.autocast(ids.device.type, enabled=False):
+            return self.type_heads(states.to(self.type_heads.span.weight.dtype))
+
+    @torch.no_grad()
+    def _encode_exactly(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """As `_encode_texts`, without dropout and mixed precision: a stored vector depends on weights and text alone."""
+        modes = {module: module.training for module in self.modules()}
+        for module in modes:
+            module.training = False
+        with torch.autocast(ids.device.type, enabled=False):
+            parts = [self._encode_texts(i, n) for i, n in zip(ids.split(TYPES_AT_ONCE), lengths.split(TYPES_AT_ONCE), strict=True)]
+        for module, mode in modes.items():
+            module.training = mode
+        return torch.cat(parts, dim=1).float()
+
+    def _check_type_encoder(self) -> None:
+        if self.config.type_encoder == "none":
+            raise InputError("this model was exported without its type encoder: it knows the types that it was exported with, and no other")
+
+    def encode_types(self, descriptions: Mapping[str, str], tokenizer: Any) -> TypeEmbeddings:
+        """Encode entity types, for `decode(types=...)` and `pipeline(types=...)`.
+
+        Args:
+            descriptions: {label: text}. tokenizer: the model's.
+
+        Raises:
+            ValueError: an empty or too long description; a model without type encoder.
+        """
+        self._check_type_encoder()
+        if not descriptions:
+            raise InputError("there is no type to encode: expected {entity type: text}")
+        check_descriptions({label: [text] for label, text in descriptions.items()})
+        type_config = self.config.type_encoder_config or self.config.encoder_config
+        rows = [description_ids(tokenizer, label, [text], type_config)[0] for label, text in descriptions.items()]
+        ids, lengths = pad_texts(rows)
+        vectors = self._encode_exactly(ids.to(self.device), lengths.to(self.device))
+        return TypeEmbeddings(dict(descriptions), vectors, self.type_fingerprint)
+
+    @property
+    def types(self) -> TypeEmbeddings:
+        """The trained types."""
+        self._store_types()
+        texts = {label: texts[0] for label, texts in self.config.descriptions.items()}
+        return TypeEmbeddings(texts, self.type_vectors.clone(), self.config.type_fingerprint)
+
+    @property
+    def type_fingerprint(self) -> str:
+        """SHA-256 of the weights that encode types: vectors of other weights mean nothing to this model."""
+        self._store_types()
+        return self.config.type_fingerprint
+
+    def _weights_version(self) -> int:
+        """A number that changes when the weights that encode types are changed in place (but by a fused optimiser)."""
+        if self.config.type_encoder == "none":
+            return -1
+        weights = (*self._types_read_by.parameters(), *self.type_heads.parameters())
+        return sum(weight._version for weight in weights if not weight.is_inference())
+
+    def _store_types(self) -> None:
+        """Encode the trained types again if their weights changed since they were stored, or may have."""
+        version = self._weights_version()
+        if self.config.type_encoder == "none" or not (self.vectors_are_stale or version != self._stored_version):
+            return
+        self.type_vectors.copy_(self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0]))
+        self.config.type_fingerprint = weights_digest(self._types_read_by, self.type_heads)
+        self.vectors_are_stale, self._stored_version = self.training, version
+
+    def _training_types(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that count these types.
+
+        Of several texts of a type one is drawn. With `types_per_batch`, types without a mention in the batch are drawn, too.
+        """
+        if self.config.type_encoder == "none":
+            return self.type_vectors, labels
+        self.vectors_are_stale = True
+        device, count, size = labels.device, len(self.config.descriptions), self.config.types_per_batch
+        chosen = torch.arange(count, device=device)
+        if self.training and 0 < size < count:
+            order = torch.rand(count, device=device)
+            mentioned = labels[..., 0][labels[..., 0] != IGNORED]
+            order[mentioned] = -1.0
+            chosen = order.argsort()[: max(size, int((order < 0).sum()))].sort().values
+            place = torch.full((count,), IGNORED, device=device)
+            place[chosen] = torch.arange(len(chosen), device=device)
+            known = labels[..., 0] != IGNORED
+            labels = labels.clone()
+            labels[..., 0] = torch.where(known, place[labels[..., 0].clamp_min(0)], IGNORED)
+        variant = torch.zeros_like(chosen)
+        if self.training and self.config.texts_per_type > 1:
+            variant = torch.randint(self.config.texts_per_type, chosen.shape, device=device)
+        return self._encode_texts(self.description_ids[chosen, variant], self.description_lengths[chosen, variant]), labels
+
+    # -- scores
+    def scores(self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: Tensor | None = None) -> BinderScores:
+        """Scores of all candidates. hidden (B, L, H), masks (B, L), types (3, E, D): by default the trained ones'."""
+        starts, ends, spans = self.types.vectors if types is None else types  # each (E, D)
+        with torch.autocast(hidden.device.type, enabled=False):
+            heads = self.heads
+            parts = heads(hidden.to(heads.start.weight.dtype))
+            scale = heads.log_scale.float().exp()
+            start = scale[0] * torch.einsum("bld,kd->bkl", parts.start, starts.float())
+            end = scale[1] * torch.einsum("bld,kd->bkl", parts.end, ends.float())
+            width = min(self.config.max_span_width, hidden.shape[1])
+            candidates = candidate_spans(word_mask, word_end_mask, width)
+            candidates[:, 0, 0] = True  # the threshold
+            cells = candidates.nonzero()  # (N, 3)
+            groups = [cells] if torch.is_grad_enabled() else in_parts(cells, spans)
+            values = torch.cat([heads.span_scores(parts, group, spans.float()) for group in groups])  # (N, E)
+            band = values.new_full((*candidates.shape, len(spans)), torch.finfo(values.dtype).min)
+            band = band.index_put(tuple(cells.unbind(1)), values)  # (B, L, W, E)
+        return BinderScores(start, end, band.permute(0, 3, 1, 2))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        word_end_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BinderOutput | tuple:
+        """(B, L) ids -> states of the text; with `labels` also the loss.
+
+        Args:
+            labels: (B, M, 3) mentions: type, first token, last token; -100 is padding (see `binder_losses`).
+            word_mask, word_end_mask: (B, L) first and last tokens of words; needed with labels.
+        """
+        outputs = encode(
+            self.encoder,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        hidden, loss = outputs.last_hidden_state, None
+        if labels is not None:
+            if word_mask is None or word_end_mask is None:
+                raise InputError("labels need word_mask and word_end_mask: where a mention may start and end")
+            if torch.is_grad_enabled():
+                types, labels = self._training_types(labels)
+            else:
+                types = self.types.vectors
+            losses = binder_losses(self.scores(hidden, word_mask, word_end_mask, types), labels, word_mask, word_end_mask)
+            weights = {kind: getattr(self.config, f"{kind}_weight") for kind in ("start", "end", "span", "threshold")}
+            loss = total_loss(losses, **weights)
+        result = BinderOutput(
+            loss=loss, last_hidden_state=hidden, hidden_states=outputs.get("hidden_states"), attentions=outputs.get("attentions")
+        )
+        return result if return_dict is None or return_dict else result.to_tuple()
+
+    @torch.no_grad()
+    def decode(
+        self,
+        outputs: BinderOutput,
+        word_mask: Tensor,
+        word_end_mask: Tensor,
+        types: TypeEmbeddings | None = None,
+        min_score: float | Mapping[str, float] | None = None,
+        top_k: int | None = None,
+    ) -> list[list[Span]]:
+        """Spans of each row over its words, in order: those whose score exceeds their type's threshold, nested ones too.
+
+        `score` is sigmoid(slope * margin to the threshold + intercept), with `config.score_slope` and `score_intercept`.
+        `windows_ner.flat_spans` makes them flat.
+
+        Args:
+            outputs: of `forward`. word_mask, word_end_mask: (B, L) first and last tokens of words.
+            types: of `encode_types`; by default the trained ones.
+            min_score: in (0, 1), also by type: what `score` must exceed, in place of the threshold and `config.margins`.
+            top_k: give the scores of the best so many types of each span, too.
+
+        Raises:
+            ValueError: the types were encoded by other weights.
+        """
+        types = self.types if types is None else types
+        if types.fingerprint != self.type_fingerprint:
+            raise InputError("the types are stale: they were encoded by other weights; encode them again with this model's encode_types")
+        if outputs.last_hidden_state is None:
+            raise InputError("outputs hold no last_hidden_state: expected what forward returns")
+        margins = self._least_margins(types.labels, min_score)
+        hits = self._spans_above_threshold(
+            outputs.last_hidden_state, word_mask.bool(), word_end_mask.bool(), types, margins, min(top_k or 0, len(types))
+        )
+        position = word_mask.long().cumsum(1)  # (B, L) words that began up to here
+        found: list[list[Span]] = [[] for _ in range(len(word_mask))]
+        labels = types.labels
+        cells, numbers, margins, best, best_margins = (torch.cat(parts) for parts in zip(*hits, strict=True))
+        row, first, width = cells.unbind(1)
+        columns = [row, position[row, first] - 1, position[row, first + width], numbers, self._scores_of(margins)]
+        others = zip(best.tolist(), self._scores_of(best_margins).tolist(), strict=True)
+        for i, start, end, number, score, own in zip(*(column.tolist() for column in columns), others, strict=True):
+            found[i].append(Span(start, end, labels[number], score, tuple((labels[n], s) for n, s in zip(*own, strict=True))))
+        if not self.config.several_labels:
+            found = [best_labels(spans) for spans in found]
+        return found
+
+    def _scores_of(self, margins: Tensor) -> Tensor:
+        """In float64: in float32 scores of margins from 17 on would all be 1."""
+        return (self.config.score_slope * margins.cpu().double() + self.config.score_intercept).sigmoid()
+
+    def _least_margins(self, labels: Sequence[str], min_score: float | Mapping[str, float] | None) -> Tensor:
+        """By how much a span's score must exceed the threshold of each type, (E,)."""
+        least = least_scores(min_score, labels)
+        slope, intercept = self.config.score_slope, self.config.score_intercept
+
+        def margin(score: float) -> float:
+            return (math.log(score / (1 - score)) - intercept) / slope
+
+        return torch.tensor([margin(least[label]) if label in least else self.config.margins.get(label, 0.0) for label in labels])
+
+    def _spans_above_threshold(
+        self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: TypeEmbeddings, margins: Tensor, top_k: int
+    ) -> list[tuple[Tensor, ...]]:
+        """Cells (n, 3), types (n,), margins (n,) of what exceeds its threshold by more than `margins`; the best types (n, top_k) of the
+        cells and their margins. Never all scores at a time."""
+        heads = self.heads
+        vectors = types.vectors[2].to(hidden.device).float()  # (E, D)
+        with torch.autocast(hidden.device.type, enabled=False):
+            parts = heads(hidden.to(heads.start.weight.dtype))
+            width = min(self.config.max_span_width, hidden.shape[1])
+            first = torch.zeros(len(hidden), 3, dtype=torch.long, device=hidden.device)
+            first[:, 0] = torch.arange(len(hidden), device=hidden.device)
+            threshold = heads.span_scores(parts, first, vectors)  # (B, E)
+            limit = threshold + margins.to(hidden.device)  # (B, E)
+            none = first[:0, :1].expand(0, top_k)
+            found: list[tuple[Tensor, ...]] = [(first[:0], first[:0, 0], threshold.new_empty(0), none, none.to(threshold))]
+            candidates = candidate_spans(word_mask, word_end_mask, width)
+            # Window by window: one row of limits then serves all cells of a part, and the scores are read but once.
+            for row, own in enumerate(candidates.nonzero().split(candidates.sum((1, 2)).tolist())):
+                for cells in in_parts(own, vectors):
+                    scores = heads.span_scores(parts, cells, vectors)  # (n, E)
+                    at, number = (scores > limit[row]).nonzero(as_tuple=True)
+                    best, best_of = (scores[at] - threshold[row]).topk(top_k)
+                    found.append((cells[at], number, scores[at, number] - threshold[row, number], best_of, best))
+        return found
+
+    # -- saving
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.save_pretrained`; the stored type vectors are those of the weights."""
+        self._store_types()
+        state = kwargs.get("state_dict")
+        if state is not None and "type_vectors" in state:  # a copy from before
+            kwargs["state_dict"] = {**state, "type_vectors": self.type_vectors}
+        return super().save_pretrained(*args, **kwargs)
+
+    def export_frozen(self, folder: str | Path) -> None:
+        """Save without the type encoder: the trained types stay, others cannot be encoded. The tokenizer is the caller's to save.
+
+        It is about half the size of a model with two encoders.
+        """
+        self._store_types()
+        config = BinderConfig.from_dict({**self.config.to_dict(), "type_encoder": "none", "type_encoder_config": None})
+        frozen = type(self)(config)
+        dropped = ("type_encoder.", "type_heads.", "description_")
+        frozen.load_state_dict({name: value for name, value in self.state_dict().items() if not name.startswith(dropped)})
+        frozen.save_pretrained(folder)
+
+    def pipeline(self, tokenizer: Any, **kwargs: Any) -> NerPipeline:
+        """The project's NER pipeline around this model object.
+
+        `pipeline("ner", model=DIR, trust_remote_code=True)` finds it by itself; given a model *object* the library's factory
+        silently takes its stock class.
+        """
+        return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
+
+
+def _weights_were_loaded(model: BinderModel, _: Any) -> None:
+    model.vectors_are_stale = True
+
+
+def pad_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids of texts, filled up to the longest with 0, and their lengths: (E, tokens), (E,)."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), torch.tensor([len(row) for row in rows])
+
+
+# ---------------------------------------------------------------------------------------------------------- registration
+BinderConfig.register_for_auto_class()
+BinderModel.register_for_auto_class("AutoModel")
+BinderModel.register_for_auto_class("AutoModelForTokenClassification")

@@ -1,0 +1,245 @@
+"""Raw text -> mentions: the project's pipeline for "ner" and "token-classification". This file travels with the weights.
+
+Sections: tokens for `windows_ner.TextReader`, batches, the pipeline. How texts become windows, and spans of windows mentions, is said in
+`windows_ner.py`.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Pipeline, PreTrainedTokenizerBase
+
+from .windows_ner import (
+    DEFAULT_BATCH_SIZE,
+    InputError,
+    Prepared,
+    TextReader,
+    Window,
+    check_options,
+    in_batches,
+    joined,
+    least_scores,
+    mention_dicts,
+    prepare,
+    word_range,
+)
+
+PIPELINES = {
+    task: {"impl": "pipeline_ner.NerPipeline", "pt": ["AutoModelForTokenClassification"], "type": "text"}
+    for task in ("ner", "token-classification")
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- tokens
+def text_reader(tokenizer: PreTrainedTokenizerBase, *, label_unit: str, max_window_tokens: int) -> TextReader:
+    """The `TextReader` of a tokenizer.
+
+    Raises:
+        ValueError: the tokenizer is slow, or no room is left beside the special tokens.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(f"{type(tokenizer).__name__} is a slow tokenizer: offsets need a fast one")
+    with_special = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
+    inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
+    prefix, suffix = ids[: inner[0]], ids[inner[-1] + 1 :]
+    return TextReader(partial(encode_texts, tokenizer), prefix, suffix, label_unit=label_unit, max_window_tokens=max_window_tokens)
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterable[tuple[list[int], list[tuple[int, int]]]]:
+    """Token ids and character offsets of each text, without special tokens."""
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # texts longer than the model are expected here: they are windowed
+    )
+    return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- batches
+def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tensor]:
+    """Right-padded batch: input_ids, attention_mask, word_mask, word_end_mask, each (B, T)."""
+    return pad_rows([window._asdict() for window in windows], {"input_ids": pad_token_id, "word_mask": False, "word_end_mask": False})
+
+
+def pad_rows(rows: Sequence[Mapping[str, Any]], fill: Mapping[str, int | bool]) -> dict[str, Tensor]:
+    """The lists over tokens that `fill` names as tensors (B, T), filled up to the longest, and their attention_mask."""
+    width = max(len(row["input_ids"]) for row in rows)
+    batch = {name: torch.tensor([[*row[name], *[value] * (width - len(row[name]))] for row in rows]) for name, value in fill.items()}
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    return batch
+
+
+# -------------------------------------------------------------------------------------------------------------- pipeline
+class NerPipeline(Pipeline):
+    """Mentions of raw texts, as `pipeline("ner", model=DIR, trust_remote_code=True)` gives them.
+
+    A string gives a list of mentions, a list of strings a list of lists; any other iterable of strings (generator, `KeyDataset`)
+    is read as results are asked for, a few batches ahead. A mention is a dict of plain Python values:
+    `entity_group, score, word, start, end`, with `text[start:end] == word` always.
+
+    Texts longer than the model's window are read in overlapping windows; of two windows the one in which a mention lies farther
+    from the edge decides. Nothing is cut.
+
+    Args:
+        stride: overlap of windows in tokens (a quarter of the window unless given, and at least BINDER's widest span, so that some
+            window holds every mention whole).
+        long_text: "window", or "error" where a text longer than a window shall be refused (ValueError).
+        coverage: give {"entities": mentions, "coverage": share of the text that the model has read, "windows": how many}.
+        batch_size: windows per forward pass (32 unless given).
+        is_split_into_words: a text is a list of words; mentions say which words they touch: `start_word, end_word`, half-open.
+        delimiter: between words; a space unless given, nothing for models that label every token, such as the Chinese ones.
+        aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so that every strategy, "none"
+            included, gives mentions.
+        ignore_labels: entity groups to leave out.
+        types: BINDER only: look for these entity types instead of the trained ones, {label: description} or what
+            `encode_types` gave.
+        decoding: BINDER only: "nested" or "flat" instead of the model's own.
+        min_score: in (0, 1), a number or {entity group: number}: mentions whose score is not above it are left out. BINDER's own limit
+            is its threshold, a score near 0.5; a lower one finds more.
+        abstain_below: the same, but they stay: each mention says whether it is `abstained`, one for a person to decide.
+        top_k: each mention says the scores of the best so many types of its span: `labels`, a list of {"label", "score"}.
+    """
+
+    _load_tokenizer = True
+    _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.tokenizer is None:
+            raise InputError("NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)")
+        config = self.model.config
+        self.reader = text_reader(self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens)
+        self.model.eval()
+
+    def _sanitize_parameters(
+        self,
+        stride: int | None = None,
+        long_text: str | None = None,
+        coverage: bool | None = None,
+        is_split_into_words: bool | None = None,
+        delimiter: str | None = None,
+        aggregation_strategy: Any = None,
+        ignore_labels: Sequence[str] | None = None,
+        types: Any = None,
+        decoding: str | None = None,
+        min_score: float | Mapping[str, float] | None = None,
+        abstain_below: float | Mapping[str, float] | None = None,
+        top_k: int | None = None,
+        **unknown: Any,
+    ) -> tuple[dict, dict, dict]:
+        if unknown:
+            raise InputError(
+                f"unknown pipeline arguments {sorted(unknown)}: expected stride, long_text, coverage, batch_size, is_split_into_words, "
+                "delimiter, aggregation_strategy, ignore_labels, types, decoding, min_score, abstain_below, top_k"
+            )
+        check_options(
+            ignore_labels=ignore_labels,
+            decoding=decoding,
+            long_text=long_text,
+            min_score=min_score,
+            abstain_below=abstain_below,
+            top_k=top_k,
+        )
+        if (types, decoding) != (None, None) and not hasattr(self.model, "encode_types"):
+            raise InputError("types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap")
+        if delimiter is not None and not isinstance(delimiter, str):
+            raise InputError(f"delimiter is {delimiter!r}: expected a string")
+        if isinstance(types, Mapping) and self.tokenizer is not None:
+            types = self.model.encode_types(types, self.tokenizer)
+        elif types is not None and not hasattr(types, "fingerprint"):
+            raise InputError(f"types is {types!r}: expected {{label: description}}, or what encode_types gave, and a tokenizer")
+
+        def given(**options: Any) -> dict[str, Any]:
+            return {name: value for name, value in options.items() if value is not None}
+
+        return (
+            given(stride=stride, long_text=long_text, is_split_into_words=is_split_into_words, delimiter=delimiter),
+            given(types=types, min_score=min_score, top_k=top_k),
+            given(ignore_labels=ignore_labels, decoding=decoding, abstain_below=abstain_below, coverage=coverage),
+        )
+
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any) -> Any:
+        """See the class. `num_workers` is accepted and unused: tokenization is batched, not spread over processes."""
+        given = self._sanitize_parameters(**kwargs)
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        reading, forward, writing = ({**default, **own} for default, own in zip(defaults, given, strict=True))
+        size = next(given for given in (batch_size, self._batch_size, DEFAULT_BATCH_SIZE) if given is not None)
+        split = reading.pop("is_split_into_words", False)
+        delimiter = reading.pop("delimiter", "" if self.model.config.label_unit == "token" else " ")
+        stream = partial(self._stream_of_words, delimiter=delimiter) if split else self._stream
+        run = partial(stream, batch_size=size, reading=reading, forward=forward, writing=writing)
+        if isinstance(inputs, str) or (split and is_list_of(str, inputs) and inputs):
+            return next(run([inputs]))
+        if isinstance(inputs, list | tuple):
+            return list(run(inputs))
+        if isinstance(inputs, bytes | dict) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
+            raise InputError(f"expected a string or an iterable of strings, found {type(inputs).__name__}")
+        return run(inputs)
+
+    def _stream(self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict) -> Iterator[Any]:
+        """Results in input order, a few batches ahead."""
+        limits = writing.get("abstain_below")
+        if limits is not None:
+            types = forward["types"].labels if "types" in forward else self.model.config.entity_types
+            writing = {**writing, "abstain_below": least_scores(limits, types, "abstain_below")}
+
+        def read(texts: list[str], first: int) -> list[Prepared]:
+            return self.preprocess(texts, first=first, **reading)
+
+        def run(windows: list[Window]) -> list[list]:
+            with torch.inference_mode():
+                return self._forward(pad_windows(windows, self.tokenizer.pad_token_id or 0), **forward)
+
+        for found in in_batches(texts, batch_size, read, run):
+            yield self.postprocess(found, **writing)
+
+    def _stream_of_words(self, rows: Iterable[Sequence[str]], delimiter: str, **options: Any) -> Iterator[Any]:
+        """As `_stream`, of texts that are lists of words."""
+        waiting: deque[list[tuple[int, int]]] = deque()
+
+        def texts() -> Iterator[str]:
+            for number, words in enumerate(rows):
+                if not is_list_of(str, words):
+                    raise InputError(f"text {number}: expected a list of words, with is_split_into_words")
+                text, offsets = joined(words, delimiter)
+                waiting.append(offsets)
+                yield text
+
+        for result in self._stream(texts(), **options):
+            offsets = waiting.popleft()
+            for mention in result if isinstance(result, list) else result["entities"]:
+                mention["start_word"], mention["end_word"] = word_range(offsets, mention["start"], mention["end"])
+            yield result
+
+    def preprocess(self, input_: Sequence[str], stride: int | None = None, long_text: str = "window", first: int = 0) -> list[Prepared]:
+        """Texts -> tokens and windows. `first`: the number of the first text, for the error."""
+        overlap = self.model.config.min_overlap
+        return prepare(self.reader, input_, min_overlap=overlap, stride=stride, long_text=long_text, first=first)
+
+    def _forward(self, input_tensors: dict[str, Tensor], **options: Any) -> list[list]:
+        """A padded batch of windows -> spans over each window's positions."""
+        inputs = {name: tensor.to(self.device) for name, tensor in input_tensors.items()}
+        word_mask, word_end_mask = inputs.pop("word_mask"), inputs.pop("word_end_mask")
+        return self.model.decode(self.model(**inputs), word_mask, word_end_mask, **options)
+
+    def postprocess(self, model_outputs: tuple, decoding: str | None = None, coverage: bool = False, **options: Any) -> Any:
+        """A text with the spans of its windows -> its mentions in order of their offsets."""
+        row, spans = model_outputs
+        mentions = mention_dicts(row, spans, flat=(decoding or self.model.config.decoding) == "flat", **options)
+        if not coverage:
+            return mentions
+        share = self.reader.coverage(row.tokenized, row.windows)
+        return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
+
+
+def is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value)

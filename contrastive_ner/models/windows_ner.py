@@ -1,0 +1,415 @@
+"""Texts as model inputs, and what a model finds in its windows as mentions: what every way to run a model shares.
+
+Sections: label positions and windows, batches, spans of a text, mentions. Training, `pipeline("ner")` and the runtime without torch read
+texts through the same `TextReader`, so that a model sees in use exactly what it saw in training. Standard library only: this file
+travels with the weights, and with an exported model.
+
+Words: a *position* is what carries one label (a token of a character tokenizer, or the first token of a word); a *window* is a
+run of positions that fits the model. Offsets count code points, half-open.
+"""
+
+import re
+import sys
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+DECODINGS = ("nested", "flat")
+LONG_TEXTS = ("window", "error")
+DEFAULT_BATCH_SIZE = 32
+WINDOWS_PER_BATCH = 16  # how many batches of windows are read ahead and sorted by length
+
+
+# ------------------------------------------------------------------------------------------ label positions and windows
+@lru_cache(maxsize=1)
+def _word_pattern() -> re.Pattern[str]:
+    """A word: one ideograph, kana or other character of a script without spaces; or a run of letters, digits, marks; or one symbol."""
+    marks = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M")
+    single = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+    return re.compile(f"[{single}]|[^\\W{single}](?:[^\\W{single}]|[{re.escape(marks)}])*|\\S")
+
+
+def word_starts(text: str) -> set[int]:
+    """Offsets at which a word of `text` starts: a rule of the text alone, the same for every tokenizer.
+
+    >>> sorted(word_starts("Hi, 北京 2024"))
+    [0, 2, 4, 5, 7]
+    """
+    return {match.start() for match in _word_pattern().finditer(text)}
+
+
+Encode = Callable[[list[str]], Iterable[tuple[list[int], list[tuple[int, int]]]]]
+
+
+class InputError(ValueError):
+    """An option or an input that cannot be used; the message says what was expected and what was found."""
+
+
+class Tokenized(NamedTuple):
+    """A text's tokens without special ones: `ids`; for each position its first and its last token, and its characters."""
+
+    ids: list[int]
+    first_token: list[int]
+    last_token: list[int]
+    spans: list[tuple[int, int]]
+
+
+class Window(NamedTuple):
+    """A model input: ids with special tokens; `word_mask`, `word_end_mask` mark the first and last tokens of positions.
+
+    It holds the positions [first, last) of the text.
+    """
+
+    input_ids: list[int]
+    word_mask: list[bool]
+    word_end_mask: list[bool]
+    first: int
+    last: int
+
+
+class TextReader:
+    """Turns texts into tokens, label positions and windows, the same way in training and inference.
+
+    Args:
+        encode: texts to their token ids and character offsets, without special tokens.
+        prefix, suffix: special tokens before and after a text.
+        label_unit: "token" (every token is a position) or "word" (the first token of each word).
+        max_window_tokens: longest window, special tokens included.
+
+    Raises:
+        ValueError: no room is left beside the special tokens.
+    """
+
+    def __init__(self, encode: Encode, prefix: Sequence[int], suffix: Sequence[int], *, label_unit: str, max_window_tokens: int) -> None:
+        self.encode, self.label_unit = encode, label_unit
+        self.prefix, self.suffix = list(prefix), list(suffix)
+        self.capacity = max_window_tokens - len(self.prefix) - len(self.suffix)
+        if self.capacity < 1:
+            raise InputError(f"max_window_tokens is {max_window_tokens}: too small for {len(prefix) + len(suffix)} special tokens")
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokenized]:
+        """Tokens and positions of each text. Lone surrogates are read as U+FFFD; offsets stay exact."""
+        if not texts:
+            return []
+        readable = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]
+        rows = zip(readable, self.encode(readable), strict=True)
+        return [self._positions(text, ids, offsets) for text, (ids, offsets) in rows]
+
+    def _positions(self, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> Tokenized:
+        if self.label_unit == "token":
+            every = list(range(len(ids)))
+            return Tokenized(ids, every, every, offsets)
+        starts = word_starts(text)
+        first_token: list[int] = []
+        last_token: list[int] = []
+        spans: list[tuple[int, int]] = []
+        inner: tuple[int, int, int, int] | None = None
+        for token, (start, end) in enumerate(offsets):
+            while start < end and text[start].isspace():  # byte-level and SentencePiece tokens may include the space
+                start += 1
+            while end > start and text[end - 1].isspace():
+                end -= 1
+            if start == end:
+                continue
+            if not spans or (start >= spans[-1][1] and start in starts):  # the text's first token may start inside of a word
+                first_token.append(token)
+                last_token.append(token)
+                spans.append((start, end))
+                inner = None
+                continue
+            if start >= spans[-1][1]:
+                inner = token, start, last_token[-1], spans[-1][1]  # the last character that begins inside of the word
+            if token - first_token[-1] >= self.capacity and inner is not None:
+                # Longer than a window: the word's next position begins with that character.
+                opening, begin, last_token[-1], before = inner
+                spans[-1] = (spans[-1][0], before)
+                first_token.append(opening)
+                last_token.append(token)
+                spans.append((begin, max(end, begin)))
+                inner = None
+            else:
+                last_token[-1] = token
+                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        return Tokenized(ids, first_token, last_token, spans)
+
+    def window(self, text: Tokenized, first: int, last: int) -> Window:
+        """Positions [first, last) as a model input. A position with more tokens than a window holds (see `coverage`) is cut."""
+        begin = text.first_token[first]
+        end = text.first_token[last] if last < len(text.first_token) else len(text.ids)
+        ids = text.ids[begin:end][: self.capacity]
+        every_token = last - first == len(ids)  # each is a position: no need to look where they are
+        starts, ends = [every_token] * len(ids), [every_token] * len(ids)
+        if not every_token:
+            for token in text.first_token[first:last]:
+                starts[token - begin] = True
+            for token in text.last_token[first:last]:
+                ends[min(token - begin, len(ids) - 1)] = True
+        before, after = [False] * len(self.prefix), [False] * len(self.suffix)
+        return Window(self.prefix + ids + self.suffix, before + starts + after, before + ends + after, first, last)
+
+    def fit(self, text: Tokenized, first: int) -> int:
+        """The largest `last` such that positions [first, last) fit into one window (at least one position)."""
+        limit = text.first_token[first] + self.capacity
+        if limit >= len(text.ids):
+            return len(text.spans)
+        return max(bisect_right(text.first_token, limit) - 1, first + 1)
+
+    def overlapping_windows(self, text: Tokenized, overlap: int) -> list[Window]:
+        """Windows that cover every position; consecutive ones share at least `overlap` tokens where they can."""
+        windows, first = [], 0
+        while first < len(text.spans):
+            last = self.fit(text, first)
+            windows.append(self.window(text, first, last))
+            if last == len(text.spans):
+                break
+            first = max(bisect_right(text.first_token, text.first_token[last] - overlap) - 1, first + 1)
+            while self.fit(text, first) == last:  # before a long word: a window inside the one before is no gain
+                first += 1
+        return windows
+
+    def coverage(self, text: Tokenized, windows: Sequence[Window]) -> float:
+        """Share of a text's positions that some window holds whole.
+
+        It is 1.0 but for characters that share tokens and have more of them than a window holds: ligatures that stand for whole phrases.
+        """
+        read = until = 0
+        for window in windows:
+            end = text.first_token[window.first] + len(window.input_ids) - len(self.prefix) - len(self.suffix)
+            whole = min(bisect_left(text.last_token, end), window.last)
+            read += max(whole - max(window.first, until), 0)
+            until = max(until, whole)
+        return read / len(text.spans) if text.spans else 1.0
+
+
+# --------------------------------------------------------------------------------------------------------------- batches
+class Prepared(NamedTuple):
+    """A text as it is read: what to tag of it."""
+
+    text: str
+    tokenized: Tokenized
+    windows: list[Window]
+
+
+def prepare(
+    reader: TextReader, texts: Sequence[str], *, min_overlap: int, stride: int | None = None, long_text: str = "window", first: int = 0
+) -> list[Prepared]:
+    """Texts -> tokens and windows.
+
+    Args:
+        min_overlap: tokens that windows must share. stride: tokens that they do share, where they can; by default a quarter of a window.
+        first: the number of the first text, for the error.
+
+    Raises:
+        ValueError: no such overlap; a text longer than a window where `long_text` is "error".
+    """
+    least = min(min_overlap, reader.capacity - 1)
+    overlap = max(reader.capacity // 4, least) if stride is None else stride
+    if not least <= overlap < reader.capacity:
+        raise InputError(f"stride is {stride}: expected {least} to {reader.capacity - 1} tokens of overlap")
+    prepared = [
+        Prepared(text, tokenized, reader.overlapping_windows(tokenized, overlap))
+        for text, tokenized in zip(texts, reader.tokenize(texts), strict=True)
+    ]
+    for number, row in enumerate(prepared, first):
+        if long_text == "error" and len(row.windows) > 1:
+            raise InputError(
+                f"text {number} has {len(row.tokenized.ids)} tokens: expected at most {reader.capacity}, with long_text='error'"
+            )
+    return prepared
+
+
+def in_batches(
+    texts: Iterable[str],
+    batch_size: int,
+    read: Callable[[list[str], int], list[Prepared]],
+    run: Callable[[list[Window]], Sequence[Sequence[tuple]]],
+) -> Iterator[tuple[Prepared, list[Sequence[tuple]]]]:
+    """Each text with the spans of its windows, in input order, a few batches ahead of what is asked for.
+
+    Windows of a buffer of texts run sorted by length, so that little padding is computed.
+
+    Args:
+        read: texts and the number of the first one -> windows. run: a batch of windows -> the spans of each.
+
+    Raises:
+        ValueError: something is no string; batches of less than one window.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}: expected at least 1")
+    iterator = enumerate(texts)
+    while buffer := list(islice(iterator, batch_size * WINDOWS_PER_BATCH)):
+        for number, text in buffer:
+            if not isinstance(text, str):
+                raise InputError(f"text {number}: expected a string, found {type(text).__name__}")
+        prepared = read([text for _, text in buffer], buffer[0][0])
+        windows = [window for row in prepared for window in row.windows]
+        order = sorted(range(len(windows)), key=lambda i: -len(windows[i].input_ids))
+        spans: list[Sequence[tuple]] = [[] for _ in windows]
+        for begin in range(0, len(order), batch_size):
+            batch = order[begin : begin + batch_size]
+            for i, found in zip(batch, run([windows[i] for i in batch]), strict=True):
+                spans[i] = found
+        rest = iter(spans)
+        for row in prepared:
+            yield row, list(islice(rest, len(row.windows)))
+
+
+# ----------------------------------------------------------------------------------------------------------- spans of a text
+class Span(NamedTuple):
+    """A mention over labelled positions, half-open; `score` lies in [0, 1]: what it means is the model's to say.
+
+    `labels`: the best entity types of the span with their scores, where they were asked for.
+    """
+
+    start: int
+    end: int
+    label: str
+    score: float
+    labels: tuple[tuple[str, float], ...] = ()
+
+
+def least_scores(min_score: float | Mapping[str, float] | None, groups: Sequence[str], name: str = "min_score") -> dict[str, float]:
+    """The least score of each entity group that has one; `name` is the option.
+
+    ValueError for a group that there is not: its limit would do nothing.
+
+    >>> least_scores(0.6, ["PER", "ORG"]), least_scores({"ORG": 0.3}, ["PER", "ORG"])
+    ({'PER': 0.6, 'ORG': 0.6}, {'ORG': 0.3})
+    """
+    if not isinstance(min_score, Mapping):
+        return {} if min_score is None else dict.fromkeys(groups, min_score)
+    unknown = sorted(set(min_score) - set(groups))
+    if unknown:
+        raise InputError(f"{name} names {', '.join(unknown)}: expected entity groups of the model, {', '.join(groups)}")
+    return dict(min_score)
+
+
+def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -> list[tuple]:
+    """Spans over a text's positions from the spans of its windows, in order: (first, last, label, score, ...) as they were given.
+
+    A span in the overlap of [a, b) and [c, d) belongs to the first window if it lies farther from b than from c, that is if
+    first + last <= b + c: a rule on the span's middle, so that consecutive windows share the text out between them. Spans of
+    different windows may overlap each other.
+    """
+    if not windows:
+        return []
+    limits = [window.last + following.first for window, following in pairwise(windows)]
+    lower, upper = [float("-inf"), *limits], [*limits, float("inf")]
+    return sorted(
+        (first + window.first, last + window.first, *rest)
+        for window, low, high, own in zip(windows, lower, upper, spans, strict=True)
+        for first, last, *rest in own
+        if low < first + last + 2 * window.first <= high
+    )
+
+
+def best_labels(spans: Sequence[Span]) -> list[Span]:
+    """Of the spans over the same words the one with the highest score, in order."""
+    best: dict[tuple[int, int], Span] = {}
+    for span in spans:
+        if span[:2] not in best or span.score > best[span[:2]].score:
+            best[span[:2]] = span
+    return list(best.values())
+
+
+def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
+    """Spans without overlap: by falling score, each unless it overlaps one that stays; in order.
+
+    >>> flat_spans([(0, 2, "GPE", 0.6), (0, 4, "ORG", 0.9), (4, 5, "PER", 0.5)])
+    [(0, 4, 'ORG', 0.9), (4, 5, 'PER', 0.5)]
+    """
+    kept: list[tuple] = []
+    group: list[tuple] = []  # spans that overlap one another, directly or by others between them
+    end = -1
+    for span in sorted(spans):
+        if span[0] >= end:
+            kept += best_of(group)
+            group = []
+        group.append(span)
+        end = max(end, span[1])
+    return kept + best_of(group)
+
+
+def best_of(group: list[tuple]) -> list[tuple]:
+    """`flat_spans` of spans that overlap one another."""
+    if len(group) <= 1:
+        return group
+    kept: list[tuple] = []  # in order
+    for span in sorted(group, key=lambda span: (-span[3], *span[:3])):
+        at = bisect_left(kept, span[1], key=lambda other: other[0])  # the first that starts at its end or later
+        if at == 0 or kept[at - 1][1] <= span[0]:
+            kept.insert(at, span)
+    return kept
+
+
+# -------------------------------------------------------------------------------------------------------------- mentions
+def check_options(
+    *,
+    ignore_labels: Any = None,
+    decoding: Any = None,
+    long_text: Any = None,
+    min_score: Any = None,
+    abstain_below: Any = None,
+    top_k: Any = None,
+) -> None:
+    """Raise ValueError for a value that makes no sense. None is none given; their meaning is told by `NerPipeline`."""
+    if isinstance(ignore_labels, str):
+        raise InputError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
+    for name, given, known in (("decoding", decoding, DECODINGS), ("long_text", long_text, LONG_TEXTS)):
+        if given not in (None, *known):
+            raise InputError(f"{name} is {given!r}: expected one of {', '.join(known)}")
+    for name, given in (("min_score", min_score), ("abstain_below", abstain_below)):
+        for limit in given.values() if isinstance(given, Mapping) else [] if given is None else [given]:
+            if not isinstance(limit, int | float) or not 0 < limit < 1:
+                raise InputError(f"{name} is {given!r}: expected a number between 0 and 1, or {{entity group: number}}")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise InputError(f"top_k is {top_k!r}: expected a positive integer")
+
+
+def mention_dicts(
+    row: Prepared,
+    spans: Sequence[Sequence[tuple]],
+    *,
+    flat: bool,
+    ignore_labels: Sequence[str] = (),
+    abstain_below: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """The mentions of a text from the spans of its windows, in order: dicts of plain values, as `NerPipeline` says."""
+    found = merge_windows(row.windows, spans)
+    mentions = []
+    for first, last, label, score, *more in flat_spans(found) if flat else found:
+        if label in ignore_labels:
+            continue
+        start, end = row.tokenized.spans[first][0], row.tokenized.spans[last - 1][1]
+        mention = {"entity_group": label, "score": float(score), "word": row.text[start:end], "start": start, "end": end}
+        if more and more[0]:
+            mention["labels"] = [{"label": other, "score": float(own)} for other, own in more[0]]
+        if abstain_below is not None:
+            mention["abstained"] = mention["score"] <= abstain_below.get(label, -1.0)
+        mentions.append(mention)
+    return mentions
+
+
+def joined(words: Sequence[str], delimiter: str) -> tuple[str, list[tuple[int, int]]]:
+    """A text from its words, and their offsets in it.
+
+    >>> joined(["New", "York"], " ")
+    ('New York', [(0, 3), (4, 8)])
+    """
+    offsets, at = [], 0
+    for word in words:
+        offsets.append((at, at + len(word)))
+        at += len(word) + len(delimiter)
+    return delimiter.join(words), offsets
+
+
+def word_range(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """The words, half-open, that text[start:end] touches.
+
+    >>> word_range([(0, 3), (4, 8), (9, 11)], 4, 7)
+    (1, 2)
+    """
+    return bisect_right(offsets, start, key=lambda word: word[1]), bisect_left(offsets, end, key=lambda word: word[0])

@@ -1,0 +1,67 @@
+"""BINDER's Trainer: the standard one, evaluated by the spans that the model decodes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import EvalPrediction
+
+from contrastive_ner.evaluation.metrics import precision_recall_f1
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_binder import CUT
+from contrastive_ner.models.windows_ner import flat_spans
+from contrastive_ner.training.contrastive import SentenceTrainer
+
+
+class BinderTrainer(SentenceTrainer):
+    """Decodes every evaluation batch as it comes: what is kept of a window are three numbers, whatever the size of the data.
+
+    A mention that a window cuts is gold in none but the window that holds it whole; one that two windows hold counts twice.
+    """
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        loss = outputs.loss.detach()
+        if prediction_loss_only:
+            return loss, None, None
+        word_mask = inputs["word_mask"]
+        decoded = self.model.decode(outputs, word_mask, inputs["word_end_mask"])
+        if self.model.config.decoding == "flat":
+            decoded = [flat_spans(spans) for spans in decoded]
+        gold = gold_spans(inputs["labels"], word_mask, self.model.config.labels)
+        counts = [
+            (len(wanted & found), len(found), len(wanted))
+            for found, wanted in zip(({tuple(span[:3]) for span in spans} for spans in decoded), gold, strict=True)
+        ]
+        return loss, torch.tensor(counts, device=word_mask.device), inputs["labels"]
+
+
+def gold_spans(labels: Tensor, word_mask: Tensor, types: list[str]) -> list[set[tuple[int, int, str]]]:
+    """Whole mentions of each row over its words, half-open, as `decode` gives them. labels (B, M, 3), word_mask (B, L)."""
+    position = word_mask.long().cumsum(1).tolist()  # words that began up to each token
+    return [
+        {
+            (words[first] - 1, words[last], types[number])
+            for number, first, last in mentions
+            if number != IGNORED and CUT not in (first, last)
+        }
+        for mentions, words in zip(labels.tolist(), position, strict=True)
+    ]
+
+
+class SpanCounts:
+    """Metrics over batches for `TrainingArguments(batch_eval_metrics=True)`: precision, recall and F1 of the counts so far."""
+
+    def __init__(self) -> None:
+        self.totals = torch.zeros(3, dtype=torch.long)
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = False) -> dict[str, Any]:
+        self.totals += torch.as_tensor(prediction.predictions).cpu().sum(0)
+        if not compute_result:
+            return {}
+        totals, self.totals = self.totals.tolist(), torch.zeros(3, dtype=torch.long)
+        return precision_recall_f1(*totals)

@@ -1,0 +1,137 @@
+"""Scores that mean something: of the mentions with score p about a share p should be right. Fitted on dev, measured on test.
+
+A tagger: emissions and transitions are divided by one temperature, which changes no decoded mention. BINDER: the score is a logistic
+function of the margin to the threshold, fitted over all spans above a floor, those below the threshold, too; one fit for all types, so
+that it also serves types that training never saw. Both minimise the log loss of "this mention is right".
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from contrastive_ner.data.schemes import tags_to_spans
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.training.binder import gold_spans
+from contrastive_ner.training.task import Task
+
+WINDOWS = 2000  # of dev that are used
+FLOOR = 0.002  # BINDER's least score before the fit: a margin of about -6
+LEAST_MENTIONS = 20  # fewer say nothing
+TEMPERATURES = (0.25, 4.0)
+
+
+def calibrate(model: Any, task: Task) -> dict[str, float]:
+    """Fit a model's scores to dev and set the fields of its configuration; returns these, empty where dev says nothing."""
+    features, size, collator = task.features["dev"][:WINDOWS], task.config.eval_batch_size, task.collator
+    batches = [collator(features[first : first + size]) for first in range(0, len(features), size)]
+    fit = fit_logistic if task.config.method == "binder" else fit_temperature
+    fitted = fit(model.eval(), batches)
+    for name, value in fitted.items():
+        setattr(model.config, name, value)
+    return fitted
+
+
+@torch.inference_mode()
+def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """The temperature by which a tagger's decoded mentions have the least log loss."""
+    outputs = [SimpleNamespace(logits=model(batch["input_ids"], batch["attention_mask"]).logits) for batch in batches]
+    gold = [
+        tags_to_spans([model.config.labels[tag] for tag in row if tag != IGNORED], "BIO")[0]
+        for b in batches
+        for row in b["labels"].tolist()
+    ]
+
+    def scored(temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        model.config.score_temperature = temperature
+        decoded = [spans for output, batch in zip(outputs, batches, strict=True) for spans in model.decode(output, batch["word_mask"])]
+        return mention_scores(decoded, gold)
+
+    scores, right = scored(1.0)
+    if len(scores) < LEAST_MENTIONS or right.all() or not right.any():
+        return {}
+    low, high = map(math.log, TEMPERATURES)
+    best = math.exp(minimum(lambda x: log_loss(*scored(math.exp(x))), low, high))
+    model.config.score_temperature = 1.0
+    return {"score_temperature": round(best, 4)}
+
+
+@torch.inference_mode()
+def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Slope and intercept of BINDER's scores by Newton's method."""
+    model.config.score_slope, model.config.score_intercept = 1.0, 0.0  # a fit on top of a fit would be one to other margins
+    decoded: list[list[tuple]] = []
+    gold: list[set[tuple[int, int, str]]] = []
+    for batch in batches:
+        outputs = model(batch["input_ids"], batch["attention_mask"])
+        decoded += model.decode(outputs, batch["word_mask"], batch["word_end_mask"], min_score=FLOOR)
+        gold += gold_spans(batch["labels"], batch["word_mask"], model.config.labels)
+    scores, right = mention_scores(decoded, gold)
+    if len(scores) < LEAST_MENTIONS or right.all() or not right.any():
+        return {}
+    margins = np.log(scores) - np.log1p(-np.minimum(scores, 1 - 1e-15))
+    slope, intercept = (round(value, 4) for value in logistic_regression(margins, right))
+    # Asked after rounding: no configuration may hold a slope of 0.
+    if not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0:
+        return {}
+    return {"score_slope": slope, "score_intercept": intercept}
+
+
+def mention_scores(decoded: Sequence[Sequence[tuple]], gold: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of mentions and whether each is right, (N,) each."""
+    rows = [(span[3], tuple(span[:3]) in own) for spans, own in zip(decoded, map(set, gold), strict=True) for span in spans]
+    scores, right = zip(*rows, strict=True) if rows else ((), ())
+    return np.array(scores, dtype=float), np.array(right, dtype=bool)
+
+
+def log_loss(scores: np.ndarray, right: np.ndarray) -> float:
+    """Mean negative log-likelihood of "right"."""
+    chance = np.where(right, scores, 1 - scores)
+    return float(-np.log(np.maximum(chance, 1e-15)).mean())
+
+
+def minimum(loss: Callable[[float], float], low: float, high: float, steps: int = 14) -> float:
+    """Where a function with one valley is lowest, by golden section: 14 steps leave a thousandth of the interval."""
+    ratio = (math.sqrt(5) - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    for _ in range(steps):
+        if at_a <= at_b:
+            high, b, at_b = b, a, at_a
+            a = high - ratio * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + ratio * (high - low)
+            at_b = loss(b)
+    return (low + high) / 2
+
+
+def logistic_regression(x: np.ndarray, right: np.ndarray, steps: int = 50) -> tuple[float, float]:
+    """Slope and intercept of the chance of "right", by Newton's method with a trace of shrinkage towards (1, 0).
+
+    >>> slope, intercept = logistic_regression(np.array([-2.0, -1, 0, 1, 2, 0]), np.array([0, 0, 0, 1, 1, 1], dtype=bool))
+    >>> slope > 1, abs(intercept) < 1e-6
+    (True, True)
+    """
+    design, prior, shrinkage = np.stack([x, np.ones_like(x)], axis=1), np.array([1.0, 0.0]), 1e-2
+
+    def loss(weights: np.ndarray) -> float:
+        logits = design @ weights
+        return float(np.logaddexp(0, np.where(right, -logits, logits)).sum() + shrinkage / 2 * ((weights - prior) ** 2).sum())
+
+    weights = np.zeros(2)
+    for _ in range(steps):
+        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
+        gradient = design.T @ (chance - right) + shrinkage * (weights - prior)
+        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + shrinkage * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        while np.abs(step).max() > 1e-9 and loss(weights - step) > loss(weights):
+            step /= 2  # far from the minimum a whole step may overshoot it
+        weights -= step
+        if np.abs(step).max() <= 1e-9:
+            break
+    return float(weights[0]), float(weights[1])

@@ -1,0 +1,160 @@
+"""What keeps a run alive: checkpoints that can be trusted, stops that lose nothing, a clock that continues, a full disk.
+
+Used by `phases_ner.run_phase`.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from contrastive_ner.logs import log
+from contrastive_ner.signals import Interrupted, StopSignals
+
+
+# ----------------------------------------------------------------------------------------------------------- checkpoints
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a phase, the newest first, complete or not."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint all of whose files can be read."""
+    for checkpoint in checkpoints(folder):
+        fault = fault_of(checkpoint)
+        if fault is None:
+            return checkpoint
+        log.warning("%s is not used: %s", checkpoint, fault)
+    return None
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be continued from, or None. Nothing is unpickled for that."""
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+    for path in sorted(checkpoint.iterdir()):
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text("utf-8"))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):  # compares the header with the length of the file
+                    pass
+            elif path.suffix in (".pt", ".pth"):
+                with zipfile.ZipFile(path) as archive:
+                    broken = archive.testzip()
+                if broken is not None:
+                    return f"{path.name} is damaged at {broken}"
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+            return f"{path.name} cannot be read ({error})"
+    return None
+
+
+def stopped_early(checkpoint: Path) -> bool:
+    """Whether the patience of `EarlyStoppingCallback` was at its end when the checkpoint was written."""
+    saved = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["stateful_callbacks"].get("EarlyStoppingCallback")
+    if saved is None:
+        return False
+    return saved["attributes"]["early_stopping_patience_counter"] >= saved["args"]["early_stopping_patience"]
+
+
+def resume(trainer: Trainer, checkpoint: Path | None) -> None:
+    """`Trainer.train` from a checkpoint (None: from the start); a run that early stopping had ended trains no further."""
+    if checkpoint is not None:
+        log.info("continuing from %s", checkpoint)
+        if stopped_early(checkpoint):
+            trainer.args.max_steps = int(checkpoint.name.rpartition("-")[2])  # nothing left but to load the best model
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+# ------------------------------------------------------------------------------------------------------------- callbacks
+class Stopwatch(TrainerCallback, ExportableState):
+    """Seconds of training; what earlier starts of a run spent up to the checkpoint is counted."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"before": self.seconds}}
+
+    @staticmethod
+    def of(trainer: Trainer) -> "Stopwatch":
+        """The trainer's own: a checkpoint that is loaded replaces the one that was added."""
+        return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Stopwatch))
+
+
+class GracefulStop(StopSignals, TrainerCallback):
+    """SIGTERM and Ctrl-C end the step in hand, write a checkpoint and raise `Interrupted`. A second one stops at once.
+
+    A context manager, to be given to the trainer as a callback, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("ending the step in hand, then writing a checkpoint")
+        self.stopping: int | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        number = self.received or 0
+        if args.world_size > 1:  # all processes stop after the same step
+            shared = torch.tensor([number], device=args.device)
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+            number = int(shared)
+        if number:
+            self.stopping = number
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.stopping is not None:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            raise Interrupted(self.stopping, f"{checkpoint} holds the state: the same command continues the run")
+
+
+# ------------------------------------------------------------------------------------------------------------- full disk
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turn the many errors by which libraries report a full disk into one that says what to do; drop what is half written."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_full_disk(error):
+            raise
+        for path in folder.glob("checkpoint-*"):
+            if fault_of(path) is not None:
+                shutil.rmtree(path, ignore_errors=True)
+        raise OSError(
+            errno.ENOSPC,
+            f"no space left in {folder} ({shutil.disk_usage(folder).free >> 20} MiB free); what was there is untouched: make room, then "
+            "give the same command again",
+        ) from error
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that a file could not grow: disk full, quota, file size limit.
+
+    torch says where its writer failed (inline_container.cc), not why.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        message = str(error)
+        if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)) or "inline_container" in message:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,230 @@
+"""From records to training features: tags for the taggers, spans for BINDER.
+
+Texts are read by the `TextReader` that inference uses as well.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from contrastive_ner.data.records import Record, outermost
+from contrastive_ner.data.schemes import spans_to_tags
+from contrastive_ner.errors import DataError
+from contrastive_ner.models.modeling_binder import CUT
+from contrastive_ner.models.windows_ner import TextReader, Tokenized
+
+# ------------------------------------------------------------------------------------------------------------------ tags
+PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
+
+
+STRONG_PUNCTUATION = frozenset("。！？；!?;\n")
+
+
+@dataclass
+class AlignReport:
+    """What became of the mentions on the way to training features."""
+
+    sentences: int = 0
+    windows: int = 0
+    mentions: int = 0
+    overlapping: int = 0  # inside or across another mention: a flat tagger cannot give both
+    misaligned: int = 0  # no token boundary matches
+    longer_than_window: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sentences} texts in {self.windows} windows, {self.mentions} mentions to learn; left out: {self.overlapping} "
+            f"overlapping (the outermost is kept), {self.misaligned} on no token boundary, {self.longer_than_window} longer than a window"
+        )
+
+
+def tag_features(records: Sequence[Record], reader: TextReader, labels: Sequence[str]) -> tuple[list[dict], AlignReport]:
+    """Model inputs with labels from records: texts longer than a window are split without overlap, outside mentions.
+
+    Args:
+        reader: the one that inference uses, too. labels: BIO labels of the model.
+
+    Returns:
+        Features {"input_ids", "word_mask", "labels"} (lists, special tokens included, -100 where no label is), and the counts.
+
+    Raises:
+        DataError: an entity type that `labels` does not know.
+    """
+    ids = {label: i for i, label in enumerate(labels)}
+    report = AlignReport(sentences=len(records))
+    features = []
+    tokenized = reader.tokenize([record.text for record in records])
+    for record, text in zip(records, tokenized, strict=True):
+        spans = _spans_over_positions(record, text.spans, ids, report)
+        tags = spans_to_tags(spans, len(text.spans), "BIO")
+        for first, last in _split_positions(record.text, text, spans, reader, report):
+            window = reader.window(text, first, last)
+            own = tags[first:last]
+            if own[0].startswith("I-"):  # the rest of a mention longer than a window: to the model a mention of its own
+                own[0] = "B-" + own[0][2:]
+            values = iter(own)
+            row = [ids[next(values)] if is_word else -100 for is_word in window.word_mask]
+            features.append({"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row})
+    report.windows = len(features)
+    return features, report
+
+
+def _spans_over_positions(
+    record: Record, positions: Sequence[tuple[int, int]], ids: dict[str, int], report: AlignReport
+) -> list[tuple[int, int, str]]:
+    """Flat mentions as (first, last, label) over label positions; what cannot be learned is counted."""
+    starts = {start: i for i, (start, _) in enumerate(positions)}
+    ends = {end: i + 1 for i, (_, end) in enumerate(positions)}
+    flat, rest = outermost(record.entities)
+    report.overlapping += len(rest)
+    spans = []
+    for mention in flat:
+        if f"B-{mention.label}" not in ids:
+            known = ", ".join(sorted(label[2:] for label in ids if label.startswith("B-")))
+            raise DataError(f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {known})")
+        if mention.start in starts and mention.end in ends:
+            spans.append((starts[mention.start], ends[mention.end], mention.label))
+        else:
+            report.misaligned += 1
+    report.mentions += len(spans)
+    return spans
+
+
+def _split_positions(
+    text: str, tokenized: Tokenized, spans: list[tuple[int, int, str]], reader: TextReader, report: AlignReport
+) -> Iterator[tuple[int, int]]:
+    """Windows [first, last) over positions: cut after punctuation where possible, never inside a mention that fits."""
+    inside = {i for start, end, _ in spans for i in range(start + 1, end)}  # no cut before these
+    first, total = 0, len(tokenized.spans)
+    while first < total:
+        last = reader.fit(tokenized, first)
+        if last < total:
+            free = [cut for cut in range(first + 1, last + 1) if cut not in inside]
+            after = {cut: text[tokenized.spans[cut - 1][0]] for cut in free if cut > first + (last - first) // 2}
+            strong = [cut for cut, character in after.items() if character in STRONG_PUNCTUATION]
+            weak = [cut for cut, character in after.items() if character in PUNCTUATION]
+            if free:
+                last = (strong or weak or free)[-1]
+            else:  # one mention fills the window: it is cut, and counted once
+                report.longer_than_window += first not in inside
+        yield first, last
+        first = last
+
+
+# ----------------------------------------------------------------------------------------------------------------- spans
+@dataclass
+class SpanReport:
+    """What became of the mentions on the way to BINDER's features."""
+
+    texts: int = 0
+    windows: int = 0
+    mentions: int = 0
+    misaligned: int = 0  # no word (or token) boundary matches
+    max_width: int = 0
+    widths: Counter[int] = field(default_factory=Counter)  # tokens of the mentions that boundaries match
+
+    @property
+    def too_wide(self) -> int:
+        return sum(count for width, count in self.widths.items() if width > self.max_width)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = ("texts", "windows", "mentions", "misaligned", "max_width", "too_wide")
+        return {**{name: getattr(self, name) for name in own}, "widths": dict(sorted(self.widths.items()))}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.texts} texts in {self.windows} windows, {self.mentions} mentions to learn; left out: {self.misaligned} on no word "
+            f"boundary, {self.too_wide} wider than {self.max_width} tokens"
+        )
+
+    def width_table(self) -> str:
+        """The recall that a greatest width costs: mentions up to each width, and the share of those beyond."""
+        total = self.widths.total() + self.misaligned
+        steps = sorted({1, 2, 4, 8, 16, 32, 64, self.max_width, max(self.widths, default=1)})
+        lines = [f"{'greatest width':<16}{'mentions':>10}{'recall lost':>13}"]
+        for step in steps:
+            within = sum(count for width, count in self.widths.items() if width <= step)
+            lines.append(f"{step:<16}{within:>10}{100 * (1 - within / max(total, 1)):>12.2f}%")
+            if within == self.widths.total():
+                break
+        return "\n".join(lines)
+
+
+def aligned_mentions(records: Sequence[Record], texts: Sequence[Tokenized], report: SpanReport) -> list[list[tuple[int, int, str]]]:
+    """Mentions of each text as (first position, last position + 1, label); those on no boundary are counted."""
+    rows = []
+    for record, text in zip(records, texts, strict=True):
+        starts = {start: i for i, (start, _) in enumerate(text.spans)}
+        ends = {end: i + 1 for i, (_, end) in enumerate(text.spans)}
+        found = []
+        for start, end, label in sorted({(m.start, m.end, m.label) for m in record.entities}):
+            if start in starts and end in ends:
+                found.append((starts[start], ends[end], label))
+                report.widths[text.last_token[ends[end] - 1] - text.first_token[starts[start]] + 1] += 1
+            else:
+                report.misaligned += 1
+        rows.append(found)
+    return rows
+
+
+def span_widths(records: Sequence[Record], reader: TextReader, max_width: int | None = None) -> SpanReport:
+    """Widths in tokens of the mentions of records, beside a limit, by default the greatest."""
+    report = SpanReport(texts=len(records))
+    aligned_mentions(records, reader.tokenize([record.text for record in records]), report)
+    report.max_width = max(report.widths, default=0) if max_width is None else max_width
+    report.mentions = report.widths.total() - report.too_wide
+    return report
+
+
+def span_features(
+    records: Sequence[Record], reader: TextReader, types: Sequence[str], *, max_width: int, overlap: int
+) -> tuple[list[dict], SpanReport]:
+    """BINDER's inputs with labels from records, which are whole documents where the data give them (`join_documents`).
+
+    Texts longer than a window are read in overlapping windows. A mention that a window cuts is learnt in another one that holds it whole;
+    of the part that is visible the start (or end) is marked as cut: it is no negative.
+
+    Args:
+        types: entity types in the order of their ids. max_width: tokens of the longest span that the model can find.
+        overlap: tokens that consecutive windows share, at least `max_width`, so that some window holds each mention whole.
+
+    Returns:
+        Features {"input_ids", "word_mask", "word_end_mask": lists over tokens, "labels": [[type, first token, last token]]}, the counts.
+
+    Raises:
+        DataError: an entity type that `types` does not hold; windows too short for the overlap.
+    """
+    if not max_width <= overlap < reader.capacity:
+        raise DataError(
+            f"windows hold {reader.capacity} tokens and share {overlap}: expected an overlap of at least max_span_width ({max_width}) and "
+            "less than a window; raise max_window_tokens or lower max_span_width"
+        )
+    ids = {label: number for number, label in enumerate(types)}
+    for record in records:
+        for mention in record.entities:
+            if mention.label not in ids:
+                raise DataError(f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(ids)})")
+    report = SpanReport(texts=len(records), max_width=max_width)
+    texts = reader.tokenize([record.text for record in records])
+    features = []
+    for text, mentions in zip(texts, aligned_mentions(records, texts, report), strict=True):
+        for window in reader.overlapping_windows(text, overlap):
+            shift = len(reader.prefix) - text.first_token[window.first]
+            text_end = len(window.input_ids) - len(reader.suffix)
+            labels = []
+            for first, last, label in mentions:
+                start = text.first_token[first] + shift if window.first <= first < window.last else CUT
+                end = text.last_token[last - 1] + shift if window.first < last <= window.last else CUT
+                if end >= text_end:  # in a word that is longer than a window
+                    end = CUT
+                if (start, end) != (CUT, CUT):
+                    labels.append([ids[label], start, end])
+            masks = {"word_mask": window.word_mask, "word_end_mask": window.word_end_mask}
+            features.append({"input_ids": window.input_ids, **masks, "labels": labels})
+    report.windows = len(features)
+    report.mentions = report.widths.total() - report.too_wide
+    return features, report

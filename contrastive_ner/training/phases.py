@@ -1,0 +1,293 @@
+"""The phases of a run, each a Trainer of its own: contrastive stage one, head-only, full; BINDER has the full phase only.
+
+A phase leaves its best model in PHASE/model and then, atomically, its completion marker PHASE/DONE.json. The same command given
+again skips complete phases and continues an incomplete one from its newest complete checkpoint. `requires_grad` never changes inside
+a phase.
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
+
+from contrastive_ner.data.schemes import tags_to_spans
+from contrastive_ner.evaluation.metrics import span_scores
+from contrastive_ner.files import fresh_folder, move_folder, read_json, write_json
+from contrastive_ner.logs import log
+from contrastive_ner.models.modeling_binder import BinderModel
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
+from contrastive_ner.training.binder import BinderTrainer, SpanCounts
+from contrastive_ner.training.checkpoints import GracefulStop, Stopwatch, checkpoints, full_disk_explained, newest_checkpoint, resume
+from contrastive_ner.training.config import RunConfig, is_first_process
+from contrastive_ner.training.contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer
+from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.task import Task
+
+
+def train_phases(task: Task) -> Path:
+    """Run the phases of the method; returns the folder of the trained tagger."""
+    config = task.config
+    start: Path | None = None
+    if config.method == "binder":
+        return run_phase(config, "full", lambda folder: binder_trainer(task, folder))
+    if config.method == "nerco" and config.stage1_epochs:
+        start = run_phase(config, "stage1", lambda folder: stage1_trainer(task, folder))
+    if config.method == "nerco" and config.head_epochs:
+        body = start
+        start = run_phase(config, "head", lambda folder: stage2_trainer(task, folder, body, head_only=True))
+    return run_phase(config, "full", lambda folder: stage2_trainer(task, folder, start, head_only=False))
+
+
+def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Trainer]) -> Path:
+    """Train one phase unless its completion marker is there, from its newest complete checkpoint if there is one.
+
+    Returns the folder with the phase's best model.
+
+    Raises:
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
+        OSError: the disk is full; earlier checkpoints are intact.
+    """
+    folder = config.run_dir / name
+    marker = folder / "DONE.json"
+    if not marker.is_file():
+        log.info("-- %s", name)
+        set_seed(config.seed)
+        trainer = make_trainer(folder)
+        trainer.remove_callback(PrinterCallback)  # it prints a dictionary for each logged step
+        with GracefulStop() as stop, full_disk_explained(folder):
+            trainer.add_callback(stop)
+            trainer.add_callback(Stopwatch())
+            resume(trainer, newest_checkpoint(folder))
+        if trainer.is_world_process_zero():
+            with full_disk_explained(folder):
+                leave_model(trainer, folder, marker)
+            log.info("%s: %s", name, summary(read_json(marker)))
+        trainer.accelerator.wait_for_everyone()
+    if is_first_process() and not config.keep_checkpoints:
+        for checkpoint in checkpoints(folder):
+            shutil.rmtree(checkpoint)
+    return folder / "model"
+
+
+def summary(done: dict[str, Any]) -> str:
+    """A completed phase in one line."""
+    best = "" if done["best"] is None else f", best {done['criterion']} {done['best']:.3f}"
+    return f"{done['epochs']:g} epochs, {done['seconds']:.0f} s{best}"
+
+
+def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
+    """The best model, then the marker: each appears whole or not at all."""
+    partial = fresh_folder(folder / ".model-partial")
+    trainer.model.save_pretrained(partial)
+    move_folder(partial, folder / "model")
+    state = trainer.state
+    done = {
+        "seconds": Stopwatch.of(trainer).seconds,
+        "epochs": state.epoch,
+        "best": state.best_metric,
+        "criterion": trainer.args.metric_for_best_model,
+        "log": state.log_history,
+    }
+    write_json(done, marker)
+
+
+# ------------------------------------------------------------------------------------------------------------- stage one
+def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
+    """Contrastive training of the encoder."""
+    config = task.config
+    criterion = CRITERIA[config.stage1_select]
+    arguments = ContrastiveTrainingArguments(
+        **shared_arguments(config, folder, criterion),
+        num_train_epochs=config.stage1_epochs,
+        per_device_train_batch_size=config.stage1_batch_size,
+        learning_rate=config.stage1_learning_rate,
+        weight_decay=config.stage1_weight_decay,
+        warmup_steps=config.stage1_warmup,
+        greater_is_better=criterion != "eval_loss",
+        contrastive_loss=config.stage1_loss,
+        contrastive_temperature=config.stage1_temperature,
+        with_o=config.stage1_with_o,
+        class_reduction=config.stage1_reduction,
+        freeze_layers=config.stage1_freeze_layers,
+        chunk_size=config.stage1_chunk_size,
+        reference_tokens=config.stage1_reference_tokens,
+    )
+    return ContrastiveTrainer(
+        model=ready_for_training(NercoModel.from_encoder(task.encoder, **task.model_fields), config),
+        args=arguments,
+        train_dataset=task.features["train"],
+        eval_dataset=task.features["dev"],
+        data_collator=task.collator,
+        callbacks=[EarlyStoppingCallback(config.stage1_patience)],
+        label_classes=semantic_classes(task.labels),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- stage two
+def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: bool) -> Trainer:
+    """The standard Trainer over a tagger. `head_only`: the encoder is fixed; else encoder and head learn at rates of their own.
+
+    `start`: folder of the model that an earlier phase left, a `NercoModel` or a tagger; None: the encoder as it came.
+    """
+    config = task.config
+    model = ready_for_training(_tagger(task, start), config)
+    for parameter in model.nerco.parameters():
+        parameter.requires_grad = not head_only
+    head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
+    # A short head-only phase may find no mention yet: its loss still tells its epochs apart, its F1 (the paper's criterion) does not.
+    arguments = TrainingArguments(
+        **shared_arguments(config, folder, "eval_loss" if head_only else "eval_f1"),
+        num_train_epochs=config.head_epochs if head_only else full_epochs(config),
+        per_device_train_batch_size=config.stage2_batch_size,
+        gradient_accumulation_steps=config.stage2_gradient_accumulation,
+        warmup_steps=config.stage2_warmup,
+        greater_is_better=not head_only,
+    )
+    trainer_class: type[SentenceTrainer] = SentenceTrainer
+    extra: dict[str, Any] = {}
+    if config.stage2_contrastive_weight and not head_only:
+        weight, temperature = config.stage2_contrastive_weight, config.stage1_temperature
+        trainer_class = JointTrainer
+        extra = {"label_classes": semantic_classes(task.labels), "weight": weight, "temperature": temperature}
+    return trainer_class(
+        **extra,
+        model=model,
+        args=arguments,
+        train_dataset=task.features["train"],
+        eval_dataset=task.features["dev"],
+        data_collator=task.collator,
+        compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, task.labels),
+        preprocess_logits_for_metrics=lambda logits, labels: model.viterbi(logits, labels != -100),
+        callbacks=[EarlyStoppingCallback(config.stage2_patience)],
+        optimizers=(two_rate_optimizer(config, model, head_rate), None),
+    )
+
+
+def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
+    if start is not None and start.parent.name == "head":
+        return NercoForTokenClassification.from_pretrained(start)
+    tagger = NercoForTokenClassification.from_encoder(task.encoder, task.labels, **task.model_fields)
+    if start is not None:
+        tagger.nerco = NercoModel.from_pretrained(start)
+    return tagger
+
+
+def full_epochs(config: RunConfig) -> int:
+    """Epochs of the full phase; the controls get the epochs that NerCo spends in its other phases."""
+    return config.stage2_epochs + (0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs)
+
+
+def tag_scores(predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, float]:
+    """Span scores of tag ids (N, T), -100 where no tag is."""
+
+    def spans(rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, str]]]:
+        return [tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows]
+
+    micro = span_scores(spans(predicted), spans(gold))["micro"]
+    return {name: micro[name] for name in ("precision", "recall", "f1")}
+
+
+# ---------------------------------------------------------------------------------------------------------------- BINDER
+def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
+    """The standard Trainer over BINDER, evaluated by the spans that it decodes."""
+    config = task.config
+    model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
+    arguments = TrainingArguments(
+        **shared_arguments(config, folder, "eval_f1"),
+        num_train_epochs=full_epochs(config),
+        per_device_train_batch_size=config.stage2_batch_size,
+        gradient_accumulation_steps=config.stage2_gradient_accumulation,
+        warmup_steps=config.stage2_warmup,
+        greater_is_better=True,
+        batch_eval_metrics=True,
+    )
+    return BinderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=task.features["train"],
+        eval_dataset=task.features["dev"],
+        data_collator=task.collator,
+        compute_metrics=SpanCounts(),
+        callbacks=[EarlyStoppingCallback(config.stage2_patience)],
+        optimizers=(two_rate_optimizer(config, model, config.stage2_head_learning_rate), None),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- all methods
+def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
+    """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
+    return {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "bf16": use_bf16(config),
+        "use_cpu": not torch.accelerator.is_available(),
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_steps": 10,
+        "save_total_limit": 1,  # the newest; the best one is kept beside it
+        "load_best_model_at_end": True,
+        "metric_for_best_model": criterion,
+        "restore_callback_states_from_checkpoint": True,
+        "per_device_eval_batch_size": config.eval_batch_size,
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        # Hundreds of lines in a log file; with its messages the library would also hide the bar on a terminal.
+        "disable_tqdm": not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO),
+    }
+
+
+def two_rate_optimizer(config: RunConfig, model: PreTrainedModel, head_rate: float) -> torch.optim.AdamW:
+    """AdamW with a learning rate for the encoders and one for what stands on them; no decay on biases and norms."""
+    encoders = {id(parameter) for module in encoders_of(model) for parameter in module.parameters()}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in encoders, parameter.dim() > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.stage2_learning_rate if is_encoder else head_rate,
+                "weight_decay": config.stage2_weight_decay if decays else 0.0,
+            }
+            for (is_encoder, decays), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def encoders_of(model: PreTrainedModel) -> list[PreTrainedModel]:
+    """The pretrained parts of a model."""
+    base = model.base_model
+    return [encoder for encoder in (base.encoder, getattr(base, "type_encoder", None)) if encoder is not None]
+
+
+def use_bf16(config: RunConfig) -> bool:
+    """bfloat16 where the hardware computes it (on x86: AVX512-BF16 or AMX), or as the configuration says."""
+    if config.bf16 != "auto":
+        return config.bf16 == "true"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:  # not Linux
+        return False
+
+
+def ready_for_training(model: Any, config: RunConfig) -> Any:
+    """Set what is a matter of training, not of the model: dropout inside the encoder, and the attention kernel."""
+    if config.encoder_dropout is not None:
+        for module in (module for encoder in encoders_of(model) for module in encoder.modules()):
+            if isinstance(module, torch.nn.Dropout):
+                module.p = config.encoder_dropout
+    if not torch.accelerator.is_available():
+        # The CPU's fused attention has a backward pass in bfloat16 that takes longer than the rest of the step.
+        model.set_attn_implementation("eager")
+    return model

@@ -1,0 +1,257 @@
+"""From a configuration to a task: data, entity types, tokenizer, encoder, features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contrastive_ner.data.readers import ReadReport, is_ideograph, read_records
+from contrastive_ner.data.records import Record, entity_types, outermost
+from contrastive_ner.data.schemes import bio_labels
+from contrastive_ner.errors import ConfigError, DataError
+from contrastive_ner.files import expand, fresh_folder, move_folder
+from contrastive_ner.logs import log
+from contrastive_ner.provenance import clone_root
+from contrastive_ner.training.config import RunConfig, layout_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from contrastive_ner.models.windows_ner import TextReader
+    from contrastive_ner.training.batches import SpanCollator, TagCollator
+    from contrastive_ner.training.features import AlignReport, SpanReport
+
+WIDEST_SPAN = 30  # the paper's limit in decoding
+LEAST_OVERLAP = 16  # tokens that the paper's windows share
+
+
+@dataclass
+class Data:
+    """What a run learns from: records and reports by split, entity types, and for BINDER their texts, the describing one first."""
+
+    records: dict[str, list[Record]]
+    reports: dict[str, ReadReport]
+    types: list[str]
+    descriptions: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Task:
+    """What every phase needs: the configuration, entity types, the encoder's folder, features of train and dev."""
+
+    config: RunConfig
+    types: list[str]
+    label_unit: str
+    encoder: str
+    features: dict[str, list[dict]]
+    binder_fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        """The tags of a tagger."""
+        return bio_labels(self.types)
+
+    @property
+    def collator(self) -> "TagCollator | SpanCollator":
+        """What makes batches of the features."""
+        from transformers import AutoTokenizer
+
+        from contrastive_ner.training.batches import SpanCollator, TagCollator
+
+        pad_token_id = AutoTokenizer.from_pretrained(self.encoder).pad_token_id or 0
+        return SpanCollator(pad_token_id) if self.config.method == "binder" else TagCollator(pad_token_id)
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        """Fields of `NercoConfig` or `BinderConfig` that the run decides."""
+        shared = {"label_unit": self.label_unit, "max_window_tokens": self.config.max_window_tokens}
+        if self.config.method == "binder":
+            return {**shared, **self.binder_fields}
+        has_crf = self.config.method != "ce" and self.config.use_crf
+        return {
+            **shared,
+            "output_dropout": self.config.output_dropout,
+            "use_crf": has_crf,
+            # Independent tags have no transitions to constrain: `ce` is the plain tagger, argmax at every token.
+            "constrain_transitions": has_crf and self.config.constrain_transitions,
+        }
+
+
+def prepare_task(config: RunConfig, data: Data) -> tuple[Task, dict[str, "AlignReport | SpanReport"]]:
+    """The task of a run, and by split what became of the mentions on the way to features."""
+    from contrastive_ner.models.pipeline_ner import text_reader
+
+    tokenizer, label_unit = load_tokenizer(config, data.records["train"])
+    encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
+    reader = text_reader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
+    build = build_span_features if config.method == "binder" else build_tag_features
+    features, reports, fields = build(config, data, reader)
+    for split, report in reports.items():
+        log.info("%s: %s", split, report)
+        if not report.mentions and split != "test":
+            there = sum(len(record.entities) for record in data.records[split])
+            reason = "no mention falls on token boundaries; is text_unit right for this data?" if there else "there is no mention at all"
+            if there and config.method == "binder" and report.misaligned < there:
+                reason = f"every mention is wider than max_span_width, {fields['max_span_width']}"
+            raise DataError(f"{split}: nothing to learn or select by: {reason}")
+    return Task(config, data.types, label_unit, encoder, features, fields), reports
+
+
+# ------------------------------------------------------------------------------------------------------------------ data
+def load_data(config: RunConfig) -> Data:
+    """Read the splits and report what was found. DataError where there is nothing to learn."""
+    if not config.train_file or not config.dev_file:
+        raise ConfigError("train_file and dev_file are needed: name them in the configuration or as key=value")
+    records, reports = {}, {}
+    for split, path in (("train", config.train_file), ("dev", config.dev_file), ("test", config.test_file)):
+        if path:
+            records[split], reports[split] = read_records(expand(path), layout_of(config))
+            if split == "train" and config.train_texts:
+                records[split] = records[split][: config.train_texts]
+            mentions = sum(len(record.entities) for record in records[split])
+            repaired = f", {reports[split].repaired_tags} tags repaired" if reports[split].repaired_tags else ""
+            log.info("%s: %d texts, %d mentions%s", split, len(records[split]), mentions, repaired)
+    types = entity_types(records["train"])
+    if not types:
+        raise DataError(f"{config.train_file}: no entity at all in {len(records['train'])} texts; there is nothing to learn")
+    if config.method == "binder":
+        descriptions = describe_types(config, records)
+        return Data(records, reports, list(descriptions), descriptions)
+    for split, own in records.items():
+        unknown = sorted(set(entity_types(own)) - set(types))
+        if unknown:
+            raise DataError(f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train ({', '.join(types)})")
+    return Data(records, reports, types)
+
+
+def describe_types(config: RunConfig, records: dict[str, list[Record]]) -> dict[str, list[str]]:
+    """{entity type: [description, variants]} of all types in the types file, which must describe all types in the data."""
+    from contrastive_ner.data.descriptions import check_types, read_types
+
+    if not config.types_file:
+        raise ConfigError("method=binder needs types_file: a description of every entity type (configs/types/ has examples)")
+    types = read_types(expand(config.types_file))
+    check_types(types, entity_types(record for own in records.values() for record in own), config.types_file)
+    unused = check_types(types, entity_types(records["train"]), config.types_file)
+    if unused:
+        log.info("types without a mention in train: %s", ", ".join(unused))
+    return {t.label: [t.description, t.name, f"{t.name}: {t.description}"][: None if config.type_variants else 1] for t in types}
+
+
+# --------------------------------------------------------------------------------------------------------------- encoder
+def encoder_place(name: str) -> str:
+    """Where an encoder is: a folder, or a name on the Hub.
+
+    A relative folder that is not here is looked for in the clone that the package runs from, never on the Hub.
+
+    Raises:
+        ConfigError: the name is that of a folder, and there is none.
+    """
+    place = expand(name)
+    if Path(place).is_dir():
+        return place
+    first, *rest = Path(place).parts or ("",)
+    is_folder = len(rest) > 1 or first in (".", "..", "~", "encoders") or Path(place).is_absolute() or place.startswith("./")
+    if not is_folder:
+        return place  # NAME or USER/NAME
+    root = clone_root()
+    if root is not None and (root / place).is_dir():
+        return str(root / place)
+    raise ConfigError(
+        f"encoder {name!r}: there is no such folder (looked in {Path.cwd()}). Give encoder=FOLDER of an encoder with safetensors "
+        "weights, or its name on the Hub, such as google-bert/bert-base-chinese. The Chinese encoder of this project comes with a "
+        "clone of its repository: encoder=CLONE/encoders/zh-char-mini"
+    )
+
+
+def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrainedTokenizerBase", str]:
+    """The encoder's tokenizer and the label unit: "token" for character text, else "word"."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    place = encoder_place(config.encoder)
+    try:
+        # An encoder that carries code of its own is refused, not run.
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        encoder_config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}") from error
+    # Encoders with relative positions only have no such bound.
+    longest = min(tokenizer.model_max_length, getattr(encoder_config, "max_position_embeddings", tokenizer.model_max_length))
+    if config.max_window_tokens > longest:
+        raise ConfigError(f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most")
+    character = is_chinese(train) if config.text_unit == "auto" else config.text_unit == "character"
+    return tokenizer, "token" if character else "word"
+
+
+def is_chinese(records: Sequence[Record]) -> bool:
+    """True if at least a quarter of the characters (of the first texts) are ideographs."""
+    sample = "".join(record.text for record in records[:500])
+    return 4 * sum(map(is_ideograph, sample)) >= len(sample)
+
+
+def prepare_encoder(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str) -> tuple[str, "PreTrainedTokenizerBase"]:
+    """The encoder's folder and tokenizer: as given, or rewritten to read characters, in the run directory."""
+    from contrastive_ner.training.characters import character_tokenizer, is_character_tokenizer
+
+    if label_unit == "word" or is_character_tokenizer(tokenizer):
+        return encoder_place(config.encoder), tokenizer
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = config.run_dir / "encoder"
+    if not folder.is_dir():
+        encoder = AutoModel.from_pretrained(encoder_place(config.encoder), use_safetensors=True)
+        characters, encoder = character_tokenizer(tokenizer, encoder)
+        partial = fresh_folder(config.run_dir / ".encoder-partial")
+        encoder.save_pretrained(partial)
+        characters.save_pretrained(partial)
+        move_folder(partial, folder)
+    return str(folder), AutoTokenizer.from_pretrained(folder)
+
+
+# -------------------------------------------------------------------------------------------------------------- features
+Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any]]  # features and reports by split, fields of the model
+
+
+def build_tag_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
+    """Tags for ce, crf and nerco."""
+    from contrastive_ner.training.features import tag_features
+
+    built = {split: tag_features(data.records[split], reader, bio_labels(data.types)) for split in ("train", "dev")}
+    return {split: features for split, (features, _) in built.items()}, {split: report for split, (_, report) in built.items()}, {}
+
+
+def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
+    """Spans for binder, over whole documents; the greatest width is that of train's longest mention unless the configuration says."""
+    from contrastive_ner.data.documents import join_documents
+    from contrastive_ner.training.features import span_features, span_widths
+
+    records = {split: [document.record for document in join_documents(own)] for split, own in data.records.items()}
+    widths = span_widths(records["train"], reader)
+    log.info(widths.width_table())
+    width = config.max_span_width or max(1, min(widths.max_width, WIDEST_SPAN, config.max_window_tokens // 2))
+    overlap = config.window_overlap or min(max(width, LEAST_OVERLAP), reader.capacity - 1)
+    built = {split: span_features(records[split], reader, data.types, max_width=width, overlap=overlap) for split in ("train", "dev")}
+    reports = {split: report for split, (_, report) in built.items()}
+    if "test" in records:
+        reports["test"] = span_widths(records["test"], reader, width)
+    fields = {
+        "type_encoder": config.type_encoder,
+        "descriptions": data.descriptions,
+        "projection_size": config.projection_size,
+        "projection_dropout": config.projection_dropout,
+        "max_span_width": width,
+        "types_per_batch": config.types_per_batch,
+        "decoding": ("nested" if overlapping(records["train"]) else "flat") if config.decoding == "auto" else config.decoding,
+        "several_labels": twice_labelled(records["train"]) if config.several_labels == "auto" else config.several_labels == "true",
+    }
+    return {split: features for split, (features, _) in built.items()}, reports, fields
+
+
+def overlapping(records: Sequence[Record]) -> bool:
+    """Whether some mention lies inside or across another one."""
+    return any(outermost(record.entities)[1] for record in records)
+
+
+def twice_labelled(records: Sequence[Record]) -> bool:
+    """Whether some stretch of text has two types."""
+    return any(len({m[:3] for m in record.entities}) > len({m[:2] for m in record.entities}) for record in records)
