@@ -1,5 +1,9 @@
 """NerCo's models; the code is in `contrastive_ner/models/modeling_nerco.py`."""
 
-from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification, NercoModel
+from contrastive_ner.models.modeling_nerco import (
+    NercoConfig,
+    NercoForTokenClassification,
+    NercoModel,
+)
 
 __all__ = ["NercoConfig", "NercoForTokenClassification", "NercoModel"]

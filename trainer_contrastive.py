@@ -1,5 +1,9 @@
 """Stage one of NerCo; the code is in `contrastive_ner/training/contrastive.py`."""
 
-from contrastive_ner.training.contrastive import ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer
+from contrastive_ner.training.contrastive import (
+    ContrastiveTrainer,
+    ContrastiveTrainingArguments,
+    JointTrainer,
+)
 
 __all__ = ["ContrastiveTrainer", "ContrastiveTrainingArguments", "JointTrainer"]

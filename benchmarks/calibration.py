@@ -30,7 +30,12 @@ def measure(run_dir: Path) -> dict[str, Any]:
     saved = read_json(run_dir / "config.json")
     with tempfile.TemporaryDirectory() as scratch:
         known = {item.name for item in fields(RunConfig)}
-        config = RunConfig(**{**{key: value for key, value in saved.items() if key in known}, "output_dir": scratch})
+        config = RunConfig(
+            **{
+                **{key: value for key, value in saved.items() if key in known},
+                "output_dir": scratch,
+            }
+        )
         data = load_data(config)
         task, _ = prepare_task(config, data)
         pipeline = load_pipeline(run_dir / "model")
@@ -49,15 +54,27 @@ def measure(run_dir: Path) -> dict[str, Any]:
         "seed": saved["seed"],
         "fitted": fitted,
         "mentions": before["micro"]["predicted"],
-        **{name: {key: scores["calibration"][key] for key in ("ece", "brier")} for name, scores in (("before", before), ("after", after))},
+        **{
+            name: {key: scores["calibration"][key] for key in ("ece", "brier")}
+            for name, scores in (("before", before), ("after", after))
+        },
         **provenance(),
     }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs with test data")
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "calibration", help="folder for the measurements")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="directories of complete runs with test data"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "results" / "calibration",
+        help="folder for the measurements",
+    )
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     for run_dir in arguments.runs:

@@ -19,7 +19,9 @@ from contrastive_ner.files import expand
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def label_second_half(train: str | Path, output: str | Path, *, min_length: int) -> tuple[AnnotationReport, dict[str, Any] | None]:
+def label_second_half(
+    train: str | Path, output: str | Path, *, min_length: int
+) -> tuple[AnnotationReport, dict[str, Any] | None]:
     """Split the texts of an annotated file, make a dictionary of the first half's mentions, write the second half with its labels."""
     records, _ = read_records(train)
     middle = len(records) // 2
@@ -31,16 +33,32 @@ def label_second_half(train: str | Path, output: str | Path, *, min_length: int)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", default="${NER_DATA}/bc5cdr/train.tsv", help="annotated file [%(default)s]")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bc5cdr_distant" / "train.jsonl", help="JSONL file to write")
-    parser.add_argument("--min_length", type=int, default=3, help="leave out terms of fewer characters [3]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--train", default="${NER_DATA}/bc5cdr/train.tsv", help="annotated file [%(default)s]"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "runs" / "bc5cdr_distant" / "train.jsonl",
+        help="JSONL file to write",
+    )
+    parser.add_argument(
+        "--min_length", type=int, default=3, help="leave out terms of fewer characters [3]"
+    )
     arguments = parser.parse_args()
-    report, scores = label_second_half(expand(arguments.train), arguments.output, min_length=arguments.min_length)
+    report, scores = label_second_half(
+        expand(arguments.train), arguments.output, min_length=arguments.min_length
+    )
     print(report)
     if scores is not None:
         micro = scores["micro"]
-        print("against the gold labels: " + ", ".join(f"{name} {100 * micro[name]:.1f}" for name in ("precision", "recall", "f1")))
+        print(
+            "against the gold labels: "
+            + ", ".join(f"{name} {100 * micro[name]:.1f}" for name in ("precision", "recall", "f1"))
+        )
     return 0
 
 

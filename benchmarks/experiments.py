@@ -20,19 +20,40 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arguments", nargs="+", metavar="CONFIG | key=value", help="configurations, and keys to replace in all of them")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of each configuration")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="+",
+        metavar="CONFIG | key=value",
+        help="configurations, and keys to replace in all of them",
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="seeds of each configuration"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--threads", type=int, help="threads of each run; by default the cores are shared equally")
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "runs", help="folder for the metrics")
+    parser.add_argument(
+        "--threads", type=int, help="threads of each run; by default the cores are shared equally"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "results" / "runs", help="folder for the metrics"
+    )
     arguments = parser.parse_intermixed_args()  # keys may follow the options
     overrides = [item for item in arguments.arguments if "=" in item]
     configs = [item for item in arguments.arguments if "=" not in item]
-    runs = [(config, [*overrides, f"seed={seed}"]) for seed in arguments.seeds for config in configs]
+    runs = [
+        (config, [*overrides, f"seed={seed}"]) for seed in arguments.seeds for config in configs
+    ]
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.jobs)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        failed = [code for code in pool.map(lambda run: train(*run, threads=threads, results=arguments.results), runs) if code]
+        failed = [
+            code
+            for code in pool.map(
+                lambda run: train(*run, threads=threads, results=arguments.results), runs
+            )
+            if code
+        ]
     return 1 if failed else 0
 
 
@@ -45,7 +66,9 @@ def train(config_file: str, overrides: list[str], *, threads: int, results: Path
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, str(ROOT / "run_ner.py"), "train", config_file, *overrides]
         with open(f"{run_dir}.log", "a", encoding="utf-8") as log:
-            code = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            ).returncode
         if code:
             print(f"{run_dir}: exit code {code}, see {run_dir}.log", flush=True)
             return code

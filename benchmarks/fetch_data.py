@@ -206,7 +206,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in arguments.names if name not in SETS]
     for name in unknown:
         place = ELSEWHERE.get(name)
-        reason = f"not fetched by this script; {place}" if place else f"no such data set (expected {', '.join(SETS)})"
+        reason = (
+            f"not fetched by this script; {place}"
+            if place
+            else f"no such data set (expected {', '.join(SETS)})"
+        )
         print(f"{name}: {reason}", file=sys.stderr)
     if unknown:
         return 2
@@ -223,13 +227,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Fetch public NER data sets from their authors' repositories.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"data sets, of {', '.join(SETS)} [all]")
-    parser.add_argument(
-        "--list", action="store_true", help="list the data sets, with those that are to be had elsewhere, and fetch nothing"
+    parser = argparse.ArgumentParser(
+        description="Fetch public NER data sets from their authors' repositories."
     )
-    parser.add_argument("--folder", default=os.environ.get("NER_DATA", "data"), help="where a folder a set is made [NER_DATA, else data]")
-    parser.add_argument("--base_url", default=BASE_URL, help="a mirror with the same paths OWNER/REPOSITORY/COMMIT/PATH [%(default)s]")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"data sets, of {', '.join(SETS)} [all]"
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="list the data sets, with those that are to be had elsewhere, and fetch nothing",
+    )
+    parser.add_argument(
+        "--folder",
+        default=os.environ.get("NER_DATA", "data"),
+        help="where a folder a set is made [NER_DATA, else data]",
+    )
+    parser.add_argument(
+        "--base_url",
+        default=BASE_URL,
+        help="a mirror with the same paths OWNER/REPOSITORY/COMMIT/PATH [%(default)s]",
+    )
     return parser
 
 
@@ -237,9 +255,21 @@ def listing() -> str:
     """All data sets, for the eye."""
     lines = []
     for each in SETS.values():
-        repositories = ", ".join(dict.fromkeys(f"github.com/{source.repository}" for source in each.sources))
-        lines += [f"{each.name}: {sum(len(source.files) for source in each.sources)} files from {repositories}", notes(each)]
-    return "\n".join([*lines, "", "not fetched by this script:", *(f"{name}: {place}" for name, place in ELSEWHERE.items())])
+        repositories = ", ".join(
+            dict.fromkeys(f"github.com/{source.repository}" for source in each.sources)
+        )
+        lines += [
+            f"{each.name}: {sum(len(source.files) for source in each.sources)} files from {repositories}",
+            notes(each),
+        ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "not fetched by this script:",
+            *(f"{name}: {place}" for name, place in ELSEWHERE.items()),
+        ]
+    )
 
 
 def notes(data_set: DataSet) -> str:
@@ -264,7 +294,9 @@ def fetch(data_set: DataSet, folder: Path, base_url: str = BASE_URL) -> tuple[in
                     )
                 there += 1
                 continue
-            path = "/".join(part for part in (source.repository, source.ref, source.folder, name) if part)
+            path = "/".join(
+                part for part in (source.repository, source.ref, source.folder, name) if part
+            )
             download(f"{base_url.rstrip('/')}/{quote(path)}", target, sha256)
             fetched += 1
     return fetched, there
@@ -279,7 +311,9 @@ def download(url: str, target: Path, sha256: str) -> None:
     content = read_url(url)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise FetchError(f"{url}: SHA-256 is {found}, expected {sha256}: not the file that this project knows; nothing was kept")
+        raise FetchError(
+            f"{url}: SHA-256 is {found}, expected {sha256}: not the file that this project knows; nothing was kept"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -297,11 +331,17 @@ def read_url(url: str) -> bytes:
         with urlopen(url, timeout=TIMEOUT) as response:
             return response.read()
     except HTTPError as error:
-        raise FetchError(f"{url}: HTTP status {error.code} ({error.reason}); has the file moved?") from error
+        raise FetchError(
+            f"{url}: HTTP status {error.code} ({error.reason}); has the file moved?"
+        ) from error
     except URLError as error:
-        raise FetchError(f"{url}: not reachable ({error.reason}); is there a network, and does it need a proxy (https_proxy)?") from error
+        raise FetchError(
+            f"{url}: not reachable ({error.reason}); is there a network, and does it need a proxy (https_proxy)?"
+        ) from error
     except (HTTPException, OSError) as error:
-        raise FetchError(f"{url}: the transfer broke off ({error}); run the command again") from error
+        raise FetchError(
+            f"{url}: the transfer broke off ({error}); run the command again"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -27,7 +27,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contrastive_ner.hub.repository import MANIFEST, faults_of, package, read_manifest, write_manifest
+from contrastive_ner.hub.repository import (
+    MANIFEST,
+    faults_of,
+    package,
+    read_manifest,
+    write_manifest,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,9 +42,34 @@ HOSTILE = st.one_of(
     st.none(),
     st.booleans(),
     st.sampled_from([-1, 0, 10**9, 10**30, -(10**30), 0.5, float("nan"), float("inf")]),
-    st.sampled_from(["", "x" * 100_000, "../../etc/passwd", "os.system", "__main__.X", "\ud7ff", "nerco", "bert", "binder"]),
-    st.sampled_from([[], {}, [[]], {"": {}}, [None], {"0": "B-PER"}, {"model_type": "bert", "num_hidden_layers": 10**9}]),
-    st.recursive(st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner)),
+    st.sampled_from(
+        [
+            "",
+            "x" * 100_000,
+            "../../etc/passwd",
+            "os.system",
+            "__main__.X",
+            "\ud7ff",
+            "nerco",
+            "bert",
+            "binder",
+        ]
+    ),
+    st.sampled_from(
+        [
+            [],
+            {},
+            [[]],
+            {"": {}},
+            [None],
+            {"0": "B-PER"},
+            {"model_type": "bert", "num_hidden_layers": 10**9},
+        ]
+    ),
+    st.recursive(
+        st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
+    ),
 )
 
 
@@ -57,11 +88,17 @@ class Report:
         self.failures.append(f"{kind}: {description}")
 
     def to_dict(self) -> dict[str, Any]:
-        outcomes = {kind: dict(counts.most_common()) for kind, counts in sorted(self.outcomes.items())}
-        return {"inputs": sum(sum(c.values()) for c in self.outcomes.values()), "outcomes": outcomes, "failures": self.failures}
+        outcomes = {
+            kind: dict(counts.most_common()) for kind, counts in sorted(self.outcomes.items())
+        }
+        return {
+            "inputs": sum(sum(c.values()) for c in self.outcomes.values()),
+            "outcomes": outcomes,
+            "failures": self.failures,
+        }
 
 
-# ---------------------------------------------------------------------------------------------------------------- inputs
+# ------------------------------------------------------------------------------------------- inputs
 @st.composite
 def damaged_bytes(draw: st.DrawFn, content: bytes, densest: int) -> tuple[bytes, str]:
     """Content that is cut, or has bits flipped, half of the times among its first `densest` bytes, where its structure is."""
@@ -83,13 +120,19 @@ def lying_header(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
     header = json.loads(content[8 : 8 + length])
     name = draw(st.sampled_from(sorted(set(header) - {"__metadata__"})))
     key = draw(st.sampled_from(["dtype", "shape", "data_offsets", "all"]))
-    value = draw(HOSTILE | st.lists(st.integers(-(2**70), 2**70), max_size=3) | st.sampled_from(["F64", "I8", "F8_E5M2", "BOOL"]))
+    value = draw(
+        HOSTILE
+        | st.lists(st.integers(-(2**70), 2**70), max_size=3)
+        | st.sampled_from(["F64", "I8", "F8_E5M2", "BOOL"])
+    )
     if key == "all":
         header[name] = value
     else:
         header[name][key] = value
     text = json.dumps(header).encode("utf-8", "surrogatepass")
-    return struct.pack("<Q", len(text)) + text + content[8 + length :], f"header of {name}: {key} = {value!r:.60}"
+    return struct.pack("<Q", len(text)) + text + content[
+        8 + length :
+    ], f"header of {name}: {key} = {value!r:.60}"
 
 
 @st.composite
@@ -116,7 +159,20 @@ def lying_manifest(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
     """A manifest with lines changed, exchanged, doubled or left out."""
     lines = content.decode().splitlines(keepends=True)
     at = draw(st.integers(0, len(lines) - 1))
-    kind = draw(st.sampled_from(["removed", "doubled", "digest", "name", "outside", "upper case", "line end", "exchanged"]))
+    kind = draw(
+        st.sampled_from(
+            [
+                "removed",
+                "doubled",
+                "digest",
+                "name",
+                "outside",
+                "upper case",
+                "line end",
+                "exchanged",
+            ]
+        )
+    )
     digest, name = lines[at].split()
     other = lines[at - 1].split()
     changed = {
@@ -132,7 +188,7 @@ def lying_manifest(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
     return "".join([*lines[:at], *changed, *lines[at + 1 :]]).encode(), f"line {at + 1}: {kind}"
 
 
-# ---------------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 @contextmanager
 def bounded() -> Iterator[None]:
     """TimeoutError after `SECONDS`; MemoryError (or torch's own) where much more than a tiny model needs is asked for."""
@@ -141,7 +197,11 @@ def bounded() -> Iterator[None]:
         raise TimeoutError(f"more than {SECONDS} s")
 
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").is_file() else None
+    used = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if Path("/proc/self/statm").is_file()
+        else None
+    )
     previous = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
     if used is not None:
@@ -154,7 +214,9 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def check(folder: Path, name: str, kind: str, report: Report, content: bytes, description: str) -> None:
+def check(
+    folder: Path, name: str, kind: str, report: Report, content: bytes, description: str
+) -> None:
     """One input: `name` of a good folder replaced by `content`; the folder is good again afterwards."""
     from contrastive_ner.serving.inference import load_pipeline
 
@@ -215,16 +277,31 @@ def fuzz(folders: dict[str, Path], examples: int) -> Report:
         }
         if len(report.outcomes) == 0:
             kinds["manifest"] = (MANIFEST, lying_manifest)
-            kinds["manifest bytes"] = (MANIFEST, lambda content: damaged_bytes(content, len(content)))
+            kinds["manifest bytes"] = (
+                MANIFEST,
+                lambda content: damaged_bytes(content, len(content)),
+            )
         for kind, (name, strategy) in kinds.items():
-            draw_each(strategy((folder / name).read_bytes()), examples, partial(check, folder, name, f"{method}, {kind}", report))
+            draw_each(
+                strategy((folder / name).read_bytes()),
+                examples,
+                partial(check, folder, name, f"{method}, {kind}", report),
+            )
     return report
 
 
-def draw_each(strategy: st.SearchStrategy, examples: int, use: Callable[[bytes, str], None]) -> None:
+def draw_each(
+    strategy: st.SearchStrategy, examples: int, use: Callable[[bytes, str], None]
+) -> None:
     """Give `use` so many inputs of a strategy, the same ones each time."""
 
-    @settings(max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def each(drawn: tuple[bytes, str]) -> None:
         use(*drawn)
@@ -243,14 +320,24 @@ def tiny_models(folder: Path) -> dict[str, Path]:
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "encoders" / "zh-char-mini")
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder / "encoder")
     encoder = str(folder / "encoder")
     descriptions = {"PER": "人名", "ORG": "机构的名字"}
     models: dict[str, Any] = {
-        "nerco": NercoForTokenClassification.from_encoder(encoder, ["O", "B-PER", "I-PER"], label_unit="token"),
-        "binder": BinderModel.from_encoders(encoder, descriptions=descriptions, label_unit="token", max_span_width=4),
+        "nerco": NercoForTokenClassification.from_encoder(
+            encoder, ["O", "B-PER", "I-PER"], label_unit="token"
+        ),
+        "binder": BinderModel.from_encoders(
+            encoder, descriptions=descriptions, label_unit="token", max_span_width=4
+        ),
     }
     packages = {}
     for method, model in models.items():
@@ -265,8 +352,12 @@ def tiny_models(folder: Path) -> dict[str, Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=600, help="inputs of each of the ten kinds [600]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--examples", type=int, default=600, help="inputs of each of the ten kinds [600]"
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the report")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())
@@ -280,7 +371,14 @@ def main() -> int:
         from contrastive_ner.files import write_json
         from contrastive_ner.provenance import provenance
 
-        write_json({**result, "command": f"python -m benchmarks.fuzz --examples {arguments.examples}", **provenance()}, arguments.output)
+        write_json(
+            {
+                **result,
+                "command": f"python -m benchmarks.fuzz --examples {arguments.examples}",
+                **provenance(),
+            },
+            arguments.output,
+        )
     return 1 if report.failures else 0
 
 

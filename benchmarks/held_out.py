@@ -54,8 +54,13 @@ def merge_types(domains: Sequence[str]) -> list[EntityType]:
 def write_types(types: Sequence[EntityType], path: Path) -> None:
     import yaml
 
-    entries = {item.label: {"name": item.name, "description": item.description, "source": item.source} for item in types}
-    path.write_text(yaml.safe_dump({"types": entries}, allow_unicode=True, sort_keys=False), "utf-8")
+    entries = {
+        item.label: {"name": item.name, "description": item.description, "source": item.source}
+        for item in types
+    }
+    path.write_text(
+        yaml.safe_dump({"types": entries}, allow_unicode=True, sort_keys=False), "utf-8"
+    )
 
 
 def prepare(domain: str, folder: Path) -> list[str]:
@@ -67,8 +72,14 @@ def prepare(domain: str, folder: Path) -> list[str]:
         records = [record for other in others for record in domain_records(other, split)]
         known |= set(entity_types(records))
         write_records(records, folder / f"{split}.jsonl")
-    write_types([item for item in merge_types(others) if item.label in known], folder / "types.yaml")
-    held_out = [item for item in read_types(ROOT / "configs" / "types" / f"crossner_{domain}.yaml") if item.label not in known]
+    write_types(
+        [item for item in merge_types(others) if item.label in known], folder / "types.yaml"
+    )
+    held_out = [
+        item
+        for item in read_types(ROOT / "configs" / "types" / f"crossner_{domain}.yaml")
+        if item.label not in known
+    ]
     write_types(held_out, folder / "held_out.yaml")
     labels = {item.label for item in held_out}
     for split in ("dev", "test"):
@@ -91,7 +102,10 @@ def scores_of(model_dir: Path, folder: Path) -> dict[str, Any]:
     found, *_ = tag_records(pipeline, dev, types=types, min_score=LIMITS[-1])
 
     def dev_f1(limit: float) -> float:
-        kept = [[mention for mention in mentions if (mention.score or 0.0) > limit] for mentions in found]
+        kept = [
+            [mention for mention in mentions if (mention.score or 0.0) > limit]
+            for mentions in found
+        ]
         return span_scores(kept, [record.entities for record in dev])["micro"]["f1"]
 
     limit = max(LIMITS, key=dev_f1)
@@ -105,14 +119,24 @@ def run(command: list[str]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys to replace in the configuration")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="keys to replace in the configuration"
+    )
     parser.add_argument("--domain", choices=DOMAINS, default="ai", help="the domain held out [ai]")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds [0]")
     parser.add_argument(
-        "--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS), help="how types are given in training [all]"
+        "--variants",
+        nargs="+",
+        choices=sorted(VARIANTS),
+        default=list(VARIANTS),
+        help="how types are given in training [all]",
     )
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "held_out", help="folder for the scores")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "results" / "held_out", help="folder for the scores"
+    )
     arguments = parser.parse_intermixed_args()
     folder = ROOT / "runs" / f"held_out-{arguments.domain}"
     held_out = prepare(arguments.domain, folder)
@@ -122,14 +146,35 @@ def main() -> int:
             result = arguments.results / f"{arguments.domain}-{name}-{seed}.json"
             if not result.is_file():
                 run_dir = folder / f"{name}-{seed}"
-                files = [f"{key}={folder}/{file}" for key, file in (("train_file", "train.jsonl"), ("dev_file", "dev.jsonl"))]
-                keys = [*files, f"types_file={folder}/types.yaml", f"output_dir={run_dir}", f"seed={seed}", *VARIANTS[name]]
+                files = [
+                    f"{key}={folder}/{file}"
+                    for key, file in (("train_file", "train.jsonl"), ("dev_file", "dev.jsonl"))
+                ]
+                keys = [
+                    *files,
+                    f"types_file={folder}/types.yaml",
+                    f"output_dir={run_dir}",
+                    f"seed={seed}",
+                    *VARIANTS[name],
+                ]
                 run(["train", CONFIG, *keys, *arguments.overrides])
                 scores = scores_of(run_dir / "model", folder)
                 metrics = read_json(run_dir / "metrics.json")
                 made_by = {key: metrics[key] for key in ("commit", "machine", "versions")}
-                names = {"domain": arguments.domain, "variant": name, "seed": seed, "held_out": held_out}
-                write_json({**names, **made_by, **{key: value for key, value in scores.items() if key != "counts"}}, result)
+                names = {
+                    "domain": arguments.domain,
+                    "variant": name,
+                    "seed": seed,
+                    "held_out": held_out,
+                }
+                write_json(
+                    {
+                        **names,
+                        **made_by,
+                        **{key: value for key, value in scores.items() if key != "counts"},
+                    },
+                    result,
+                )
     return 0
 
 

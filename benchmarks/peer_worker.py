@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 BEGAN = time.perf_counter()
-MENTIONS = 2  # that an untrained head shall find in a text, about: as much for each tagger to decode
+MENTIONS = (
+    2  # that an untrained head shall find in a text, about: as much for each tagger to decode
+)
 PACKAGES = ("span_marker", "gliner", "transformers", "torch")
 
 
@@ -32,13 +34,15 @@ class Tagger:
     set_limit: Callable[[float], None]
 
 
-# --------------------------------------------------------------------------------------------------------------- taggers
+# ------------------------------------------------------------------------------------------ taggers
 def write_model(kind: str, encoder: str, folder: str, types: dict[str, str]) -> None:
     """A new head around the pretrained encoder, saved as the tagger saves its models."""
     if kind == "gliner":
         from gliner import GLiNER, GLiNERConfig
 
-        return GLiNER.from_config(GLiNERConfig(model_name=encoder)).save_pretrained(folder, safe_serialization=True)
+        return GLiNER.from_config(GLiNERConfig(model_name=encoder)).save_pretrained(
+            folder, safe_serialization=True
+        )
     if kind == "span_marker":
         from span_marker import SpanMarkerModel
 
@@ -54,7 +58,9 @@ def write_model(kind: str, encoder: str, folder: str, types: dict[str, str]) -> 
     tags = ["O", *(f"{prefix}-{label}" for label in types for prefix in "BI")]
     model = {
         "encoder": lambda: AutoModel.from_pretrained(encoder),
-        "stock": lambda: AutoModelForTokenClassification.from_pretrained(encoder, id2label=dict(enumerate(tags)), num_labels=len(tags)),
+        "stock": lambda: AutoModelForTokenClassification.from_pretrained(
+            encoder, id2label=dict(enumerate(tags)), num_labels=len(tags)
+        ),
         "nerco": lambda: NercoForTokenClassification.from_encoder(encoder, tags),
         "binder": lambda: BinderModel.from_encoders(encoder, descriptions=types).eval(),
     }[kind]()
@@ -79,12 +85,18 @@ def load(kind: str, folder: str, types: dict[str, str]) -> Tagger:
         from span_marker import SpanMarkerModel
 
         marker = SpanMarkerModel.from_pretrained(folder)
-        return Tagger(marker, lambda texts, size: marker.predict(texts, batch_size=size), bias_of(marker.classifier))
+        return Tagger(
+            marker,
+            lambda texts, size: marker.predict(texts, batch_size=size),
+            bias_of(marker.classifier),
+        )
     from transformers import pipeline
 
     # With the library's own classes, or with the code that our models carry.
     ner = pipeline("ner", model=folder, trust_remote_code=True, aggregation_strategy="simple")
-    set_limit = margins_of(ner.model.config, types) if kind == "binder" else bias_of(ner.model.classifier)
+    set_limit = (
+        margins_of(ner.model.config, types) if kind == "binder" else bias_of(ner.model.classifier)
+    )
     return Tagger(ner.model, lambda texts, size: ner(texts, batch_size=size), set_limit)
 
 
@@ -93,7 +105,10 @@ def load_encoder(folder: str) -> Tagger:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModel.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
 
     @torch.inference_mode()
     def encode(texts: list[str], size: int) -> list[list[Any]]:
@@ -115,7 +130,7 @@ def margins_of(config: Any, types: dict[str, str]) -> Callable[[float], None]:
     return lambda limit: config.margins.update(dict.fromkeys(types, limit))
 
 
-# -------------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 def make(kind: str, folder: str, job: dict[str, Any]) -> None:
     """Write the model, and beside it the limit at which its untrained head finds about `MENTIONS` in a text."""
     import torch
@@ -145,14 +160,19 @@ def measure(kind: str, folder: str, job: dict[str, Any], batch_size: int) -> dic
     began = time.perf_counter()
     mentions = sum(map(len, tagger.tag(job["texts"], batch_size)))
     speed = len(job["texts"]) / (time.perf_counter() - began)
-    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())  # of this process alone (Linux)
+    peak = re.search(
+        r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()
+    )  # of this process alone (Linux)
     return {
         "start": start,
         "texts_per_second": speed,
         "peak_bytes": int(peak[1]) * 1024 if peak else 0,
         "mentions": mentions,
-        "read": len(tokens_seen(tagger, job["long_text"]) & set(job["long_ids"])) / len(job["long_ids"]),
-        "versions": {found.name: found.version for found in distributions() if found.name in PACKAGES},
+        "read": len(tokens_seen(tagger, job["long_text"]) & set(job["long_ids"]))
+        / len(job["long_ids"]),
+        "versions": {
+            found.name: found.version for found in distributions() if found.name in PACKAGES
+        },
     }
 
 
@@ -161,7 +181,9 @@ def tokens_seen(tagger: Tagger, text: str) -> set[int]:
     seen: set[int] = set()
     for name, module in tagger.module.named_modules():
         if name.endswith("word_embeddings"):
-            module.register_forward_pre_hook(lambda _, inputs: seen.update(inputs[0].flatten().tolist()))
+            module.register_forward_pre_hook(
+                lambda _, inputs: seen.update(inputs[0].flatten().tolist())
+            )
     tagger.tag([text], 1)
     return seen
 

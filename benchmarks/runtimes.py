@@ -36,9 +36,14 @@ def ways(model_dir: Path, exported: Path, threads: int) -> dict[str, Any]:
         BASE: base,
         "torch bfloat16": load_pipeline(model_dir, dtype="bfloat16"),
         "torch float32, compiled": load_pipeline(model_dir, compile_encoder=True),
-        "torch bfloat16, compiled": load_pipeline(model_dir, dtype="bfloat16", compile_encoder=True),
+        "torch bfloat16, compiled": load_pipeline(
+            model_dir, dtype="bfloat16", compile_encoder=True
+        ),
     }
-    graphs = {f"ONNX {name}": OnnxPipeline(exported, precision=name, threads=threads) for name in ("float32", "int8")}
+    graphs = {
+        f"ONNX {name}": OnnxPipeline(exported, precision=name, threads=threads)
+        for name in ("float32", "int8")
+    }
     return {**torch_ways, **{name: Runner(base.model, run) for name, run in graphs.items()}}
 
 
@@ -60,8 +65,17 @@ def measure(run_dir: Path, threads: int, repetitions: int) -> dict[str, Any]:
         seconds = in_turns(competitors, repetitions, warmup=1)
     for name, row in rows.items():
         ratio = compare(seconds, BASE, name)
-        row |= {"seconds": ratio.measured[name].median, "speed": ratio.ratio, "quartiles": ratio.quartiles}
-    setting = {"run": run_dir.name, "method": config["method"], "train_file": config["train_file"], "texts": len(records)}
+        row |= {
+            "seconds": ratio.measured[name].median,
+            "speed": ratio.ratio,
+            "quartiles": ratio.quartiles,
+        }
+    setting = {
+        "run": run_dir.name,
+        "method": config["method"],
+        "train_file": config["train_file"],
+        "texts": len(records),
+    }
     return {**setting, "threads": threads, "repetitions": repetitions, "ways": rows, **provenance()}
 
 
@@ -70,11 +84,18 @@ def tag(runner: Any, records: list[Record]) -> Callable[[], object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs")
     parser.add_argument("--threads", type=int, default=1, help="of torch and of onnxruntime [1]")
     parser.add_argument("--repetitions", type=int, default=5, help="measurements of each way [5]")
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "runtimes", help="folder for the measurements")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "results" / "runtimes",
+        help="folder for the measurements",
+    )
     arguments = parser.parse_args()
     from benchmarks.speed import prepare_environment
 
@@ -82,7 +103,10 @@ def main() -> int:
     for run_dir in arguments.runs:
         measured = measure(run_dir, arguments.threads, arguments.repetitions)
         for name, row in measured["ways"].items():
-            print(f"{run_dir.name:<20} {name:<26} F1 {100 * row['f1']:.2f}  speed {row['speed']:.2f}", flush=True)
+            print(
+                f"{run_dir.name:<20} {name:<26} F1 {100 * row['f1']:.2f}  speed {row['speed']:.2f}",
+                flush=True,
+            )
         arguments.results.mkdir(parents=True, exist_ok=True)
         write_json(measured, arguments.results / f"{run_dir.name}.json")
     return 0

@@ -41,14 +41,19 @@ from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.serving.inference import load_pipeline
 from contrastive_ner.training.config import load_config
 from contrastive_ner.training.losses import pairwise_contrastive_loss
-from contrastive_ner.training.phases import ready_for_training, stage1_trainer, stage2_trainer, use_bf16
+from contrastive_ner.training.phases import (
+    ready_for_training,
+    stage1_trainer,
+    stage2_trainer,
+    use_bf16,
+)
 from contrastive_ner.training.task import Task, load_data, prepare_task
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = str(ROOT / "encoders" / "zh-char-mini")
 
 
-# ------------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 @dataclass(frozen=True)
 class Measured:
     """A competitor's median and lower and upper quartile, in seconds or bytes."""
@@ -80,7 +85,11 @@ class Section:
 
 
 def summary(values: Sequence[float]) -> Measured:
-    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    low, middle, high = (
+        torch.tensor(values, dtype=torch.float64)
+        .quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+        .tolist()
+    )
     return Measured(middle, (low, high))
 
 
@@ -112,7 +121,9 @@ def compare(
     )
 
 
-def in_turns(competitors: Mapping[str, Callable[[], object]], repetitions: int, warmup: int) -> dict[str, list[float]]:
+def in_turns(
+    competitors: Mapping[str, Callable[[], object]], repetitions: int, warmup: int
+) -> dict[str, list[float]]:
     """Seconds of each call: A B A B ..., so that a machine that gets slower slows all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
     for repetition in range(warmup + repetitions):
@@ -144,11 +155,13 @@ def peak_bytes(call: Callable[[], object]) -> int:
         trace = Path(folder) / "trace.json"
         record.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text("utf-8"))["traceEvents"]
-    changes = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
+    changes = sorted(
+        (event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]
+    )
     return max(accumulate((event["args"]["Bytes"] for event in changes), initial=0))
 
 
-# ------------------------------------------------------------------------------------------------------ contrastive loss
+# --------------------------------------------------------------------------------- contrastive loss
 def definition_loss(embeddings: Tensor, classes: Tensor, *, temperature: float) -> Tensor:
     """The pairwise loss as it is defined: a row of logits for every ordered pair, its positive beside all negatives.
 
@@ -161,7 +174,9 @@ def definition_loss(embeddings: Tensor, classes: Tensor, *, temperature: float) 
         if len(members) < 2 or len(others) == 0:
             continue
         scores = z[members] @ z.T / temperature  # (n_c, N)
-        anchors, partners = (~torch.eye(len(members), dtype=torch.bool)).nonzero(as_tuple=True)  # (pairs,)
+        anchors, partners = (~torch.eye(len(members), dtype=torch.bool)).nonzero(
+            as_tuple=True
+        )  # (pairs,)
         positives = scores[anchors, members[partners]]  # (pairs,)
         negatives = scores[:, others][anchors]  # (pairs, N - n_c)
         logits = torch.cat([positives[:, None], negatives], dim=1)
@@ -169,7 +184,9 @@ def definition_loss(embeddings: Tensor, classes: Tensor, *, temperature: float) 
     return total
 
 
-def contrastive_tokens(tokens: int, types: int, entity_share: float, width: int) -> tuple[Tensor, Tensor]:
+def contrastive_tokens(
+    tokens: int, types: int, entity_share: float, width: int
+) -> tuple[Tensor, Tensor]:
     """(N, D) random embeddings that require a gradient, (N,) classes. Types of equal size: the definition's cheapest case."""
     generator = torch.Generator().manual_seed(0)
     entity_tokens = round(entity_share * tokens)
@@ -179,7 +196,9 @@ def contrastive_tokens(tokens: int, types: int, entity_share: float, width: int)
     return torch.randn(tokens, width, generator=generator).requires_grad_(), classes
 
 
-def value_and_gradient(loss: Callable[..., Tensor], embeddings: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def value_and_gradient(
+    loss: Callable[..., Tensor], embeddings: Tensor, classes: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     value = loss(embeddings, classes, temperature=temperature)
     return value.detach(), torch.autograd.grad(value, embeddings)[0]
 
@@ -210,10 +229,20 @@ def measure_loss(
 
     # Two series: after the definition's many megabytes the caches are cold, which the comparison with the product must not feel.
     slow = in_turns({"definition": definition, "loss": ours}, repetitions, warmup=3)
-    bare = in_turns({"loss": ours, "product": partial(product_and_gradient, z, anchors, upstream)}, repetitions, warmup=3)
+    bare = in_turns(
+        {"loss": ours, "product": partial(product_and_gradient, z, anchors, upstream)},
+        repetitions,
+        warmup=3,
+    )
     memory = {"definition": [float(peak_bytes(definition))], "loss": [float(peak_bytes(ours))]}
     return Section(
-        {"tokens": len(classes), "anchors": len(anchors), "types": types, "width": width, "temperature": temperature},
+        {
+            "tokens": len(classes),
+            "anchors": len(anchors),
+            "types": types,
+            "width": width,
+            "temperature": temperature,
+        },
         [
             compare(slow, "definition", "loss", at_least=10),
             compare(memory, "definition", "loss", at_least=5, unit="bytes"),
@@ -222,7 +251,7 @@ def measure_loss(
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------- CRF
+# ---------------------------------------------------------------------------------------------- CRF
 def crf_loss(crf: LinearChainCRF, emissions: Tensor, tags: Tensor, valid: Tensor) -> Tensor:
     """Mean negative log-likelihood, with its gradient: (B, T, C), (B, T), (B, T) -> scalar."""
     crf.zero_grad()
@@ -261,7 +290,9 @@ def same_crfs(tags: int) -> tuple[LinearChainCRF, Any]:
     from torchcrf import CRF
 
     types = [f"T{i}" for i in range((tags - 1) // 2)]
-    ours = LinearChainCRF(["O", *(prefix + name for name in types for prefix in ("B-", "I-"))], constrain=False)
+    ours = LinearChainCRF(
+        ["O", *(prefix + name for name in types for prefix in ("B-", "I-"))], constrain=False
+    )
     library = CRF(tags, batch_first=True)
     torch.nn.init.normal_(library.transitions, generator=torch.Generator().manual_seed(0))
     for scores in (library.start_transitions, library.end_transitions):
@@ -271,7 +302,9 @@ def same_crfs(tags: int) -> tuple[LinearChainCRF, Any]:
     return ours, library
 
 
-def measure_crf(*, batch: int = 32, length: int = 128, tags: int = 17, repetitions: int = 30) -> Section:
+def measure_crf(
+    *, batch: int = 32, length: int = 128, tags: int = 17, repetitions: int = 30
+) -> Section:
     """Loss (forward and backward) and Viterbi decoding of one ragged batch, against pytorch-crf. `tags` is odd: O, B- and I-."""
     generator = torch.Generator().manual_seed(0)
     emissions = torch.randn(batch, length, tags, generator=generator).requires_grad_()
@@ -300,10 +333,21 @@ def measure_crf(*, batch: int = 32, length: int = 128, tags: int = 17, repetitio
         repetitions,
         warmup=3,
     )
-    seconds["pytorch-crf both"] = [sum(parts) for parts in zip(seconds["pytorch-crf loss"], seconds["pytorch-crf Viterbi"], strict=True)]
-    seconds["both"] = [sum(parts) for parts in zip(seconds["loss"], seconds["Viterbi"], strict=True)]
+    seconds["pytorch-crf both"] = [
+        sum(parts)
+        for parts in zip(seconds["pytorch-crf loss"], seconds["pytorch-crf Viterbi"], strict=True)
+    ]
+    seconds["both"] = [
+        sum(parts) for parts in zip(seconds["loss"], seconds["Viterbi"], strict=True)
+    ]
     return Section(
-        {"batch": batch, "length": length, "tags": tags, "positions": int(valid.sum()), "pytorch-crf": version("pytorch-crf")},
+        {
+            "batch": batch,
+            "length": length,
+            "tags": tags,
+            "positions": int(valid.sum()),
+            "pytorch-crf": version("pytorch-crf"),
+        },
         [
             compare(seconds, "pytorch-crf both", "both", at_least=5),
             compare(seconds, "pytorch-crf loss", "loss"),
@@ -312,12 +356,14 @@ def measure_crf(*, batch: int = 32, length: int = 128, tags: int = 17, repetitio
     )
 
 
-# -------------------------------------------------------------------------------------------------------- training steps
+# ----------------------------------------------------------------------------------- training steps
 def sample_task(method: str, encoder: str, batch_size: int) -> Task:
     """What a run of configs/demo.yaml would train: the bundled corpus, as `run_ner.py train` prepares it."""
     files = [f"{split}_file={ROOT}/samples/zh/{split}.jsonl" for split in ("train", "dev", "test")]
     sizes = [f"stage1_batch_size={batch_size}", f"stage2_batch_size={batch_size}"]
-    config = load_config(ROOT / "configs" / "demo.yaml", [*files, *sizes, f"method={method}", f"encoder={encoder}"])
+    config = load_config(
+        ROOT / "configs" / "demo.yaml", [*files, *sizes, f"method={method}", f"encoder={encoder}"]
+    )
     with redirect_stdout(None):  # counts of the data, which their own commands report
         data = load_data(config)
         task, _ = prepare_task(config, data)
@@ -351,43 +397,70 @@ def step_setting(task: Task, batches: Sequence[dict[str, Tensor]]) -> dict[str, 
     }
 
 
-def measure_step(*, encoder: str = ENCODER, batch_size: int = 16, batches: int = 8, repetitions: int = 32) -> Section:
+def measure_step(
+    *, encoder: str = ENCODER, batch_size: int = 16, batches: int = 8, repetitions: int = 32
+) -> Section:
     """A training step of the CRF tagger against one of the plain tagger, on the same batches."""
     tasks = {method: sample_task(method, encoder, batch_size) for method in ("crf", "ce")}
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {name: stage2_trainer(task, Path(folder), None, head_only=False) for name, task in tasks.items()}
+        trainers = {
+            name: stage2_trainer(task, Path(folder), None, head_only=False)
+            for name, task in tasks.items()
+        }
         chosen = list(islice(trainers["crf"].get_train_dataloader(), batches))
-        steps = {f"{name} step": on_each(stepper(trainer), chosen) for name, trainer in trainers.items()}
-        seconds = in_turns(steps, repetitions, warmup=len(chosen))  # each batch once: kernels are prepared for its shape
-    return Section(step_setting(tasks["crf"], chosen), [compare(seconds, "crf step", "ce step", at_most=1.15)])
+        steps = {
+            f"{name} step": on_each(stepper(trainer), chosen) for name, trainer in trainers.items()
+        }
+        seconds = in_turns(
+            steps, repetitions, warmup=len(chosen)
+        )  # each batch once: kernels are prepared for its shape
+    return Section(
+        step_setting(tasks["crf"], chosen), [compare(seconds, "crf step", "ce step", at_most=1.15)]
+    )
 
 
-def measure_stage1(*, encoder: str = ENCODER, batch_size: int = 40, batches: int = 8, repetitions: int = 32) -> Section:
+def measure_stage1(
+    *, encoder: str = ENCODER, batch_size: int = 40, batches: int = 8, repetitions: int = 32
+) -> Section:
     """A step of stage one against a step of plain token classification: same encoder, batches, optimiser and parameters."""
     task, plain = sample_task("nerco", encoder, batch_size), sample_task("ce", encoder, batch_size)
     tagger = NercoForTokenClassification.from_encoder(encoder, plain.labels, **plain.model_fields)
-    tagger.classifier.requires_grad_(False)  # as in stage one, the encoder's parameters are those that train
+    tagger.classifier.requires_grad_(
+        False
+    )  # as in stage one, the encoder's parameters are those that train
     with tempfile.TemporaryDirectory() as folder:
         contrastive = stage1_trainer(task, Path(folder))
         classification = Trainer(
-            ready_for_training(tagger, plain.config), contrastive.args, plain.collator, plain.features["train"], plain.features["dev"]
+            ready_for_training(tagger, plain.config),
+            contrastive.args,
+            plain.collator,
+            plain.features["train"],
+            plain.features["dev"],
         )
         chosen = list(islice(contrastive.get_train_dataloader(), batches))
         trainers = {"stage-one step": contrastive, "classification step": classification}
         steps = {name: on_each(stepper(trainer), chosen) for name, trainer in trainers.items()}
         seconds = in_turns(steps, repetitions, warmup=len(chosen))
-    return Section(step_setting(task, chosen), [compare(seconds, "stage-one step", "classification step", at_most=1.10)])
+    return Section(
+        step_setting(task, chosen),
+        [compare(seconds, "stage-one step", "classification step", at_most=1.10)],
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------- pipeline
+# ----------------------------------------------------------------------------------------- pipeline
 def weibo_or_sample_texts() -> tuple[str, list[str]]:
     """Weibo's sentences, train, dev and test, where NER_DATA names the folder of the data; else the bundled corpus'."""
     if "NER_DATA" in os.environ:
         name, layout = "weibo", Layout(indexed_characters=True)
-        files = [expand("${NER_DATA}/weibo/weiboNER_2nd_conll.") + split for split in ("train", "dev", "test")]
+        files = [
+            expand("${NER_DATA}/weibo/weiboNER_2nd_conll.") + split
+            for split in ("train", "dev", "test")
+        ]
     else:
         name, layout = "samples/zh", Layout()
-        files = [str(ROOT / "samples" / "zh" / f"{split}.jsonl") for split in ("train", "dev", "test")]
+        files = [
+            str(ROOT / "samples" / "zh" / f"{split}.jsonl") for split in ("train", "dev", "test")
+        ]
     return name, [record.text for file in files for record in read_records(file, layout)[0]]
 
 
@@ -405,17 +478,23 @@ def ready_pipeline(model_dir: str | None, encoder: str) -> NerPipeline:
 def stock_pipeline(ner: NerPipeline) -> Any:
     """The library's own pipeline, as it comes, around its own token classifier with the same encoder and linear layer."""
     config = ner.model.config
-    encoder_config = type(config.encoder_config)(**{**config.encoder_config.to_dict(), "id2label": config.id2label})
+    encoder_config = type(config.encoder_config)(
+        **{**config.encoder_config.to_dict(), "id2label": config.id2label}
+    )
     model = AutoModelForTokenClassification.from_config(encoder_config).eval()
     model.base_model.load_state_dict(ner.model.nerco.encoder.state_dict())
     model.classifier.load_state_dict(ner.model.classifier.state_dict())
-    return transformers.pipeline("token-classification", model=model, tokenizer=ner.tokenizer, aggregation_strategy="simple")
+    return transformers.pipeline(
+        "token-classification", model=model, tokenizer=ner.tokenizer, aggregation_strategy="simple"
+    )
 
 
 def forward_batches(ner: NerPipeline, texts: Sequence[str]) -> list[dict[str, Tensor]]:
     """The padded batches, sorted by length, that the pipeline itself feeds its model."""
     batches: list[dict[str, Tensor]] = []
-    hook = ner.model.register_forward_pre_hook(lambda model, arguments, inputs: batches.append(inputs), with_kwargs=True)
+    hook = ner.model.register_forward_pre_hook(
+        lambda model, arguments, inputs: batches.append(inputs), with_kwargs=True
+    )
     ner(texts)
     hook.remove()
     return batches
@@ -429,7 +508,12 @@ def encode(encoder: torch.nn.Module, batches: Sequence[dict[str, Tensor]]) -> No
 
 
 def measure_pipeline(
-    *, model_dir: str | None = None, encoder: str = ENCODER, sentences: int = 2000, parts: int = 4, repetitions: int = 12
+    *,
+    model_dir: str | None = None,
+    encoder: str = ENCODER,
+    sentences: int = 2000,
+    parts: int = 4,
+    repetitions: int = 12,
 ) -> Section:
     """Raw texts to mentions, against the bare encoder on the same batches and against the library's pipeline with its defaults.
 
@@ -457,7 +541,9 @@ def measure_pipeline(
         "model": model_dir or "untrained",
         "mentions": sum(map(len, ner(texts))),
         "batch_size": DEFAULT_BATCH_SIZE,
-        "texts_per_second": {name: len(chunks[0]) / summary(values).median for name, values in seconds.items()},
+        "texts_per_second": {
+            name: len(chunks[0]) / summary(values).median for name, values in seconds.items()
+        },
     }
     return Section(
         setting,

@@ -12,7 +12,16 @@ from itertools import count, cycle, islice
 from pathlib import Path
 
 from benchmarks.fuzz import tiny_models
-from benchmarks.sections import ENCODER, Section, compare, encode, forward_batches, in_turns, ready_pipeline, weibo_or_sample_texts
+from benchmarks.sections import (
+    ENCODER,
+    Section,
+    compare,
+    encode,
+    forward_batches,
+    in_turns,
+    ready_pipeline,
+    weibo_or_sample_texts,
+)
 from contrastive_ner.data.readers import Layout
 from contrastive_ner.data.streams import read_rows
 from contrastive_ner.serving.predict import Job, predict
@@ -59,7 +68,13 @@ def write_texts(path: Path, number: int) -> list[str]:
     return texts
 
 
-def measure_predict(*, model_dir: str | None = None, encoder: str = ENCODER, texts: int = 20_000, repetitions: int = 1) -> Section:
+def measure_predict(
+    *,
+    model_dir: str | None = None,
+    encoder: str = ENCODER,
+    texts: int = 20_000,
+    repetitions: int = 1,
+) -> Section:
     """A file of texts to a file of records, loading the model included, against the bare encoder on the same batches."""
     with model_folder(model_dir, encoder) as model, tempfile.TemporaryDirectory() as scratch:
         source, outputs = Path(scratch) / "in.txt", count()
@@ -70,17 +85,38 @@ def measure_predict(*, model_dir: str | None = None, encoder: str = ENCODER, tex
         def job() -> None:
             with open(os.devnull, "w") as quiet, redirect_stderr(quiet):
                 output = Path(scratch) / f"{next(outputs)}.jsonl"
-                predict(read_rows(str(source), Layout(format="text")), {}, Job(str(model)), str(output))
+                predict(
+                    read_rows(str(source), Layout(format="text")), {}, Job(str(model)), str(output)
+                )
 
-        seconds = in_turns({"encoder": partial(encode, ner.model.nerco.encoder, batches), "predict": job}, repetitions, warmup=0)
-        setting = {"texts": texts, "bytes": source.stat().st_size, "model": model_dir or "untrained"}
+        seconds = in_turns(
+            {"encoder": partial(encode, ner.model.nerco.encoder, batches), "predict": job},
+            repetitions,
+            warmup=0,
+        )
+        setting = {
+            "texts": texts,
+            "bytes": source.stat().st_size,
+            "model": model_dir or "untrained",
+        }
     return Section(setting, [compare(seconds, "encoder", "predict", at_least=0.85)])
 
 
-def run_predict(model: Path, source: Path, output: Path, *options: str, cores: set[int] | None = None) -> int:
+def run_predict(
+    model: Path, source: Path, output: Path, *options: str, cores: set[int] | None = None
+) -> int:
     """Run the command in a process of its own, on the given cores; the most bytes that it held (Linux)."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PREDICT, str(model), str(source), "--output", str(output), *options]
+    command = [
+        sys.executable,
+        "-c",
+        PREDICT,
+        str(model),
+        str(source),
+        "--output",
+        str(output),
+        *options,
+    ]
     pin = None if cores is None else partial(os.sched_setaffinity, 0, cores)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=pin)
     if done.returncode:
@@ -88,7 +124,9 @@ def run_predict(model: Path, source: Path, output: Path, *options: str, cores: s
     return int(done.stdout.split()[-1])
 
 
-def measure_predict_processes(*, model_dir: str | None = None, encoder: str = ENCODER, texts: int = 8000, repetitions: int = 2) -> Section:
+def measure_predict_processes(
+    *, model_dir: str | None = None, encoder: str = ENCODER, texts: int = 8000, repetitions: int = 2
+) -> Section:
     """Two processes on two cores against one on one core, from the start of the command to its end."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     with model_folder(model_dir, encoder) as model, tempfile.TemporaryDirectory() as scratch:
@@ -103,10 +141,14 @@ def measure_predict_processes(*, model_dir: str | None = None, encoder: str = EN
             "two processes on two cores": partial(job, "--num_processes", "2", on=set(cores)),
         }
         seconds = in_turns(competitors, repetitions, warmup=0)
-    return Section({"texts": texts, "cores": len(cores)}, [compare(seconds, *competitors, at_least=1.5)])
+    return Section(
+        {"texts": texts, "cores": len(cores)}, [compare(seconds, *competitors, at_least=1.5)]
+    )
 
 
-def measure_predict_memory(*, few: int = 2000, many: int = 200_000, repetitions: int = 1) -> Section:
+def measure_predict_memory(
+    *, few: int = 2000, many: int = 200_000, repetitions: int = 1
+) -> Section:
     """Peak memory of the command with a tiny tagger, on few texts and on many."""
     peaks: dict[str, list[float]] = {f"{many:,} texts": [], f"{few:,} texts": []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -115,17 +157,31 @@ def measure_predict_memory(*, few: int = 2000, many: int = 200_000, repetitions:
             for name, number in zip(peaks, (many, few), strict=True):
                 source = Path(scratch) / "in.txt"
                 write_texts(source, number)
-                peaks[name].append(float(run_predict(model, source, Path(scratch) / f"{repetition}-{number}.jsonl")))
+                peaks[name].append(
+                    float(
+                        run_predict(model, source, Path(scratch) / f"{repetition}-{number}.jsonl")
+                    )
+                )
     return Section({}, [compare(peaks, *peaks, at_most=1.1, unit="bytes")])
 
 
-def measure_cold_start(*, model_dir: str | None = None, encoder: str = ENCODER, repetitions: int = 5) -> Section:
+def measure_cold_start(
+    *, model_dir: str | None = None, encoder: str = ENCODER, repetitions: int = 5
+) -> Section:
     """From `pipeline("ner", model=DIR)` to the first mention, against the import of torch and transformers."""
     seconds: dict[str, list[float]] = {"first mention": [], "imports": []}
     with model_folder(model_dir, encoder) as model:
         for _ in range(repetitions):
-            command = [sys.executable, "-c", COLD_START, str(model.resolve()), "昨天下午，李明远教授在南京大学讲课。"]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tempfile.gettempdir())
+            command = [
+                sys.executable,
+                "-c",
+                COLD_START,
+                str(model.resolve()),
+                "昨天下午，李明远教授在南京大学讲课。",
+            ]
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, cwd=tempfile.gettempdir()
+            )
             imports, first, mentions = json.loads(done.stdout.strip().splitlines()[-1])
             if not mentions:
                 raise SystemExit("no mention found: name a trained model with --model")

@@ -47,7 +47,11 @@ def segmentation(embeddings: Tensor, tags: Tensor, labels: list[str]) -> dict[st
     inside = torch.tensor([label.startswith("I-") for label in labels])[tags]
     apart, across = [], []
     for c in classes[classes > 0].unique():
-        b, i, others = z[(classes == c) & begins], z[(classes == c) & inside], z[(classes != c) & (classes > 0)]
+        b, i, others = (
+            z[(classes == c) & begins],
+            z[(classes == c) & inside],
+            z[(classes != c) & (classes > 0)],
+        )
         if len(b) and len(i) and len(others):
             # The mean of the cosines of all pairs is the product of the means.
             apart.append(1 - float(b.mean(0) @ i.mean(0)))
@@ -67,7 +71,10 @@ def alignment_and_uniformity(embeddings: Tensor, classes: Tensor) -> dict[str, f
     distances = (2 - 2 * z @ z.T).clamp_min(0)  # (N, N), squared
     other = ~torch.eye(len(z), dtype=torch.bool)
     same = (classes[:, None] == classes[None, :]) & other
-    return {"alignment": float(distances[same].mean()), "uniformity": float((-2 * distances[other]).exp().mean().log())}
+    return {
+        "alignment": float(distances[same].mean()),
+        "uniformity": float((-2 * distances[other]).exp().mean().log()),
+    }
 
 
 def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
@@ -79,12 +86,18 @@ def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
     quiet_libraries()
     saved = json.loads((run_dir / "config.json").read_text("utf-8"))
     hints = RunConfig.__annotations__
-    config = RunConfig(**{key: convert(key, value, hints[key]) for key, value in saved.items() if key in hints})
+    config = RunConfig(
+        **{key: convert(key, value, hints[key]) for key, value in saved.items() if key in hints}
+    )
     task, _ = prepare_task(config, load_data(config))
-    measured = {"encoder": measure_model(NercoModel.from_encoder(task.encoder, **task.model_fields), task)}
+    measured = {
+        "encoder": measure_model(NercoModel.from_encoder(task.encoder, **task.model_fields), task)
+    }
     for phase, title in PHASES.items():
         if (run_dir / phase / "model").is_dir():
-            measured[title] = measure_model(NercoModel.from_pretrained(run_dir / phase / "model"), task)
+            measured[title] = measure_model(
+                NercoModel.from_pretrained(run_dir / phase / "model"), task
+            )
     return measured
 
 
@@ -96,7 +109,10 @@ def measure_model(model: Any, task: Any) -> dict[str, float]:
 
     queries, tags = embed(task.features["dev"])
     references, reference_tags = embed(task.features["train"][:REFERENCE_SENTENCES])
-    gold, found = classes[tags], knn_classes(queries, references, classes[reference_tags], neighbours=10)
+    gold, found = (
+        classes[tags],
+        knn_classes(queries, references, classes[reference_tags], neighbours=10),
+    )
     entity = gold > 0
     return {
         **segmentation(queries, tags, task.labels),
@@ -111,9 +127,17 @@ def summary(runs: dict[str, list[dict[str, dict[str, float]]]]) -> dict[str, Any
     rows: dict[str, list[dict[str, float]]] = {}
     for method, measured in sorted(runs.items()):
         for moment in measured[0]:
-            rows["encoder as it came" if moment == "encoder" else f"{method} {moment}"] = [run[moment] for run in measured]
+            rows["encoder as it came" if moment == "encoder" else f"{method} {moment}"] = [
+                run[moment] for run in measured
+            ]
     return {
-        name: {key: [mean(v[key] for v in values), stdev(v[key] for v in values) if len(values) > 1 else 0.0] for key in values[0]}
+        name: {
+            key: [
+                mean(v[key] for v in values),
+                stdev(v[key] for v in values) if len(values) > 1 else 0.0,
+            ]
+            for key in values[0]
+        }
         for name, values in rows.items()
     }
 
@@ -127,9 +151,18 @@ def draw(rows: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(rows) + 1.2))
-    for offset, key, name in ((-0.2, "b_i", "B- and I- tokens of one type"), (0.2, "types", "tokens of two types")):
+    for offset, key, name in (
+        (-0.2, "b_i", "B- and I- tokens of one type"),
+        (0.2, "types", "tokens of two types"),
+    ):
         values = [row[key] for row in rows.values()]
-        axis.barh([i + offset for i in range(len(rows))], [v[0] for v in values], 0.38, xerr=[v[1] for v in values], label=name)
+        axis.barh(
+            [i + offset for i in range(len(rows))],
+            [v[0] for v in values],
+            0.38,
+            xerr=[v[1] for v in values],
+            label=name,
+        )
     axis.set_yticks(range(len(rows)), list(rows))
     axis.invert_yaxis()
     axis.set_xlabel("mean cosine distance (dev tokens)")
@@ -142,10 +175,21 @@ def draw(rows: dict[str, Any], path: Path) -> None:
 def main() -> int:
     from contrastive_ner.provenance import provenance
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="complete run directories of one data set")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "segmentation" / "weibo.json", help="JSON file")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "segmentation.svg", help="SVG file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="complete run directories of one data set"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "results" / "segmentation" / "weibo.json",
+        help="JSON file",
+    )
+    parser.add_argument(
+        "--figure", type=Path, default=ROOT / "docs" / "segmentation.svg", help="SVG file"
+    )
     arguments = parser.parse_args()
     runs: dict[str, list[dict[str, dict[str, float]]]] = defaultdict(list)
     seeds: dict[str, list[int]] = defaultdict(list)
@@ -159,7 +203,12 @@ def main() -> int:
     write_json({"rows": rows, "seeds": seeds, **provenance()}, arguments.output)
     draw(rows, arguments.figure)
     for name, row in rows.items():
-        print(f"{name:<26}" + "".join(f"  {key} {value:.3f}±{deviation:.3f}" for key, (value, deviation) in row.items()))
+        print(
+            f"{name:<26}"
+            + "".join(
+                f"  {key} {value:.3f}±{deviation:.3f}" for key, (value, deviation) in row.items()
+            )
+        )
     return 0
 
 

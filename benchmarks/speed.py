@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from benchmarks.sections import Comparison, Section
 
 SERVING = ("predict", "predict_processes", "predict_memory", "cold_start")
-SECTIONS = ("loss", "crf", "step", "stage1", "pipeline", "binder", "binder_memory", "binder_step", *SERVING)
+SECTIONS = (
+    "loss",
+    "crf",
+    "step",
+    "stage1",
+    "pipeline",
+    "binder",
+    "binder_memory",
+    "binder_step",
+    *SERVING,
+)
 WITH_MODEL = ("pipeline", "predict", "predict_processes", "cold_start")
 
 
@@ -43,18 +53,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_report(measured, arguments, argv)
     every = [comparison for section in measured.values() for comparison in section.comparisons]
     verdicts = [comparison.met for comparison in every if comparison.met is not None]
-    print(f"\n{table(every)}\n\n{sum(verdicts)} of {len(verdicts)} targets met; written to {arguments.output}")
+    print(
+        f"\n{table(every)}\n\n{sum(verdicts)} of {len(verdicts)} targets met; written to {arguments.output}"
+    )
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmarks/speed.py", description="Speed and memory on the CPU, as ratios.")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/speed.py", description="Speed and memory on the CPU, as ratios."
+    )
     # No `choices`: argparse would hold the empty list, which means all sections, against them.
-    parser.add_argument("sections", nargs="*", type=section_name, metavar="SECTION", help=f"what to measure: {', '.join(SECTIONS)} [all]")
-    parser.add_argument("--threads", type=positive, default=1, help="threads of torch, set before it starts [1]")
-    parser.add_argument("--repetitions", type=positive, help="measurements of each competitor [each section's own number]")
-    parser.add_argument("--model", help=f"model folder for {', '.join(WITH_MODEL)} [an untrained tagger around the bundled encoder]")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "speed.json", help="JSON file to write [results/speed.json]")
+    parser.add_argument(
+        "sections",
+        nargs="*",
+        type=section_name,
+        metavar="SECTION",
+        help=f"what to measure: {', '.join(SECTIONS)} [all]",
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="threads of torch, set before it starts [1]"
+    )
+    parser.add_argument(
+        "--repetitions",
+        type=positive,
+        help="measurements of each competitor [each section's own number]",
+    )
+    parser.add_argument(
+        "--model",
+        help=f"model folder for {', '.join(WITH_MODEL)} [an untrained tagger around the bundled encoder]",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "results" / "speed.json",
+        help="JSON file to write [results/speed.json]",
+    )
     return parser
 
 
@@ -77,7 +111,9 @@ def prepare_environment(threads: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, reports its start and stop
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # the profiler, which measures memory, reports its start and stop
 
 
 def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "Section"]:
@@ -96,7 +132,9 @@ def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "
     return measured
 
 
-def write_report(measured: dict[str, "Section"], arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+def write_report(
+    measured: dict[str, "Section"], arguments: argparse.Namespace, argv: Sequence[str]
+) -> None:
     """Ratios, medians and quartiles as JSON, with what they depend on."""
     from contrastive_ner.files import write_json
     from contrastive_ner.provenance import provenance
@@ -104,7 +142,7 @@ def write_report(measured: dict[str, "Section"], arguments: argparse.Namespace, 
     report = {
         "sections": {name: asdict(section) for name, section in measured.items()},
         "threads": arguments.threads,
-        "command": shlex.join(["python", "benchmarks/speed.py", *argv]),
+        "command": shlex.join(["python", "-m", "benchmarks.speed", *argv]),
         **provenance(),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +155,12 @@ def table(comparisons: Sequence["Comparison"]) -> str:
     for c in comparisons:
         quartiles = f"{c.quartiles[0]:.2f} to {c.quartiles[1]:.2f}"
         verdict = {True: "pass", False: "FAIL", None: ""}[c.met]
-        medians = ", ".join(f"{name} {readable(m.median, c.unit)}" for name, m in c.measured.items())
-        lines.append(f"{c.name:<42}{c.ratio:>7.2f}{quartiles:>16}{c.target or '-':>9}  {verdict:<4}  {medians}")
+        medians = ", ".join(
+            f"{name} {readable(m.median, c.unit)}" for name, m in c.measured.items()
+        )
+        lines.append(
+            f"{c.name:<42}{c.ratio:>7.2f}{quartiles:>16}{c.target or '-':>9}  {verdict:<4}  {medians}"
+        )
     return "\n".join(lines)
 
 

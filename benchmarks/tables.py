@@ -37,7 +37,10 @@ def grouped(measurements: list[dict[str, Any]]) -> Groups:
 
 def score_table(groups: Groups) -> list[str]:
     """A row per data set and method: mean and standard deviation over seeds of micro scores, in percent."""
-    lines = ["| data | method | dev F1 | test P | test R | test F1 | seeds | epochs |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| data | method | dev F1 | test P | test R | test F1 | seeds | epochs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, method in sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]))):
         runs = groups[name, method]
 
@@ -45,7 +48,14 @@ def score_table(groups: Groups) -> list[str]:
             return spread([run[split]["micro"][key] for run in runs])
 
         epochs = mean(sum(phase["epochs"] for phase in run["phases"].values()) for run in runs)
-        cells = [name, method, percent("dev", "f1"), percent("test", "precision"), percent("test", "recall"), percent("test", "f1")]
+        cells = [
+            name,
+            method,
+            percent("dev", "f1"),
+            percent("test", "precision"),
+            percent("test", "recall"),
+            percent("test", "f1"),
+        ]
         lines.append("| " + " | ".join([*cells, seeds_of(runs), f"{epochs:g}"]) + " |")
     return lines
 
@@ -60,13 +70,23 @@ def nested_table(groups: Groups) -> list[str]:
         runs = groups[name, method]
         test = [("test", "all_mentions", key) for key in ("precision", "recall", "f1")]
         places = [("dev", "all_mentions", "f1"), *test, ("test", "outer", "f1")]
-        cells = [name, method, *(spread([run[split][part][key] for run in runs]) for split, part, key in places)]
+        cells = [
+            name,
+            method,
+            *(spread([run[split][part][key] for run in runs]) for split, part, key in places),
+        ]
         inner = runs[0]["test"]["inner"]["gold"]
         # A tagger's mentions never nest: only its right ones can be told to be inner, so that their precision says nothing.
-        cells.append(spread([run["test"]["inner"]["precision"] for run in runs]) if inner and method == "binder" else "-")
+        cells.append(
+            spread([run["test"]["inner"]["precision"] for run in runs])
+            if inner and method == "binder"
+            else "-"
+        )
         cells.append(spread([run["test"]["inner"]["recall"] for run in runs]) if inner else "-")
         epochs = mean(sum(phase["epochs"] for phase in run["phases"].values()) for run in runs)
-        lines.append("| " + " | ".join([*cells, str(inner or "-"), seeds_of(runs), f"{epochs:g}"]) + " |")
+        lines.append(
+            "| " + " | ".join([*cells, str(inner or "-"), seeds_of(runs), f"{epochs:g}"]) + " |"
+        )
     return lines
 
 
@@ -78,7 +98,10 @@ def difference_table(groups: Groups) -> list[str]:
     ]
     for name in sorted({name for name, _ in groups}):
         for method, control in (("nerco", "ce"), ("nerco", "crf"), ("binder", "crf")):
-            ours, theirs = ({run["seed"]: run for run in groups.get((name, m), []) if "counts" in run["test"]} for m in (method, control))
+            ours, theirs = (
+                {run["seed"]: run for run in groups.get((name, m), []) if "counts" in run["test"]}
+                for m in (method, control)
+            )
             shared = sorted(set(ours) & set(theirs))
             if not shared:
                 continue
@@ -86,7 +109,11 @@ def difference_table(groups: Groups) -> list[str]:
             b = np.stack([counts_of(theirs[seed]) for seed in shared])
             recurring = ours[shared[0]]["test"]["recurring_texts"]
             cells = [name, f"{method} - {control}", *interval(a, b)]
-            cells += interval(np.delete(a, recurring, axis=1), np.delete(b, recurring, axis=1)) if recurring else ["-", "-"]
+            cells += (
+                interval(np.delete(a, recurring, axis=1), np.delete(b, recurring, axis=1))
+                if recurring
+                else ["-", "-"]
+            )
             lines.append("| " + " | ".join([*cells, ", ".join(map(str, shared))]) + " |")
     return lines
 
@@ -100,11 +127,22 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
         "| held out | types | mentions | trained with | P | R | F1 | least score chosen on dev | P | R | F1 | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (domain, variant), runs in sorted(groups.items(), key=lambda item: (item[0][0], list(HELD_OUT_VARIANTS).index(item[0][1]))):
-        cells = [domain, str(len(runs[0]["held_out"])), str(runs[0]["micro"]["gold"]), HELD_OUT_VARIANTS[variant]]
-        cells += [spread([run["micro"][key] for run in runs]) for key in ("precision", "recall", "f1")]
+    for (domain, variant), runs in sorted(
+        groups.items(), key=lambda item: (item[0][0], list(HELD_OUT_VARIANTS).index(item[0][1]))
+    ):
+        cells = [
+            domain,
+            str(len(runs[0]["held_out"])),
+            str(runs[0]["micro"]["gold"]),
+            HELD_OUT_VARIANTS[variant],
+        ]
+        cells += [
+            spread([run["micro"][key] for run in runs]) for key in ("precision", "recall", "f1")
+        ]
         cells.append(", ".join(f"{run['chosen']['min_score']:.1g}" for run in runs))
-        cells += [spread([run["chosen"][key] for run in runs]) for key in ("precision", "recall", "f1")]
+        cells += [
+            spread([run["chosen"][key] for run in runs]) for key in ("precision", "recall", "f1")
+        ]
         lines.append("| " + " | ".join([*cells, seeds_of(runs)]) + " |")
     return lines
 
@@ -115,10 +153,30 @@ def calibration_table(measurements: list[dict[str, Any]]) -> list[str]:
         "| data | method | fitted | mentions | calibration error | fitted | Brier | fitted | seed |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for measured in sorted(measurements, key=lambda measured: (place_of(measured["train_file"]), METHODS.index(measured["method"]))):
-        fitted = ", ".join(f"{name.removeprefix('score_')} {value:.2f}" for name, value in measured["fitted"].items()) or "-"
-        errors = [f"{100 * measured[when][key]:.1f}" for key in ("ece", "brier") for when in ("before", "after")]
-        cells = [place_of(measured["train_file"]), measured["method"], fitted, str(measured["mentions"]), *errors, str(measured["seed"])]
+    for measured in sorted(
+        measurements,
+        key=lambda measured: (place_of(measured["train_file"]), METHODS.index(measured["method"])),
+    ):
+        fitted = (
+            ", ".join(
+                f"{name.removeprefix('score_')} {value:.2f}"
+                for name, value in measured["fitted"].items()
+            )
+            or "-"
+        )
+        errors = [
+            f"{100 * measured[when][key]:.1f}"
+            for key in ("ece", "brier")
+            for when in ("before", "after")
+        ]
+        cells = [
+            place_of(measured["train_file"]),
+            measured["method"],
+            fitted,
+            str(measured["mentions"]),
+            *errors,
+            str(measured["seed"]),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -129,19 +187,38 @@ def runtimes_table(measurements: list[dict[str, Any]]) -> list[str]:
     for measured in measurements:
         for way, row in measured["ways"].items():
             quartiles = " to ".join(f"{value:.2f}" for value in row["quartiles"])
-            cells = [place_of(measured["train_file"]), measured["method"], way, f"{100 * row['f1']:.2f}", f"{row['speed']:.2f}", quartiles]
+            cells = [
+                place_of(measured["train_file"]),
+                measured["method"],
+                way,
+                f"{100 * row['f1']:.2f}",
+                f"{row['speed']:.2f}",
+                quartiles,
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
 def windows_table(measurements: list[dict[str, Any]]) -> list[str]:
     """A row per run and length of windows: F1 on test documents, agreement with the mentions at the length of training, in percent."""
-    lines = ["| data | method | documents | characters | window | test F1 | agreement |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| data | method | documents | characters | window | test F1 | agreement |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for measured in measurements:
         for size, row in measured["sizes"].items():
-            cells = [place_of(measured["train_file"]), measured["method"], str(measured["documents"]), f"{measured['mean_characters']:.0f}"]
+            cells = [
+                place_of(measured["train_file"]),
+                measured["method"],
+                str(measured["documents"]),
+                f"{measured['mean_characters']:.0f}",
+            ]
             cells += [f"{size} tokens" + " (training)" * (int(size) == measured["trained"])]
-            lines.append("| " + " | ".join([*cells, f"{100 * row['f1']:.1f}", f"{100 * row['agreement']:.1f}"]) + " |")
+            lines.append(
+                "| "
+                + " | ".join([*cells, f"{100 * row['f1']:.1f}", f"{100 * row['agreement']:.1f}"])
+                + " |"
+            )
     return lines
 
 
@@ -163,10 +240,14 @@ def interval(ours: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES) -
     """
     texts = ours.shape[1]
     generator = np.random.default_rng(0)
-    drawn = generator.multinomial(texts, np.full(texts, 1 / texts), size=resamples)  # (resamples, texts) how often
+    drawn = generator.multinomial(
+        texts, np.full(texts, 1 / texts), size=resamples
+    )  # (resamples, texts) how often
 
     def f1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        correct, predicted, gold = np.moveaxis(np.einsum("rt,stk->rsk", weights, counts), -1, 0)  # each (resamples, seeds)
+        correct, predicted, gold = np.moveaxis(
+            np.einsum("rt,stk->rsk", weights, counts), -1, 0
+        )  # each (resamples, seeds)
         return 2 * correct / np.maximum(predicted + gold, 1)
 
     def difference(weights: np.ndarray) -> np.ndarray:
@@ -188,7 +269,12 @@ def seeds_of(runs: list[dict[str, Any]]) -> str:
 
 def machines(measurements: list[dict[str, Any]]) -> str:
     places = sorted({metrics["machine"] for metrics in measurements})
-    versions = sorted({f"torch {m['versions']['torch']}, transformers {m['versions']['transformers']}" for m in measurements})
+    versions = sorted(
+        {
+            f"torch {m['versions']['torch']}, transformers {m['versions']['transformers']}"
+            for m in measurements
+        }
+    )
     return f"Measured on {'; '.join(places)}; {'; '.join(versions)}."
 
 
@@ -207,19 +293,39 @@ def ablation_table(groups: Groups, measurements: list[dict[str, Any]]) -> list[s
     `groups`: the runs on Weibo are the table's base (nerco) and its row without stage one (crf).
     """
     names = {"nerco": "nothing (nerco)", "crf": "no stage one, no head-only phase (crf)"}
-    runs: dict[str, dict[int, dict[str, Any]]] = {names[m]: {run["seed"]: run for run in groups["weibo", m]} for m in names}
+    runs: dict[str, dict[int, dict[str, Any]]] = {
+        names[m]: {run["seed"]: run for run in groups["weibo", m]} for m in names
+    }
     base = runs[names["nerco"]]
     for metrics in measurements:
-        name = Path(metrics["config"]["output_dir"]).name.removeprefix("ablation-").removesuffix("-{seed}").replace("_", " ")
+        name = (
+            Path(metrics["config"]["output_dir"])
+            .name.removeprefix("ablation-")
+            .removesuffix("-{seed}")
+            .replace("_", " ")
+        )
         runs.setdefault(name, {})[metrics["seed"]] = metrics
-    lines = ["| what changes | dev F1 | beside nerco | k-NN F1 after stage one | seeds |", "|---|---|---|---|---|"]
+    lines = [
+        "| what changes | dev F1 | beside nerco | k-NN F1 after stage one | seeds |",
+        "|---|---|---|---|---|",
+    ]
     seeds = {metrics["seed"] for metrics in measurements}
     for name, every in runs.items():
         own = {seed: run for seed, run in sorted(every.items()) if seed in seeds}
         beside = [dev_f1(run) - dev_f1(base[seed]) for seed, run in own.items() if seed in base]
-        found = [run["phases"]["stage1"]["best"] for run in own.values() if "stage1" in run["phases"]]
-        cells = [name, spread([dev_f1(run) for run in own.values()]), "" if every is base else signed(beside)]
-        lines.append("| " + " | ".join([*cells, spread(found) if found else "-", ", ".join(map(str, own))]) + " |")
+        found = [
+            run["phases"]["stage1"]["best"] for run in own.values() if "stage1" in run["phases"]
+        ]
+        cells = [
+            name,
+            spread([dev_f1(run) for run in own.values()]),
+            "" if every is base else signed(beside),
+        ]
+        lines.append(
+            "| "
+            + " | ".join([*cells, spread(found) if found else "-", ", ".join(map(str, own))])
+            + " |"
+        )
     return lines
 
 
@@ -228,28 +334,53 @@ def dev_f1(run: dict[str, Any]) -> float:
 
 
 def signed(values: list[float]) -> str:
-    return f"{100 * mean(values):+.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{100 * mean(values):+.1f}" + (
+        f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
+    )
 
 
 def segmentation_table(measured: dict[str, Any]) -> list[str]:
     """A row per moment of training: distances in cosine, ratio, alignment, uniformity, k-NN."""
-    lines = ["| dev tokens | B-I | types | ratio | alignment | uniformity | k-NN accuracy | k-NN F1 |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| dev tokens | B-I | types | ratio | alignment | uniformity | k-NN accuracy | k-NN F1 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, row in measured["rows"].items():
-        cells = [f"{row[key][0]:.3f} ± {row[key][1]:.3f}" for key in ("b_i", "types", "ratio", "alignment", "uniformity")]
-        cells += [f"{100 * row[key][0]:.1f} ± {100 * row[key][1]:.1f}" for key in ("knn_accuracy", "knn_f1")]
+        cells = [
+            f"{row[key][0]:.3f} ± {row[key][1]:.3f}"
+            for key in ("b_i", "types", "ratio", "alignment", "uniformity")
+        ]
+        cells += [
+            f"{100 * row[key][0]:.1f} ± {100 * row[key][1]:.1f}"
+            for key in ("knn_accuracy", "knn_f1")
+        ]
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    seeds = "; ".join(f"{method} {', '.join(map(str, sorted(numbers)))}" for method, numbers in sorted(measured["seeds"].items()))
+    seeds = "; ".join(
+        f"{method} {', '.join(map(str, sorted(numbers)))}"
+        for method, numbers in sorted(measured["seeds"].items())
+    )
     return [*lines, "", f"Mean and deviation over seeds ({seeds}); {measured['machine']}."]
 
 
 def speed_table(report: dict[str, Any]) -> list[str]:
     """A row per comparison of benchmarks/speed.py."""
-    lines = ["| section | ratio | median | quartiles | target | met | repetitions |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| section | ratio | median | quartiles | target | met | repetitions |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, section in report["sections"].items():
         for row in section["comparisons"]:
             met = {True: "yes", False: "no", None: ""}[row["met"]]
             quartiles = " to ".join(f"{value:.2f}" for value in row["quartiles"])
-            cells = [name, row["name"], f"{row['ratio']:.2f}", quartiles, row["target"] or "", met, str(row["repetitions"])]
+            cells = [
+                name,
+                row["name"],
+                f"{row['ratio']:.2f}",
+                quartiles,
+                row["target"] or "",
+                met,
+                str(row["repetitions"]),
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     return [*lines, "", f"`{report['command']}`, {threads}. {machines([report])}"]
@@ -264,15 +395,31 @@ def peers_table(report: dict[str, Any]) -> list[str]:
     for row in report["peers"]:
         reads = f"{100 * row['read']:.0f} % ({row['long_texts']})"
         warns = "-" if row["read"] == 1 else "yes" if row["says_so"] else "no"
-        cells = [row["title"], str(row["batch_size"]), f"{row['texts_per_second']:.1f}", f"{100 * row['share_of_encoder']:.0f} %"]
-        cells += [f"{row['start']:.1f} s", f"{row['peak_bytes'] / 1e6:.0f} MB", f"{row['mentions'] / report['texts']:.1f}", reads, warns]
+        cells = [
+            row["title"],
+            str(row["batch_size"]),
+            f"{row['texts_per_second']:.1f}",
+            f"{100 * row['share_of_encoder']:.0f} %",
+        ]
+        cells += [
+            f"{row['start']:.1f} s",
+            f"{row['peak_bytes'] / 1e6:.0f} MB",
+            f"{row['mentions'] / report['texts']:.1f}",
+            reads,
+            warns,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
-    versions = dict.fromkeys(", ".join(f"{name} {number}" for name, number in sorted(row["versions"].items())) for row in report["peers"])
-    sizes = (
-        f"{report['texts']} texts ({report['source']}), {report['repetitions']} process{'es' * (report['repetitions'] > 1)} each, {threads}"
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {number}" for name, number in sorted(row["versions"].items()))
+        for row in report["peers"]
     )
-    return [*lines, "", f"`{report['command']}`: {sizes}. Measured on {report['machine']}; {'; '.join(versions)}."]
+    sizes = f"{report['texts']} texts ({report['source']}), {report['repetitions']} process{'es' * (report['repetitions'] > 1)} each, {threads}"
+    return [
+        *lines,
+        "",
+        f"`{report['command']}`: {sizes}. Measured on {report['machine']}; {'; '.join(versions)}.",
+    ]
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -281,25 +428,43 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def documents() -> dict[Path, str]:
     """What each document should hold."""
-    main_runs, ablations, representations = read(RESULTS / "runs"), read(RESULTS / "ablation"), read(RESULTS / "segmentation")
+    main_runs, ablations, representations = (
+        read(RESULTS / "runs"),
+        read(RESULTS / "ablation"),
+        read(RESULTS / "segmentation"),
+    )
     groups = grouped(main_runs)
     readme, method = ROOT / "README.md", ROOT / "docs" / "method.md"
-    content = "\n".join([*score_table(groups), "", *difference_table(groups), "", machines(main_runs)])
+    content = "\n".join(
+        [*score_table(groups), "", *difference_table(groups), "", machines(main_runs)]
+    )
     text = between(readme.read_text("utf-8"), *markers("results"), content)
     binder_runs = read(RESULTS / "binder")
     binder = grouped(binder_runs)
     content = (
-        "\n".join([*nested_table(binder), "", *difference_table(binder), "", machines(binder_runs)]) if binder_runs else "Not run yet."
+        "\n".join([*nested_table(binder), "", *difference_table(binder), "", machines(binder_runs)])
+        if binder_runs
+        else "Not run yet."
     )
     pages = {readme: between(text, *markers("binder"), content)}
     held_out = read(RESULTS / "held_out")
-    content = "\n".join([*held_out_table(held_out), "", machines(held_out)]) if held_out else "Not run yet."
+    content = (
+        "\n".join([*held_out_table(held_out), "", machines(held_out)])
+        if held_out
+        else "Not run yet."
+    )
     page = ROOT / "docs" / "binder.md"
     pages[page] = between(page.read_text("utf-8"), *markers("held out"), content)
     page = ROOT / "docs" / "serving.md"
     pages[page] = serving(page.read_text("utf-8"))
-    ablation = [*ablation_table(groups, ablations), "", machines(ablations)] if ablations else ["Not run yet."]
-    table = [line for measured in representations for line in segmentation_table(measured)] or ["Not measured yet."]
+    ablation = (
+        [*ablation_table(groups, ablations), "", machines(ablations)]
+        if ablations
+        else ["Not run yet."]
+    )
+    table = [line for measured in representations for line in segmentation_table(measured)] or [
+        "Not measured yet."
+    ]
     text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))
     pages[method] = between(text, *markers("segmentation"), "\n".join(table))
     speed = ROOT / "docs" / "speed.md"
@@ -310,12 +475,24 @@ def documents() -> dict[Path, str]:
 
 def serving(text: str) -> str:
     """docs/serving.md with its tables."""
-    for name, table in {"calibration": calibration_table, "runtimes": runtimes_table, "windows": windows_table}.items():
+    for name, table in {
+        "calibration": calibration_table,
+        "runtimes": runtimes_table,
+        "windows": windows_table,
+    }.items():
         measurements = read(RESULTS / name)
-        content = [*table(measurements), "", machines(measurements)] if measurements else ["Not measured yet."]
+        content = (
+            [*table(measurements), "", machines(measurements)]
+            if measurements
+            else ["Not measured yet."]
+        )
         text = between(text, *markers(name), "\n".join(content))
     peers = RESULTS / "peers.json"
-    rows = peers_table(json.loads(peers.read_text("utf-8"))) if peers.is_file() else ["Not measured yet."]
+    rows = (
+        peers_table(json.loads(peers.read_text("utf-8")))
+        if peers.is_file()
+        else ["Not measured yet."]
+    )
     return between(text, *markers("peers"), "\n".join(rows))
 
 

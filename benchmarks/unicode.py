@@ -27,8 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.text(st.characters(), max_size=60),  # lone surrogates, too
-    st.text(st.sampled_from("\0\t\n\r\x85\u2028\ufeff\u200d\ufe0f👩🏽\u0301\u0e33ﷺｱ北a 1"), max_size=40),
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=3).map(lambda part: part * 200),  # beyond a window
+    st.text(
+        st.sampled_from("\0\t\n\r\x85\u2028\ufeff\u200d\ufe0f👩🏽\u0301\u0e33ﷺｱ北a 1"), max_size=40
+    ),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=3).map(
+        lambda part: part * 200
+    ),  # beyond a window
 )
 
 
@@ -65,18 +69,27 @@ def failures_of(model: Path, texts: list[str], folder: Path) -> tuple[list[str],
             failures.append(f"row {number}: {text!r:.80} came back as {record.text!r:.80}")
         for mention in record.entities:
             mentions += 1
-            if not 0 <= mention.start < mention.end <= len(text) or not 0 <= (mention.score or 0.0) <= 1:
+            if (
+                not 0 <= mention.start < mention.end <= len(text)
+                or not 0 <= (mention.score or 0.0) <= 1
+            ):
                 failures.append(f"row {number}: {mention} in {text!r:.80}")
     return failures, mentions
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--examples", type=int, default=10_000, help="texts [10000]")
     parser.add_argument("--output", type=Path, help="JSON file for the report")
     arguments = parser.parse_args()
     texts = random_texts(arguments.examples)
-    result: dict[str, Any] = {"texts": len(texts), "longest": max(map(len, texts)), "distinct_characters": len(set("".join(texts)))}
+    result: dict[str, Any] = {
+        "texts": len(texts),
+        "longest": max(map(len, texts)),
+        "distinct_characters": len(set("".join(texts))),
+    }
     with tempfile.TemporaryDirectory() as folder:
         for method, model in tiny_models(Path(folder)).items():
             failures, mentions = failures_of(model, texts, Path(folder))
@@ -85,7 +98,14 @@ def main() -> int:
     if arguments.output:
         from contrastive_ner.provenance import provenance
 
-        write_json({**result, "command": f"python -m benchmarks.unicode --examples {arguments.examples}", **provenance()}, arguments.output)
+        write_json(
+            {
+                **result,
+                "command": f"python -m benchmarks.unicode --examples {arguments.examples}",
+                **provenance(),
+            },
+            arguments.output,
+        )
     return int(any(result[method]["failures"] for method in ("nerco", "binder")))
 
 

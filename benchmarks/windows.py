@@ -28,7 +28,10 @@ def documents_of(records: Sequence[Record]) -> list[Record]:
     """The documents of records, with the mentions of their parts."""
     from contrastive_ner.data.documents import join_documents
 
-    named = [r if r.doc is not None else replace(r, doc=f"texts {number // JOINED}") for number, r in enumerate(records)]
+    named = [
+        r if r.doc is not None else replace(r, doc=f"texts {number // JOINED}")
+        for number, r in enumerate(records)
+    ]
     return [document.record for document in join_documents(named)]
 
 
@@ -39,15 +42,22 @@ def measure(run_dir: Path) -> dict[str, Any]:
     from contrastive_ner.serving.inference import load_pipeline, mentions_of
 
     config = read_json(run_dir / "config.json")
-    documents = documents_of(read_records(expand(config["test_file"]), layout_of(argparse.Namespace(**config)))[0])
+    documents = documents_of(
+        read_records(expand(config["test_file"]), layout_of(argparse.Namespace(**config)))[0]
+    )
     ner = load_pipeline(run_dir / "model")
     trained = ner.model.config.max_window_tokens
     longest = ner.model.config.encoder_config.max_position_embeddings
     found = {}
     for size in sorted({trained, *(size for size in SIZES if size <= longest)}):
         ner.model.config.max_window_tokens = size
-        results = ner.model.pipeline(ner.tokenizer)([document.text for document in documents], coverage=True)
-        found[size] = [[m[:3] for m in mentions_of(result["entities"])] for result in results], results
+        results = ner.model.pipeline(ner.tokenizer)(
+            [document.text for document in documents], coverage=True
+        )
+        found[size] = (
+            [[m[:3] for m in mentions_of(result["entities"])] for result in results],
+            results,
+        )
     nests = ner.model.config.decoding == "nested"
     gold = [[m[:3] for m in (d.entities if nests else outermost(d.entities)[0])] for d in documents]
     rows = {}
@@ -58,21 +68,44 @@ def measure(run_dir: Path) -> dict[str, Any]:
             "windows": sum(result["windows"] for result in results),
             "coverage": min(result["coverage"] for result in results),
         }
-    setting = {"run": run_dir.name, "method": config["method"], "train_file": config["train_file"], "documents": len(documents)}
+    setting = {
+        "run": run_dir.name,
+        "method": config["method"],
+        "train_file": config["train_file"],
+        "documents": len(documents),
+    }
     characters = sum(len(document.text) for document in documents) / len(documents)
-    return {**setting, "mean_characters": characters, "trained": trained, "sizes": rows, **provenance()}
+    return {
+        **setting,
+        "mean_characters": characters,
+        "trained": trained,
+        "sizes": rows,
+        **provenance(),
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs with test data")
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "windows", help="folder for the measurements")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="directories of complete runs with test data"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "results" / "windows",
+        help="folder for the measurements",
+    )
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     for run_dir in arguments.runs:
         measured = measure(run_dir)
         for size, row in measured["sizes"].items():
-            print(f"{run_dir.name:<18} {size:>4} tokens: F1 {100 * row['f1']:.1f}, agreement {100 * row['agreement']:.1f}", flush=True)
+            print(
+                f"{run_dir.name:<18} {size:>4} tokens: F1 {100 * row['f1']:.1f}, agreement {100 * row['agreement']:.1f}",
+                flush=True,
+            )
         write_json(measured, arguments.results / f"{run_dir.name}.json")
     return 0
 

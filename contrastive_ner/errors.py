@@ -26,7 +26,9 @@ class DataError(UserError):
 
 def is_user_error(error: BaseException) -> bool:
     """Whether the user can fix it: a `UserError`, an `InputError` (a model's own copy of the class included), an `OSError`."""
-    return isinstance(error, OSError) or any(kind.__name__ == InputError.__name__ for kind in type(error).__mro__)
+    return isinstance(error, OSError) or any(
+        kind.__name__ == InputError.__name__ for kind in type(error).__mro__
+    )
 
 
 class RepositoryError(UserError):

@@ -21,10 +21,14 @@ class atomic_writer:
 
     def __enter__(self) -> Any:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            self.file = open(self.path, "w", encoding="utf-8", newline="\n")  # a link or device is written through, never replaced
+            self.file = open(
+                self.path, "w", encoding="utf-8", newline="\n"
+            )  # a link or device is written through, never replaced
             return self.file
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        handle, self.temporary = tempfile.mkstemp(
+            dir=self.path.parent, prefix=f".{self.path.name}."
+        )
         self.file = os.fdopen(handle, "w", encoding="utf-8", newline="\n")
         return self.file
 
@@ -43,7 +47,9 @@ def write_json(values: Any, path: Path) -> None:
     """Write a JSON file that appears complete or not at all. It is indented; lists of whole numbers take one line."""
     text = json.dumps(values, ensure_ascii=False, indent=1)
     # Strings hold no raw line break: what has one is layout.
-    text = re.sub(r"\[\n *(-?\d+(?:,\n *-?\d+)*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+    text = re.sub(
+        r"\[\n *(-?\d+(?:,\n *-?\d+)*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text
+    )
     with atomic_writer(path) as file:
         file.write(text + "\n")
 

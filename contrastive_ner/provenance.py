@@ -26,7 +26,11 @@ def commit() -> str | None:
         return None
     try:
         top = _git(root, "rev-parse", "--show-toplevel")
-        return _git(root, "describe", "--always", "--dirty") if top and Path(top).resolve() == root else None
+        return (
+            _git(root, "describe", "--always", "--dirty")
+            if top and Path(top).resolve() == root
+            else None
+        )
     except OSError:  # git is not installed
         return None
 
@@ -41,7 +45,11 @@ def provenance() -> dict[str, Any]:
     import torch
     import transformers
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {os.cpu_count()} cores"
+    )
     return {
         "versions": {
             "contrastive-ner": __version__,

@@ -32,7 +32,9 @@ class StopSignals:
     def __enter__(self) -> Self:
         # Python lets only the main thread handle signals; elsewhere they do what they always do.
         is_main = threading.current_thread() is threading.main_thread()
-        self.previous = {number: signal.signal(number, self.receive) for number in SIGNALS if is_main}
+        self.previous = {
+            number: signal.signal(number, self.receive) for number in SIGNALS if is_main
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -43,7 +43,9 @@ def parse_markup(line: str) -> tuple[str, list[Mention]]:
             end = line.find("]", i)
             label = line[i + 1 : end]
             if end < 0 or not open_at or label not in TYPES:
-                raise ValueError(f"column {i + 1}: expected |TYPE] with one of {', '.join(TYPES)} that closes a [")
+                raise ValueError(
+                    f"column {i + 1}: expected |TYPE] with one of {', '.join(TYPES)} that closes a ["
+                )
             start = open_at.pop()
             if start == len(text):
                 raise ValueError(f"column {i + 1}: empty mention")
@@ -79,7 +81,10 @@ def read_source(path: Path) -> list[Record]:
 
 def split_documents(records: list[Record]) -> dict[str, list[Record]]:
     """Documents in the order of their names' hash: the first to dev, the next to test, the rest to train."""
-    docs = sorted({str(record.doc) for record in records}, key=lambda doc: hashlib.sha256(doc.encode()).hexdigest())
+    docs = sorted(
+        {str(record.doc) for record in records},
+        key=lambda doc: hashlib.sha256(doc.encode()).hexdigest(),
+    )
     parts: dict[str, list[Record]] = {"train": [], "dev": [], "test": []}
     for doc in docs:
         own = [record for record in records if record.doc == doc]
@@ -89,7 +94,10 @@ def split_documents(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def inner_mentions(record: Record) -> int:
-    return sum(any(o != m and o.start <= m.start and m.end <= o.end for o in record.entities) for m in record.entities)
+    return sum(
+        any(o != m and o.start <= m.start and m.end <= o.end for o in record.entities)
+        for m in record.entities
+    )
 
 
 def make_splits() -> dict[str, list[Record]]:
@@ -108,12 +116,22 @@ def make_splits() -> dict[str, list[Record]]:
 
 def counts_table(splits: dict[str, list[Record]]) -> str:
     """The table of samples/README.md."""
-    lines = [f"| | sentences | without entity | characters | {' | '.join(TYPES)} | all | nested |", "|---|" + "---|" * (len(TYPES) + 5)]
+    lines = [
+        f"| | sentences | without entity | characters | {' | '.join(TYPES)} | all | nested |",
+        "|---|" + "---|" * (len(TYPES) + 5),
+    ]
     every = [record for records in splits.values() for record in records]
     for name, records in [*splits.items(), ("all", every)]:
         counts = Counter(mention.label for record in records for mention in record.entities)
-        cells = [len(records), sum(not r.entities for r in records), sum(len(r.text) for r in records)]
-        cells += [counts[label] for label in TYPES] + [counts.total(), sum(map(inner_mentions, records))]
+        cells = [
+            len(records),
+            sum(not r.entities for r in records),
+            sum(len(r.text) for r in records),
+        ]
+        cells += [counts[label] for label in TYPES] + [
+            counts.total(),
+            sum(map(inner_mentions, records)),
+        ]
         lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -42,15 +42,28 @@ def demo(seed: int = 0) -> None:
         overrides = [f"method={method}", f"seed={seed}"]
         if main(["train", "configs/demo.yaml", *overrides]):
             raise SystemExit(1)
-        results[method] = read_json(load_config("configs/demo.yaml", overrides).run_dir / "metrics.json")
+        results[method] = read_json(
+            load_config("configs/demo.yaml", overrides).run_dir / "metrics.json"
+        )
     for split in ("dev", "test"):
-        print(f"\n=== {split}: NerCo beside a plain token classifier of the same number of epochs (seed {seed}, percent)")
+        print(
+            f"\n=== {split}: NerCo beside a plain token classifier of the same number of epochs (seed {seed}, percent)"
+        )
         print(score_table({method: metrics[split] for method, metrics in results.items()}))
-    training = sum(phase["seconds"] for metrics in results.values() for phase in metrics["phases"].values())
+    training = sum(
+        phase["seconds"] for metrics in results.values() for phase in metrics["phases"].values()
+    )
     model = load_config("configs/demo.yaml", [f"seed={seed}"]).run_dir / "model"
-    print('\n=== pipeline("ner") with the trained model, in a process of its own, by the code that travels with it', flush=True)
-    subprocess.run([sys.executable, "-c", TAG, str(model), *SENTENCES], check=True, stderr=subprocess.DEVNULL)
-    print(f"\nHub-ready folder: {model}   (training {training:.0f} s, all {time.monotonic() - started:.0f} s)")
+    print(
+        '\n=== pipeline("ner") with the trained model, in a process of its own, by the code that travels with it',
+        flush=True,
+    )
+    subprocess.run(
+        [sys.executable, "-c", TAG, str(model), *SENTENCES], check=True, stderr=subprocess.DEVNULL
+    )
+    print(
+        f"\nHub-ready folder: {model}   (training {training:.0f} s, all {time.monotonic() - started:.0f} s)"
+    )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,19 @@ from pathlib import Path
 # Nothing in the suite may reach the Hub; set before any Hugging Face import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"  # the models here are tiny: threads would only wait for each other
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # the models here are tiny: threads would only wait for each other
+)
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast, dynamic_module_utils
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    dynamic_module_utils,
+)
 
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
@@ -33,10 +41,18 @@ def character_tok() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, character_tok: PreTrainedTokenizerFast) -> Path:
+def tiny_encoder(
+    tmp_path_factory: pytest.TempPathFactory, character_tok: PreTrainedTokenizerFast
+) -> Path:
     """A random two-layer BERT with the bundled tokenizer, on disk."""
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(character_tok), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config = BertConfig(
+        vocab_size=len(character_tok),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
     folder = tmp_path_factory.mktemp("tiny-encoder")
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     character_tok.save_pretrained(folder)
@@ -54,7 +70,9 @@ def tiny_tagger(tiny_encoder: Path) -> NercoForTokenClassification:
 
 
 @pytest.fixture
-def saved_tagger(tmp_path: Path, tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> Path:
+def saved_tagger(
+    tmp_path: Path, tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
+) -> Path:
     """`tiny_tagger` and its tokenizer in a folder, ready for the Hub."""
     folder = tmp_path / "model"
     tiny_tagger.save_pretrained(folder)
@@ -63,12 +81,22 @@ def saved_tagger(tmp_path: Path, tiny_tagger: NercoForTokenClassification, chara
 
 
 @pytest.fixture
-def saved_binder(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> tuple[Path, BinderModel]:
+def saved_binder(
+    tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path
+) -> tuple[Path, BinderModel]:
     """An untrained model that finds mentions in any text, in a folder, ready for the Hub; its types are not in alphabetical order."""
     torch.manual_seed(3)
-    descriptions = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": ["政区：国家的名字。", "政区"]}
+    descriptions = {
+        "PER": "人物：人的名字。",
+        "ORG": "机构：公司、学校的名字。",
+        "GPE": ["政区：国家的名字。", "政区"],
+    }
     model = BinderModel.from_encoders(
-        str(tiny_encoder), descriptions=descriptions, label_unit="token", max_span_width=5, projection_size=16
+        str(tiny_encoder),
+        descriptions=descriptions,
+        label_unit="token",
+        max_span_width=5,
+        projection_size=16,
     )
     for parameter in (*model.heads.parameters(), *model.type_heads.parameters()):
         if parameter.dim() > 1:
@@ -95,8 +123,18 @@ def forget_remote_code() -> None:
 
 def run_python(code: str, cwd: Path, cache: Path, *arguments: str) -> str:
     """Run code in a fresh process elsewhere, with an empty Hugging Face cache and no network; returns its standard output."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "HF_HOME": str(cache),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -111,7 +149,11 @@ def corpus(count: int, offset: int = 0) -> list[Record]:
         name, company = NAMES[i % len(NAMES)], COMPANIES[i % len(COMPANIES)]
         text = f"{name}昨天第{i}次去了{company}。"
         at = text.index(company)
-        records.append(Record(f"s{i}", text, [Mention(0, len(name), "PER"), Mention(at, at + len(company), "ORG")]))
+        records.append(
+            Record(
+                f"s{i}", text, [Mention(0, len(name), "PER"), Mention(at, at + len(company), "ORG")]
+            )
+        )
     return records
 
 
@@ -127,7 +169,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(files: Path, tiny_encoder: Path, run_dir: Path, **changes: object) -> list[str]:
     """A training command over the small corpus."""
     config = run_dir.parent / "config.yaml"
-    config.write_text("stage1_epochs: 1\nhead_epochs: 1\nstage2_epochs: 4\nencoder_dropout: 0\nbf16: false\n", "utf-8")
+    config.write_text(
+        "stage1_epochs: 1\nhead_epochs: 1\nstage2_epochs: 4\nencoder_dropout: 0\nbf16: false\n",
+        "utf-8",
+    )
     values = {
         "output_dir": run_dir,
         "encoder": tiny_encoder,

@@ -17,7 +17,12 @@ from contrastive_ner.models.pipeline_ner import text_reader
 from contrastive_ner.models.windows_ner import TextReader
 from contrastive_ner.training.batches import SpanCollator, TagCollator
 from contrastive_ner.training.binder import BinderTrainer, SpanCounts
-from contrastive_ner.training.contrastive import ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer
+from contrastive_ner.training.contrastive import (
+    ContrastiveTrainer,
+    ContrastiveTrainingArguments,
+    JointTrainer,
+    SentenceTrainer,
+)
 from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.phases import tag_scores
@@ -45,20 +50,31 @@ class Gradients(TrainerCallback):
         self.found: dict[str, torch.Tensor] = {}
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        self.found = {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        self.found = {
+            name.removeprefix("module."): p.grad.clone()
+            for name, p in model.named_parameters()
+            if p.grad is not None
+        }
 
 
 def records(case: str) -> list[Record]:
     """Sentences of different lengths; in one case all but one are without entity, so that one of two processes has none."""
     found = []
     for i in range(9 if case.startswith("odd") else 8):
-        text, entities = f"张三{'又' * (i % 3)}去华为了", [Mention(0, 2, "PER"), Mention(3 + i % 3, 5 + i % 3, "ORG")]
-        found.append(Record(str(i), text, [] if case.startswith("one sentence") and i else entities))
+        text, entities = (
+            f"张三{'又' * (i % 3)}去华为了",
+            [Mention(0, 2, "PER"), Mention(3 + i % 3, 5 + i % 3, "ORG")],
+        )
+        found.append(
+            Record(str(i), text, [] if case.startswith("one sentence") and i else entities)
+        )
     return found
 
 
 def reader_of(encoder: str) -> TextReader:
-    return text_reader(AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64)
+    return text_reader(
+        AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=64
+    )
 
 
 def features(case: str, encoder: str) -> list[dict]:
@@ -108,14 +124,20 @@ def main(encoder: str, output: Path) -> None:
         )
         trainer.train()
         gradients[case] = kept.found
-        metrics[case] = {name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "second"))}
+        metrics[case] = {
+            name: value
+            for name, value in trainer.evaluate().items()
+            if not name.endswith(("runtime", "second"))
+        }
     for case, kind, extra in (
         ("tagger", SentenceTrainer, {}),
         ("joint", JointTrainer, {"label_classes": classes, "weight": 0.5, "temperature": 0.1}),
     ):
         set_seed(0)
         kept = Gradients()
-        model = without_dropout(NercoForTokenClassification.from_encoder(encoder, LABELS, label_unit="token"))
+        model = without_dropout(
+            NercoForTokenClassification.from_encoder(encoder, LABELS, label_unit="token")
+        )
         data = features(case, encoder)
         trainer = kind(
             model=model,
@@ -124,18 +146,37 @@ def main(encoder: str, output: Path) -> None:
             eval_dataset=data,
             data_collator=collator,
             callbacks=[kept],
-            compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, LABELS),
-            preprocess_logits_for_metrics=lambda logits, labels, model=model: model.viterbi(logits, labels != -100),
+            compute_metrics=lambda prediction: tag_scores(
+                prediction.predictions, prediction.label_ids, LABELS
+            ),
+            preprocess_logits_for_metrics=lambda logits, labels, model=model: model.viterbi(
+                logits, labels != -100
+            ),
             **extra,
         )
         trainer.train()
         gradients[case] = kept.found
-        metrics[case] = {name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "second"))}
+        metrics[case] = {
+            name: value
+            for name, value in trainer.evaluate().items()
+            if not name.endswith(("runtime", "second"))
+        }
     for case in ("BINDER", "BINDER, one sentence with entities"):
         set_seed(0)
         kept = Gradients()
-        data, _ = span_features(records(case.removeprefix("BINDER, ")), reader_of(encoder), list(DESCRIPTIONS), max_width=4, overlap=4)
-        fields = {"descriptions": DESCRIPTIONS, "label_unit": "token", "max_span_width": 4, "projection_dropout": 0.0}
+        data, _ = span_features(
+            records(case.removeprefix("BINDER, ")),
+            reader_of(encoder),
+            list(DESCRIPTIONS),
+            max_width=4,
+            overlap=4,
+        )
+        fields = {
+            "descriptions": DESCRIPTIONS,
+            "label_unit": "token",
+            "max_span_width": 4,
+            "projection_dropout": 0.0,
+        }
         trainer = BinderTrainer(
             model=without_dropout(BinderModel.from_encoders(encoder, **fields)),
             args=TrainingArguments(**shared(output), batch_eval_metrics=True),
@@ -147,7 +188,11 @@ def main(encoder: str, output: Path) -> None:
         )
         trainer.train()
         gradients[case] = kept.found
-        metrics[case] = {name: value for name, value in trainer.evaluate().items() if not name.endswith(("runtime", "second"))}
+        metrics[case] = {
+            name: value
+            for name, value in trainer.evaluate().items()
+            if not name.endswith(("runtime", "second"))
+        }
     rank = int(os.environ.get("RANK", "0"))
     torch.save({"gradients": gradients, "metrics": metrics}, output / f"{PROCESSES}-{rank}.pt")
 

@@ -48,9 +48,14 @@ def card_faults(content: str) -> list[str]:
         faults.append(f"base_model {head['base_model']!r} is no model id")
     for entry in head.get("model-index", []):
         for result in entry["results"]:
-            needed = [result.get("task", {}).get("type"), *(result.get("dataset", {}).get(key) for key in ("type", "name"))]
+            needed = [
+                result.get("task", {}).get("type"),
+                *(result.get("dataset", {}).get(key) for key in ("type", "name")),
+            ]
             metrics = result.get("metrics") or [{}]
-            if not all(needed) or any("value" not in metric or not metric.get("type") for metric in metrics):
+            if not all(needed) or any(
+                "value" not in metric or not metric.get("type") for metric in metrics
+            ):
                 faults.append(
                     f"model-index {entry.get('name')!r}: a result needs task.type, dataset.type and name, metrics with type and value"
                 )
@@ -83,7 +88,9 @@ class Repository:
 
     def commit(self, files: dict[str, dict], branch: str, title: str) -> str:
         """Write a commit and let the branch name it."""
-        content = json.dumps({"parent": self.branches.get(branch), "title": title, "files": files}, sort_keys=True)
+        content = json.dumps(
+            {"parent": self.branches.get(branch), "title": title, "files": files}, sort_keys=True
+        )
         name = hashlib.sha1(content.encode()).hexdigest()
         (self.folder / name).write_text(content, "utf-8")
         self.branches[branch] = name
@@ -119,7 +126,9 @@ class TestHub:
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         (folder / "contents").mkdir(parents=True)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self})
+        )
         self.server.daemon_threads = True
 
     def __enter__(self) -> "TestHub":
@@ -132,8 +141,17 @@ class TestHub:
 
     def environment(self, cache: Path, *, token: bool = True) -> dict[str, str]:
         """Variables of a process that shall take this for the Hub, with an empty cache."""
-        own = {"HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}", "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-        return {**own, "HF_TOKEN": self.token if token else "", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
+        own = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
+            "HF_HOME": str(cache),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        return {
+            **own,
+            "HF_TOKEN": self.token if token else "",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "0",
+        }
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         """What a repository holds."""
@@ -180,10 +198,21 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def answer(self, value: Any = None, *, status: int = 200, body: bytes | None = None, headers: dict[str, str] | None = None) -> None:
+    def answer(
+        self,
+        value: Any = None,
+        *,
+        status: int = 200,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         content = json.dumps(value).encode() if body is None else body
         self.send_response(status)
-        for name, text in {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}.items():
+        for name, text in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, text)
         self.end_headers()
         if self.command != "HEAD":
@@ -208,7 +237,11 @@ class Handler(BaseHTTPRequestHandler):
             self.route(unquote(place.path))
         except RefusedError as refusal:
             status, code, message = refusal.args
-            self.answer({"error": message}, status=status, headers={"X-Error-Code": code, "X-Error-Message": message})
+            self.answer(
+                {"error": message},
+                status=status,
+                headers={"X-Error-Code": code, "X-Error-Message": message},
+            )
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815
 
@@ -244,13 +277,23 @@ class Handler(BaseHTTPRequestHandler):
     def repository(self, repo_id: str) -> Repository:
         found = self.hub.repositories.get(repo_id)
         if found is None or (found.private and not self.is_tester()):
-            raise RefusedError(404 if self.is_tester() else 401, "RepoNotFound", "Repository not found")
+            raise RefusedError(
+                404 if self.is_tester() else 401, "RepoNotFound", "Repository not found"
+            )
         return found
 
     # -- routes
     def whoami(self) -> None:
         self.needs_token()
-        self.answer({"type": "user", "id": "1", "name": self.hub.user, "orgs": [], "auth": {"type": "access_token"}})
+        self.answer(
+            {
+                "type": "user",
+                "id": "1",
+                "name": self.hub.user,
+                "orgs": [],
+                "auth": {"type": "access_token"},
+            }
+        )
 
     def validate_yaml(self) -> None:
         errors = [{"message": fault} for fault in card_faults(self.json()["content"])]
@@ -270,16 +313,31 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, repo_id: str, revision: str) -> None:
         self.needs_token()
         self.repository(repo_id).resolve(revision)
-        modes = [(entry["path"], "lfs" if LARGE.search(entry["path"]) else "regular") for entry in self.json()["files"]]
-        self.answer({"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes]})
+        modes = [
+            (entry["path"], "lfs" if LARGE.search(entry["path"]) else "regular")
+            for entry in self.json()["files"]
+        ]
+        self.answer(
+            {
+                "files": [
+                    {"path": path, "uploadMode": mode, "shouldIgnore": False}
+                    for path, mode in modes
+                ]
+            }
+        )
 
     def large_batch(self, repo_id: str) -> None:
         self.needs_token()
         base = f"http://{self.headers['Host']}/large"
         objects = []
         for wanted in self.json()["objects"]:
-            actions = {"upload": {"href": f"{base}/{wanted['oid']}"}, "verify": {"href": f"{base}/verify"}}
-            objects.append({**wanted, **({} if self.hub.has(wanted["oid"]) else {"actions": actions})})
+            actions = {
+                "upload": {"href": f"{base}/{wanted['oid']}"},
+                "verify": {"href": f"{base}/verify"},
+            }
+            objects.append(
+                {**wanted, **({} if self.hub.has(wanted["oid"]) else {"actions": actions})}
+            )
         self.answer({"transfer": "basic", "objects": objects})
 
     def large_verify(self) -> None:
@@ -305,11 +363,18 @@ class Handler(BaseHTTPRequestHandler):
             if operation["key"] == "header":
                 title = value["summary"]
                 if value.get("parentCommit") not in (None, head):
-                    raise RefusedError(412, "PreconditionFailed", "A commit has happened since. Please refresh and try again.")
+                    raise RefusedError(
+                        412,
+                        "PreconditionFailed",
+                        "A commit has happened since. Please refresh and try again.",
+                    )
             elif operation["key"] == "deletedFile":
                 del files[value["path"]]
             elif operation["key"] == "file":
-                files[value["path"]] = {"sha256": self.hub.keep(base64.b64decode(value["content"])), "lfs": False}
+                files[value["path"]] = {
+                    "sha256": self.hub.keep(base64.b64decode(value["content"])),
+                    "lfs": False,
+                }
             elif operation["key"] == "lfsFile":
                 if not self.hub.has(value["oid"]):
                     raise RefusedError(400, "BadRequest", "a large file is missing")
@@ -319,10 +384,14 @@ class Handler(BaseHTTPRequestHandler):
             repository.proposals += 1
             revision = f"refs/pr/{repository.proposals}"
             repository.branches[revision] = head
-            proposal = {"pullRequestUrl": f"http://{self.headers['Host']}/{repo_id}/discussions/{repository.proposals}"}
+            proposal = {
+                "pullRequestUrl": f"http://{self.headers['Host']}/{repo_id}/discussions/{repository.proposals}"
+            }
         commit = repository.commit(files, revision, title)
         url = f"http://{self.headers['Host']}/{repo_id}/commit/{commit}"
-        self.answer({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": "", **proposal})
+        self.answer(
+            {"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": "", **proposal}
+        )
 
     def create_branch(self, repo_id: str, name: str) -> None:
         self.needs_token()
@@ -343,20 +412,47 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.repository(repo_id)
 
         def entries(kind: str, names: dict[str, str]) -> list[dict]:
-            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit} for name, commit in names.items()]
+            return [
+                {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit}
+                for name, commit in names.items()
+            ]
 
-        self.answer({"branches": entries("heads", repository.branches), "tags": entries("tags", repository.tags), "converts": []})
+        self.answer(
+            {
+                "branches": entries("heads", repository.branches),
+                "tags": entries("tags", repository.tags),
+                "converts": [],
+            }
+        )
 
     def info(self, repo_id: str, revision: str | None = None) -> None:
         repository = self.repository(repo_id)
         commit = repository.resolve(revision or "main")
         files = repository.read(commit)["files"]
-        value: dict[str, Any] = {"_id": repo_id, "id": repo_id, "modelId": repo_id, "sha": commit, "lastModified": DATE, "createdAt": DATE}
-        value |= {"private": repository.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
+        value: dict[str, Any] = {
+            "_id": repo_id,
+            "id": repo_id,
+            "modelId": repo_id,
+            "sha": commit,
+            "lastModified": DATE,
+            "createdAt": DATE,
+        }
+        value |= {
+            "private": repository.private,
+            "gated": False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "tags": [],
+        }
         value["siblings"] = [{"rfilename": name} for name in sorted(files)]
         if "config.json" in files:  # from which the real Hub tells the task, too
             config = json.loads(self.hub.content(files["config.json"]["sha256"]))
-            value["config"] = {key: config[key] for key in ("architectures", "auto_map", "model_type") if key in config}
+            value["config"] = {
+                key: config[key]
+                for key in ("architectures", "auto_map", "model_type")
+                if key in config
+            }
             value |= {"library_name": "transformers", "pipeline_tag": "token-classification"}
         self.answer(value)
 
@@ -373,18 +469,36 @@ class Handler(BaseHTTPRequestHandler):
 
     def entry(self, name: str, entry: dict[str, Any]) -> dict[str, Any]:
         content = self.hub.content(entry["sha256"])
-        large = {"lfs": {"oid": entry["sha256"], "size": len(content), "pointerSize": 134}} if entry["lfs"] else {}
-        return {"type": "file", "path": name, "size": len(content), "oid": git_name(content), **large}
+        large = (
+            {"lfs": {"oid": entry["sha256"], "size": len(content), "pointerSize": 134}}
+            if entry["lfs"]
+            else {}
+        )
+        return {
+            "type": "file",
+            "path": name,
+            "size": len(content),
+            "oid": git_name(content),
+            **large,
+        }
 
     def file(self, repo_id: str, revision: str, name: str) -> None:
         repository = self.repository(repo_id)
         commit = repository.resolve(revision)
         entry = repository.read(commit)["files"].get(name)
         if entry is None:
-            self.answer({"error": "Entry not found"}, status=404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+            self.answer(
+                {"error": "Entry not found"},
+                status=404,
+                headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit},
+            )
             return
         content = self.hub.content(entry["sha256"])
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{entry["sha256"] if entry["lfs"] else git_name(content)}"', "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{entry["sha256"] if entry["lfs"] else git_name(content)}"',
+            "Accept-Ranges": "bytes",
+        }
         if entry["lfs"]:
             headers |= {"X-Linked-Etag": f'"{entry["sha256"]}"', "X-Linked-Size": str(len(content))}
         if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):

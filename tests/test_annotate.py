@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from contrastive_ner.cli import main
 from contrastive_ner.cli.dictionary import scores_against_given
-from contrastive_ner.data.dictionary import Dictionary, annotate, collect_terms, fold, read_dictionary, words
+from contrastive_ner.data.dictionary import (
+    Dictionary,
+    annotate,
+    collect_terms,
+    fold,
+    read_dictionary,
+    words,
+)
 from contrastive_ner.data.readers import is_ideograph, read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
@@ -20,24 +27,44 @@ from contrastive_ner.errors import DataError
 from contrastive_ner.models.windows_ner import joined
 
 LETTERS = "aAbßσς１Ａ-_ \u3000京北ｶカ😀\ud800"
-TERMS = st.lists(st.tuples(st.text(LETTERS, min_size=1, max_size=4), st.sampled_from(["X", "Y"])), min_size=1, max_size=8)
-OPTIONS = st.fixed_dictionaries({"fold_case": st.booleans(), "fold_width": st.booleans(), "min_length": st.integers(1, 3)})
+TERMS = st.lists(
+    st.tuples(st.text(LETTERS, min_size=1, max_size=4), st.sampled_from(["X", "Y"])),
+    min_size=1,
+    max_size=8,
+)
+OPTIONS = st.fixed_dictionaries(
+    {"fold_case": st.booleans(), "fold_width": st.booleans(), "min_length": st.integers(1, 3)}
+)
 
 
 @st.composite
 def entries_and_pieces(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[str]]:
     """Dictionary entries, and pieces of a text in which they occur, overlap, and are parts of words."""
     entries = draw(TERMS)
-    return entries, draw(st.lists(st.one_of(st.sampled_from([term for term, _ in entries]), st.sampled_from(LETTERS)), max_size=8))
+    return entries, draw(
+        st.lists(
+            st.one_of(st.sampled_from([term for term, _ in entries]), st.sampled_from(LETTERS)),
+            max_size=8,
+        )
+    )
 
 
 def in_word(text: str, i: int) -> bool:
     """Whether characters i - 1 and i belong to one word."""
-    return 0 < i < len(text) and all(re.match(r"\w", c) and not is_ideograph(c) and c not in "カ" for c in text[i - 1 : i + 1])
+    return 0 < i < len(text) and all(
+        re.match(r"\w", c) and not is_ideograph(c) and c not in "カ" for c in text[i - 1 : i + 1]
+    )
 
 
 def brute_force(
-    text: str, entries: Sequence[tuple[str, str]], starts: set[int], ends: set[int], *, fold_case: bool, fold_width: bool, min_length: int
+    text: str,
+    entries: Sequence[tuple[str, str]],
+    starts: set[int],
+    ends: set[int],
+    *,
+    fold_case: bool,
+    fold_width: bool,
+    min_length: int,
 ) -> list[tuple[int, int, str]]:
     """At each place from the left, the longest of all substrings that is a term; the type is that of its first entry."""
 
@@ -47,7 +74,12 @@ def brute_force(
     found, i = [], 0
     while i < len(text):
         lengths = range(len(text) - i, 0, -1)
-        hits = [(i + n, t) for n in lengths for term, t in entries if len(term) >= min_length and same(term) == same(text[i : i + n])]
+        hits = [
+            (i + n, t)
+            for n in lengths
+            for term, t in entries
+            if len(term) >= min_length and same(term) == same(text[i : i + n])
+        ]
         whole = [(end, label) for end, label in hits if i in starts and end in ends]
         if whole:
             found.append((i, *whole[0]))
@@ -55,8 +87,13 @@ def brute_force(
     return found
 
 
-def labels(dictionary: Dictionary, text: str, tokens: list[tuple[int, int]] | None = None) -> list[tuple[int, int, str]]:
-    return [tuple(mention[:3]) for mention in annotate([Record("r", text, [], None, tokens)], dictionary)[0][0].entities]
+def labels(
+    dictionary: Dictionary, text: str, tokens: list[tuple[int, int]] | None = None
+) -> list[tuple[int, int, str]]:
+    return [
+        tuple(mention[:3])
+        for mention in annotate([Record("r", text, [], None, tokens)], dictionary)[0][0].entities
+    ]
 
 
 @settings(deadline=None)  # the first call compiles the pattern of words
@@ -64,8 +101,12 @@ def labels(dictionary: Dictionary, text: str, tokens: list[tuple[int, int]] | No
 def test_labels_equal_those_of_all_substrings(drawn, options):
     entries, text = drawn[0], "".join(drawn[1])
     starts = {i for i, c in enumerate(text) if not c.isspace() and not in_word(text, i)}
-    ends = {i for i in range(1, len(text) + 1) if not text[i - 1].isspace() and not in_word(text, i)}
-    assert labels(Dictionary(entries, **options), text) == brute_force(text, entries, starts, ends, **options)
+    ends = {
+        i for i in range(1, len(text) + 1) if not text[i - 1].isspace() and not in_word(text, i)
+    }
+    assert labels(Dictionary(entries, **options), text) == brute_force(
+        text, entries, starts, ends, **options
+    )
 
 
 @settings(deadline=None)
@@ -73,10 +114,12 @@ def test_labels_equal_those_of_all_substrings(drawn, options):
 def test_labels_on_given_tokens_equal_those_of_all_substrings(drawn, joiner, options):
     entries, (text, tokens) = drawn[0], joined(drawn[1], joiner)
     starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
-    assert labels(Dictionary(entries, **options), text, tokens) == brute_force(text, entries, starts, ends, **options)
+    assert labels(Dictionary(entries, **options), text, tokens) == brute_force(
+        text, entries, starts, ends, **options
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ folding and words
+# -------------------------------------------------------------------------------- folding and words
 @given(st.text(), st.booleans(), st.booleans())
 def test_folding_is_one_code_point_for_one_and_final(text, case, width):
     folded = fold(text, case=case, width=width)
@@ -90,14 +133,21 @@ def test_without_case_only_forms_of_width_change():
     changed = [(c, d) for c, d in zip(every, fold(every, case=False), strict=True) if c != d]
     assert ("Ａ", "A") in changed
     assert ("ｶ", "カ") in changed
-    assert all(unicodedata.normalize("NFKC", c) == unicodedata.normalize("NFKC", d) for c, d in changed)
+    assert all(
+        unicodedata.normalize("NFKC", c) == unicodedata.normalize("NFKC", d) for c, d in changed
+    )
     assert fold(every, case=False, width=False) == every
 
 
 def test_offsets_are_exact_behind_characters_whose_folding_is_longer():
     text = "Straße in İstanbul 😀 ＡＩＤＳ, aids"
     found = labels(Dictionary([("AIDS", "DIS"), ("straße", "LOC"), ("İSTANBUL", "LOC")]), text)
-    assert [text[start:end] for start, end, _ in found] == ["Straße", "İstanbul", "ＡＩＤＳ", "aids"]
+    assert [text[start:end] for start, end, _ in found] == [
+        "Straße",
+        "İstanbul",
+        "ＡＩＤＳ",
+        "aids",
+    ]
 
 
 def test_folding_can_be_switched_off():
@@ -111,13 +161,22 @@ def test_folding_can_be_switched_off():
 @given(st.text())
 def test_words_cover_all_but_white_space(text):
     spans = words(text)
-    assert "".join(text[start:end] for start, end in spans) == "".join(c for c in text if not c.isspace())
+    assert "".join(text[start:end] for start, end in spans) == "".join(
+        c for c in text if not c.isspace()
+    )
     assert all(start < end for start, end in spans)
 
 
-# --------------------------------------------------------------------------------------------------------------- matching
+# ----------------------------------------------------------------------------------------- matching
 def test_longest_match_at_the_leftmost_place_wins():
-    dictionary = Dictionary([("New York", "LOC"), ("New York Times", "ORG"), ("York Times Square Club", "ORG"), ("Square", "LOC")])
+    dictionary = Dictionary(
+        [
+            ("New York", "LOC"),
+            ("New York Times", "ORG"),
+            ("York Times Square Club", "ORG"),
+            ("Square", "LOC"),
+        ]
+    )
     assert labels(dictionary, "New York Times Square Club") == [(0, 14, "ORG"), (15, 21, "LOC")]
 
 
@@ -128,12 +187,23 @@ def test_match_that_breaks_a_word_hides_no_shorter_one():
 
 def test_words_of_scripts_with_spaces_are_not_broken():
     dictionary = Dictionary([("rat", "ANIMAL"), ("2", "NUMBER")])
-    assert labels(dictionary, "rats, brat; rat-like, rat2 and 2 rat") == [(12, 15, "ANIMAL"), (31, 32, "NUMBER"), (33, 36, "ANIMAL")]
+    assert labels(dictionary, "rats, brat; rat-like, rat2 and 2 rat") == [
+        (12, 15, "ANIMAL"),
+        (31, 32, "NUMBER"),
+        (33, 36, "ANIMAL"),
+    ]
 
 
 def test_chinese_matches_at_any_code_point():
-    dictionary = Dictionary([("南京", "GPE"), ("南京市长江大桥", "LOC"), ("长江", "LOC"), ("ai", "FIELD")])
-    assert labels(dictionary, "在南京市长江边学ＡＩ，过南京市长江大桥") == [(1, 3, "GPE"), (4, 6, "LOC"), (8, 10, "FIELD"), (12, 19, "LOC")]
+    dictionary = Dictionary(
+        [("南京", "GPE"), ("南京市长江大桥", "LOC"), ("长江", "LOC"), ("ai", "FIELD")]
+    )
+    assert labels(dictionary, "在南京市长江边学ＡＩ，过南京市长江大桥") == [
+        (1, 3, "GPE"),
+        (4, 6, "LOC"),
+        (8, 10, "FIELD"),
+        (12, 19, "LOC"),
+    ]
     assert labels(dictionary, "南京市长江", [(0, 3), (3, 5)]) == [(3, 5, "LOC")]
 
 
@@ -147,7 +217,11 @@ def test_first_entry_decides_and_conflicts_are_counted():
     labelled, report = annotate([Record("1", "US or us in May"), Record("2", "")], dictionary)
     assert [m[:3] for m in labelled[0].entities] == [(0, 2, "GPE"), (6, 8, "GPE"), (12, 15, "DATE")]
     assert (report.texts, report.ambiguous, report.matched) == (2, 2, {"us", "may"})
-    assert (dictionary.types, dictionary.repeated, dictionary.short) == ({"us": ["GPE", "O-TYPE"], "may": ["DATE"]}, 1, 1)
+    assert (dictionary.types, dictionary.repeated, dictionary.short) == (
+        {"us": ["GPE", "O-TYPE"], "may": ["DATE"]},
+        1,
+        1,
+    )
     assert str(report).splitlines() == [
         "2 texts, 3 mentions, GPE 2, DATE 1",
         "2 terms, 2 of them found; left out: 1 repeated, 1 too short",
@@ -158,7 +232,11 @@ def test_first_entry_decides_and_conflicts_are_counted():
 
 def test_scores_against_the_given_mentions():
     # Gold without the inner mention: 4; dictionary: 3, of them 2 right.
-    first = Record("1", "张三在北京大学见李四", [Mention(0, 2, "PER"), Mention(3, 7, "ORG"), Mention(3, 5, "GPE"), Mention(8, 10, "PER")])
+    first = Record(
+        "1",
+        "张三在北京大学见李四",
+        [Mention(0, 2, "PER"), Mention(3, 7, "ORG"), Mention(3, 5, "GPE"), Mention(8, 10, "PER")],
+    )
     second = Record("2", "张三去上海", [Mention(0, 2, "PER")])
     records = [first, second]
     labelled, _ = annotate(records, Dictionary([("张三", "PER"), ("北京大学", "LOC")]))
@@ -168,7 +246,11 @@ def test_scores_against_the_given_mentions():
     assert inner == 1
     micro, per_type = scores["micro"], scores["per_type"]
     assert (micro["precision"], micro["recall"], micro["f1"]) == (2 / 3, 2 / 4, 4 / 7)
-    assert (per_type["PER"]["precision"], per_type["PER"]["recall"], per_type["PER"]["f1"]) == (1, 2 / 3, 4 / 5)
+    assert (per_type["PER"]["precision"], per_type["PER"]["recall"], per_type["PER"]["f1"]) == (
+        1,
+        2 / 3,
+        4 / 5,
+    )
     assert (per_type["LOC"]["predicted"], per_type["ORG"]["gold"]) == (1, 1)
 
 
@@ -178,13 +260,16 @@ def test_text_without_mentions_is_not_scored():
     assert scores_against_given(labelled, records) == (None, 0)
 
 
-# ------------------------------------------------------------------------------------------------------- dictionary files
+# --------------------------------------------------------------------------------- dictionary files
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "no entry found"),
         ("# a comment\n\n", "no entry found"),
-        ("张三\tPER\n北京 GPE\n", "terms.tsv:2: expected a term, a tab and an entity type, found '北京 GPE'"),
+        (
+            "张三\tPER\n北京 GPE\n",
+            "terms.tsv:2: expected a term, a tab and an entity type, found '北京 GPE'",
+        ),
         ("张三\tPER\tx\n", "terms.tsv:1"),
         ("张三\t\n", "terms.tsv:1"),
         (" \tPER\n", "terms.tsv:1"),
@@ -208,7 +293,9 @@ def test_dictionary_that_is_absent_no_utf8_or_too_short_is_refused(tmp_path):
 
 
 def test_comments_blank_lines_and_line_ends_are_no_part_of_a_term(tmp_path):
-    (tmp_path / "terms.tsv").write_bytes("\ufeff张三\tPER\r\n\r\n  # note\tx\r\n New York \t LOC \n".encode())
+    (tmp_path / "terms.tsv").write_bytes(
+        "\ufeff张三\tPER\r\n\r\n  # note\tx\r\n New York \t LOC \n".encode()
+    )
     assert read_dictionary(tmp_path / "terms.tsv").types == {"张三": ["PER"], "new york": ["LOC"]}
 
 
@@ -217,7 +304,11 @@ def test_terms_have_their_most_frequent_type_and_what_cannot_be_written_is_count
         text, offsets = joined(surfaces, "|")
         return Record("r", text, [Mention(start, end, label) for start, end in offsets])
 
-    records = [record("x", "x", "a\tb", "a\nb", "#c", " ", "y"), record("x", "y", "z ", label="B"), record("w", label="T\t")]
+    records = [
+        record("x", "x", "a\tb", "a\nb", "#c", " ", "y"),
+        record("x", "y", "z ", label="B"),
+        record("w", label="T\t"),
+    ]
     entries, report = collect_terms(records)
     assert entries == [("x", "A"), ("y", "A"), ("w", "T"), ("z", "B")]
     assert report.startswith("4 terms of 11 mentions, 2 of several types")
@@ -229,18 +320,33 @@ def test_terms_have_their_most_frequent_type_and_what_cannot_be_written_is_count
         collect_terms(records, min_count=4)
 
 
-# ------------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 @pytest.fixture
 def terms(files, tmp_path, capsys):
     """The dictionary of the small corpus's training part."""
-    assert main(["dictionary", str(files / "train.jsonl"), "--output", str(tmp_path / "terms.tsv")]) == 0
+    assert (
+        main(["dictionary", str(files / "train.jsonl"), "--output", str(tmp_path / "terms.tsv")])
+        == 0
+    )
     assert "11 terms of 80 mentions, 0 of several types" in capsys.readouterr().err
     return tmp_path / "terms.tsv"
 
 
 def test_dictionary_of_a_file_labels_that_file_as_it_was(files, terms, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
-    assert main(["annotate", str(files / "train.jsonl"), "--dictionary", str(terms), "--output", str(out)]) == 0
+    assert (
+        main(
+            [
+                "annotate",
+                str(files / "train.jsonl"),
+                "--dictionary",
+                str(terms),
+                "--output",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert out.read_bytes() == (files / "train.jsonl").read_bytes()
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -250,30 +356,42 @@ def test_dictionary_of_a_file_labels_that_file_as_it_was(files, terms, tmp_path,
 
 
 def test_dictionary_of_several_files_is_read_back(files, tmp_path, capsys):
-    (tmp_path / "more.bio").write_text("巴\tB-GPE\n黎\tI-GPE\n#\tB-PER\n好\tO\n伦\tI-GPE\n", "utf-8")
+    (tmp_path / "more.bio").write_text(
+        "巴\tB-GPE\n黎\tI-GPE\n#\tB-PER\n好\tO\n伦\tI-GPE\n", "utf-8"
+    )
     names = [str(files / "train.jsonl"), str(tmp_path / "more.bio")]
     assert main(["dictionary", *names, "--output", str(tmp_path / "terms.tsv")]) == 0
     assert "1 tags repaired in" in capsys.readouterr().err
     entries, _ = collect_terms(record for name in names for record in read_records(name)[0])
-    assert read_dictionary(tmp_path / "terms.tsv").types == {term: [label] for term, label in entries}
+    assert read_dictionary(tmp_path / "terms.tsv").types == {
+        term: [label] for term, label in entries
+    }
     assert len(entries) == 13
 
 
 def test_first_term_keeps_a_byte_order_mark(tmp_path):
     write_records([Record("a", "见\ufeff张三", [Mention(1, 4, "PER")])], tmp_path / "a.jsonl")
-    assert main(["dictionary", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "terms.tsv")]) == 0
+    assert (
+        main(["dictionary", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "terms.tsv")])
+        == 0
+    )
     assert read_dictionary(tmp_path / "terms.tsv").types == {"\ufeff张三": ["PER"]}
 
 
 def test_files_without_mentions_make_no_dictionary(tmp_path, capsys):
     write_records([Record("a", "张三")], tmp_path / "a.jsonl")
-    assert main(["dictionary", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "terms.tsv")]) == 2
+    assert (
+        main(["dictionary", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "terms.tsv")])
+        == 2
+    )
     assert "0 terms of 0 mentions" in capsys.readouterr().err
     assert not (tmp_path / "terms.tsv").exists()
 
 
 def test_lines_from_standard_input_are_labelled(terms, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("张三去了华为\n\n今天下雨\n".encode())))
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO("张三去了华为\n\n今天下雨\n".encode()))
+    )
     assert main(["annotate", "--dictionary", str(terms)]) == 0
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
@@ -284,7 +402,19 @@ def test_lines_from_standard_input_are_labelled(terms, monkeypatch, capsys):
 def test_raw_text_can_be_written_as_columns_of_its_words(tmp_path, capsys):
     (tmp_path / "in.txt").write_text("She flew to New York.\n", "utf-8")
     (tmp_path / "terms.tsv").write_text("new york\tLOC\n", "utf-8")
-    assert main(["annotate", str(tmp_path / "in.txt"), "--dictionary", str(tmp_path / "terms.tsv"), "--output_format", "columns"]) == 0
+    assert (
+        main(
+            [
+                "annotate",
+                str(tmp_path / "in.txt"),
+                "--dictionary",
+                str(tmp_path / "terms.tsv"),
+                "--output_format",
+                "columns",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == "She\tO\nflew\tO\nto\tO\nNew\tB-LOC\nYork\tI-LOC\n.\tO\n\n"
 
 
@@ -303,7 +433,11 @@ def test_folding_is_an_option_of_the_command(tmp_path, capsys):
     (tmp_path / "in.txt").write_text("AIDS aids ＡＩＤＳ\n", "utf-8")
     (tmp_path / "terms.tsv").write_text("AIDS\tDIS\n", "utf-8")
     command = ["annotate", str(tmp_path / "in.txt"), "--dictionary", str(tmp_path / "terms.tsv")]
-    for options, count in (([], 3), (["--fold_case", "false"], 2), (["--fold_width", "false", "--fold_case", "false"], 1)):
+    for options, count in (
+        ([], 3),
+        (["--fold_case", "false"], 2),
+        (["--fold_width", "false", "--fold_case", "false"], 1),
+    ):
         assert main([*command, *options]) == 0
         assert len(json.loads(capsys.readouterr().out)["entities"]) == count
 
@@ -311,7 +445,17 @@ def test_folding_is_an_option_of_the_command(tmp_path, capsys):
 def test_bad_dictionary_leaves_the_output_alone(files, tmp_path, capsys):
     (tmp_path / "terms.tsv").write_text("张三 PER\n", "utf-8")
     (tmp_path / "out.jsonl").write_text("precious")
-    command = ["annotate", str(files / "test.jsonl"), "--dictionary", str(tmp_path / "terms.tsv"), "--output", str(tmp_path / "out.jsonl")]
+    command = [
+        "annotate",
+        str(files / "test.jsonl"),
+        "--dictionary",
+        str(tmp_path / "terms.tsv"),
+        "--output",
+        str(tmp_path / "out.jsonl"),
+    ]
     assert main(command) == 2
-    assert "terms.tsv:1: expected a term, a tab and an entity type, found '张三 PER'" in capsys.readouterr().err
+    assert (
+        "terms.tsv:1: expected a term, a tab and an entity type, found '张三 PER'"
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "out.jsonl").read_text() == "precious"

@@ -12,8 +12,26 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks import distant, held_out, peer_worker, peers, runtimes, sections, sections_binder, speed, windows
-from benchmarks.sections import Comparison, Section, compare, definition_loss, in_turns, peak_bytes, value_and_gradient
+from benchmarks import (
+    distant,
+    held_out,
+    peer_worker,
+    peers,
+    runtimes,
+    sections,
+    sections_binder,
+    speed,
+    windows,
+)
+from benchmarks.sections import (
+    Comparison,
+    Section,
+    compare,
+    definition_loss,
+    in_turns,
+    peak_bytes,
+    value_and_gradient,
+)
 from benchmarks.tables import peers_table, runtimes_table, speed_table, windows_table
 from contrastive_ner.data.descriptions import read_types
 from contrastive_ner.data.readers import read_records
@@ -28,12 +46,16 @@ TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
 def assert_positive_ratios(section: Section, count: int) -> None:
     assert len(section.comparisons) == count
     for comparison in section.comparisons:
-        values = [comparison.ratio, *comparison.quartiles, *(measured.median for measured in comparison.measured.values())]
+        values = [
+            comparison.ratio,
+            *comparison.quartiles,
+            *(measured.median for measured in comparison.measured.values()),
+        ]
         assert all(math.isfinite(value) and value > 0 for value in values)
         assert (comparison.met is None) == (comparison.target is None)
 
 
-# ------------------------------------------------------------------------------------------------------------- agreement
+# ---------------------------------------------------------------------------------------- agreement
 @pytest.mark.parametrize("types", [1, 2, 5])
 @pytest.mark.parametrize("seed", range(4))
 def test_definition_equals_pairwise_loss_in_value_and_gradient(seed: int, types: int) -> None:
@@ -41,20 +63,34 @@ def test_definition_equals_pairwise_loss_in_value_and_gradient(seed: int, types:
     classes = torch.randint(0, types + 1, (40,), generator=generator)
     embeddings = torch.randn(40, 16, generator=generator).requires_grad_()
     expected = value_and_gradient(definition_loss, embeddings, classes, 0.08)
-    torch.testing.assert_close(value_and_gradient(pairwise_contrastive_loss, embeddings, classes, 0.08), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        value_and_gradient(pairwise_contrastive_loss, embeddings, classes, 0.08),
+        expected,
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("classes", [[0, 0, 0], [0, 1, 2], [1, 1, 1], [0, 1, 1, 2]], ids=str)
-def test_definition_equals_pairwise_loss_where_classes_lack_a_pair_or_a_negative(classes: list[int]) -> None:
-    embeddings = torch.randn(len(classes), 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def test_definition_equals_pairwise_loss_where_classes_lack_a_pair_or_a_negative(
+    classes: list[int],
+) -> None:
+    embeddings = torch.randn(
+        len(classes), 8, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     expected = value_and_gradient(definition_loss, embeddings, torch.tensor(classes), 0.1)
-    torch.testing.assert_close(value_and_gradient(pairwise_contrastive_loss, embeddings, torch.tensor(classes), 0.1), expected)
+    torch.testing.assert_close(
+        value_and_gradient(pairwise_contrastive_loss, embeddings, torch.tensor(classes), 0.1),
+        expected,
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 def test_competitors_take_turns_and_the_warm_up_is_not_counted() -> None:
     calls: list[str] = []
-    seconds = in_turns({name: partial(calls.append, name) for name in "AB"}, repetitions=3, warmup=2)
+    seconds = in_turns(
+        {name: partial(calls.append, name) for name in "AB"}, repetitions=3, warmup=2
+    )
     assert "".join(calls) == "AB" * 5
     assert {name: len(values) for name, values in seconds.items()} == {"A": 3, "B": 3}
 
@@ -79,9 +115,11 @@ def test_peak_memory_counts_what_lives_at_one_time() -> None:
     assert peak_bytes(call) == pytest.approx(4e6, rel=0.01)
 
 
-# -------------------------------------------------------------------------------------------------------------- sections
+# ----------------------------------------------------------------------------------------- sections
 def test_loss_section_runs() -> None:
-    assert_positive_ratios(sections.measure_loss(sentences=4, length=20, entity_share=0.3, width=8, repetitions=2), 3)
+    assert_positive_ratios(
+        sections.measure_loss(sentences=4, length=20, entity_share=0.3, width=8, repetitions=2), 3
+    )
 
 
 def test_crf_section_runs_and_agrees_with_pytorch_crf() -> None:
@@ -98,14 +136,20 @@ def test_stage1_section_runs(tiny_encoder: Path) -> None:
 
 def test_pipeline_section_runs(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NER_DATA", raising=False)
-    section = sections.measure_pipeline(encoder=str(tiny_encoder), sentences=8, parts=2, repetitions=2)
+    section = sections.measure_pipeline(
+        encoder=str(tiny_encoder), sentences=8, parts=2, repetitions=2
+    )
     assert_positive_ratios(section, 2)
     assert section.setting["texts"] == 8
 
 
-def test_pipeline_section_measures_a_model_folder(saved_tagger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_section_measures_a_model_folder(
+    saved_tagger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NER_DATA", raising=False)
-    section = sections.measure_pipeline(model_dir=str(saved_tagger), sentences=4, parts=2, repetitions=1)
+    section = sections.measure_pipeline(
+        model_dir=str(saved_tagger), sentences=4, parts=2, repetitions=1
+    )
     assert section.setting["model"] == str(saved_tagger)
     assert section.setting["mentions"] > 0
 
@@ -121,51 +165,91 @@ def test_stock_pipeline_scores_tokens_as_our_model_does(tiny_encoder: Path) -> N
 def test_weibo_is_read_where_ner_data_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weibo").mkdir()
     for split in ("train", "dev", "test"):
-        (tmp_path / "weibo" / f"weiboNER_2nd_conll.{split}").write_text("王0\tB-PER.NAM\n说0\tO\n\n", "utf-8")
+        (tmp_path / "weibo" / f"weiboNER_2nd_conll.{split}").write_text(
+            "王0\tB-PER.NAM\n说0\tO\n\n", "utf-8"
+        )
     monkeypatch.setenv("NER_DATA", str(tmp_path))
     assert sections.weibo_or_sample_texts() == ("weibo", ["王说"] * 3)
 
 
-# ---------------------------------------------------------------------------------------------------------------- BINDER
+# ------------------------------------------------------------------------------------------- BINDER
 def test_binder_sections_run_and_decode_few_spans(tiny_encoder: Path) -> None:
-    section = sections_binder.measure_binder(encoder=str(tiny_encoder), batch=3, length=20, few=2, many=5, width=4, repetitions=2)
+    section = sections_binder.measure_binder(
+        encoder=str(tiny_encoder), batch=3, length=20, few=2, many=5, width=4, repetitions=2
+    )
     assert_positive_ratios(section, 2)
-    assert section.setting["spans"] == {"2 types": 15 - 1, "5 types": 15 - 1}  # the margin is the last one's own, not exceeded
+    assert section.setting["spans"] == {
+        "2 types": 15 - 1,
+        "5 types": 15 - 1,
+    }  # the margin is the last one's own, not exceeded
     sizes = {"batch": 1, "lengths": (8, 12, 16), "types": 2, "width": 3}
-    assert_positive_ratios(sections_binder.measure_binder_memory(encoder=str(tiny_encoder), **sizes), 3)
+    assert_positive_ratios(
+        sections_binder.measure_binder_memory(encoder=str(tiny_encoder), **sizes), 3
+    )
     sizes = {"batch": 2, "length": 16, "types": 2, "width": 4, "mentions": 2}
-    assert_positive_ratios(sections_binder.measure_binder_step(encoder=str(tiny_encoder), repetitions=2, **sizes), 1)
+    assert_positive_ratios(
+        sections_binder.measure_binder_step(encoder=str(tiny_encoder), repetitions=2, **sizes), 1
+    )
 
 
 def test_the_plain_definition_scores_as_the_model_does(tiny_encoder: Path) -> None:
     model = sections_binder.ready_binder(str(tiny_encoder), 1, 4).eval()
-    windows, types = sections_binder.random_windows(str(tiny_encoder), 2, 10), sections_binder.random_types(model, 3)
+    windows, types = (
+        sections_binder.random_windows(str(tiny_encoder), 2, 10),
+        sections_binder.random_types(model, 3),
+    )
     hidden = torch.randn(2, 10, 32)
     with torch.no_grad():
-        plain = sections_binder.plain_spans(model, hidden, types.vectors[2]) * model.heads.log_scale[2].exp()
-        band = model.scores(hidden, windows["word_mask"], windows["word_end_mask"], types.vectors).span
+        plain = (
+            sections_binder.plain_spans(model, hidden, types.vectors[2])
+            * model.heads.log_scale[2].exp()
+        )
+        band = model.scores(
+            hidden, windows["word_mask"], windows["word_end_mask"], types.vectors
+        ).span
     for i, j in ((1, 1), (1, 4), (3, 5), (0, 0)):
         torch.testing.assert_close(band[:, :, i, j - i], plain[:, :, i, j])
 
 
-# ------------------------------------------------------------------------------------------------- data of the experiments
+# -------------------------------------------------------------------------- data of the experiments
 def write_column(path: Path, sentences: list[list[tuple[str, str]]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join("".join(f"{token}\t{tag}\n" for token, tag in sentence) + "\n" for sentence in sentences), "utf-8")
+    path.write_text(
+        "".join(
+            "".join(f"{token}\t{tag}\n" for token, tag in sentence) + "\n" for sentence in sentences
+        ),
+        "utf-8",
+    )
 
 
 def test_distant_labels_come_from_the_first_half_alone(tmp_path: Path) -> None:
     aspirin, fever = ("Aspirin", "B-Chemical"), ("fever", "B-Disease")
-    first, second = [[aspirin, ("helps", "O")], [fever, ("!", "O")]], [[aspirin, ("and", "O"), ("ibuprofen", "B-Chemical")], [fever]]
+    first, second = (
+        [[aspirin, ("helps", "O")], [fever, ("!", "O")]],
+        [[aspirin, ("and", "O"), ("ibuprofen", "B-Chemical")], [fever]],
+    )
     write_column(tmp_path / "train.tsv", first + second)
-    report = distant.label_second_half(tmp_path / "train.tsv", tmp_path / "out.jsonl", min_length=3)
+    _, scores = distant.label_second_half(
+        tmp_path / "train.tsv", tmp_path / "out.jsonl", min_length=3
+    )
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
-    assert [[(e["start"], e["end"], e["label"]) for e in row["entities"]] for row in rows] == [[(0, 7, "Chemical")], [(0, 5, "Disease")]]
-    assert (report.scores["micro"]["precision"], report.scores["micro"]["recall"]) == (1.0, pytest.approx(2 / 3))
+    assert [[(e["start"], e["end"], e["label"]) for e in row["entities"]] for row in rows] == [
+        [(0, 7, "Chemical")],
+        [(0, 5, "Disease")],
+    ]
+    assert (scores["micro"]["precision"], scores["micro"]["recall"]) == (1.0, pytest.approx(2 / 3))
 
 
-def test_held_out_types_are_those_that_training_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = {"ai": "algorithm", "literature": "book", "music": "song", "politics": "politician", "science": "enzyme"}
+def test_held_out_types_are_those_that_training_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {
+        "ai": "algorithm",
+        "literature": "book",
+        "music": "song",
+        "politics": "politician",
+        "science": "enzyme",
+    }
     for domain, label in own.items():
         for split in ("train", "dev", "test"):
             sentence = [("Word", f"B-{label}"), ("of", "O"), ("Rome", "B-location")]
@@ -175,14 +259,23 @@ def test_held_out_types_are_those_that_training_lacks(tmp_path: Path, monkeypatc
     assert "algorithm" in held_out.prepare("ai", folder)
     asked = {item.label for item in read_types(folder / "held_out.yaml")}
     assert not asked & {"location", *own.values()} - {"algorithm"}
-    assert {item.label for item in read_types(folder / "types.yaml")} == {"location", *own.values()} - {"algorithm"}
-    records = {name: read_records(folder / f"{name}.jsonl")[0] for name in ("train", "dev", "held_out_dev", "held_out_test")}
+    assert {item.label for item in read_types(folder / "types.yaml")} == {
+        "location",
+        *own.values(),
+    } - {"algorithm"}
+    records = {
+        name: read_records(folder / f"{name}.jsonl")[0]
+        for name in ("train", "dev", "held_out_dev", "held_out_test")
+    }
     assert [len(records[name]) for name in records] == [8, 8, 2, 2]
     for name in ("held_out_dev", "held_out_test"):
-        assert [[m.label for m in record.entities] for record in records[name]] == [["algorithm"], []]
+        assert [[m.label for m in record.entities] for record in records[name]] == [
+            ["algorithm"],
+            [],
+        ]
 
 
-# -------------------------------------------------------------------------------------------------------- other taggers
+# ------------------------------------------------------------------------------------ other taggers
 @pytest.mark.parametrize(("kind", "share"), [("nerco", 1), ("binder", 1), ("stock", 255 / 300)])
 def test_a_tagger_is_made_and_measured(
     kind: str, share: float, tiny_encoder: Path, tmp_path: Path, modules_cache: None
@@ -207,10 +300,14 @@ def test_the_long_text_has_a_token_a_word(tiny_encoder: Path) -> None:
     found = peers.long_text(str(tiny_encoder), 50)
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     assert len(set(found["long_ids"])) == len(found["long_text"].split()) == 50
-    assert [tokenizer.encode(word, add_special_tokens=False) for word in found["long_text"].split()] == [[i] for i in found["long_ids"]]
+    assert [
+        tokenizer.encode(word, add_special_tokens=False) for word in found["long_text"].split()
+    ] == [[i] for i in found["long_ids"]]
 
 
-def test_an_environment_is_made_again_only_when_it_is_incomplete_or_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_is_made_again_only_when_it_is_incomplete_or_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, installed = tmp_path / "peer", []
 
     def install(place: Path, requirements: str, options: tuple[str, ...]) -> None:
@@ -228,7 +325,13 @@ def test_an_environment_is_made_again_only_when_it_is_incomplete_or_for_others(t
         with pytest.raises(subprocess.CalledProcessError):
             peers.ready_environment(folder, "broken")
     peers.ready_environment(folder, "a==2")
-    assert installed == [("a==1", ()), ("a==2", ("--no-deps",)), ("broken", ()), ("broken", ()), ("a==2", ())]
+    assert installed == [
+        ("a==1", ()),
+        ("a==2", ("--no-deps",)),
+        ("broken", ()),
+        ("broken", ()),
+        ("a==2", ()),
+    ]
 
 
 def test_texts_are_repeated_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +350,9 @@ def test_a_worker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Monke
         peers.run([sys.executable, "-c", f"{code}; sys.exit(3)"])
 
 
-def test_taggers_are_measured_in_turns_and_reported(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taggers_are_measured_in_turns_and_reported(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
 
     def run(command: list[str]) -> tuple[str, str]:
@@ -273,8 +378,13 @@ def test_taggers_are_measured_in_turns_and_reported(tiny_encoder: Path, tmp_path
     monkeypatch.setenv("HF_HOME", "")  # put back afterwards
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("NER_DATA", raising=False)
-    assert peers.main(["--texts", "4", "--repetitions", "2", "--output", str(tmp_path / "peers.json")]) == 0
-    assert calls[:6] == [f"make {kind}" for kind in ("encoder", "nerco", "binder", "stock", "gliner", "span_marker")]
+    assert (
+        peers.main(["--texts", "4", "--repetitions", "2", "--output", str(tmp_path / "peers.json")])
+        == 0
+    )
+    assert calls[:6] == [
+        f"make {kind}" for kind in ("encoder", "nerco", "binder", "stock", "gliner", "span_marker")
+    ]
     turn = [f"measure {peer.kind} {peer.batch_size}" for peer in peers.PEERS]
     assert calls[6:] == turn * 2
     report = json.loads((tmp_path / "peers.json").read_text("utf-8"))
@@ -282,17 +392,27 @@ def test_taggers_are_measured_in_turns_and_reported(tiny_encoder: Path, tmp_path
     assert report["peers"][1]["share_of_encoder"] == pytest.approx((7 / 8 + 14 / 15) / 2)
     speed = 50 * (1 / 7 + 1 / 14) / 2
     rows = peers_table(report)
-    assert rows[2] == f"| encoder alone | 32 | {speed:.1f} | 100 % | 2.0 s | 500 MB | 2.0 | 25 % (first 512 tokens) | no |"
+    assert (
+        rows[2]
+        == f"| encoder alone | 32 | {speed:.1f} | 100 % | 2.0 s | 500 MB | 2.0 | 25 % (first 512 tokens) | no |"
+    )
     assert [row.rpartition("| ")[2] for row in rows[2:9]] == ["no |"] * 5 + ["yes |", "no |"]
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 @pytest.fixture
 def one_section(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
     """The command line with one section of known measurements, in this process as it is."""
-    comparisons = [compare({"a": [6.0], "b": [2.0]}, "a", "b", at_least=2), compare({"a": [6.0], "b": [2.0]}, "a", "b", at_most=2)]
+    comparisons = [
+        compare({"a": [6.0], "b": [2.0]}, "a", "b", at_least=2),
+        compare({"a": [6.0], "b": [2.0]}, "a", "b", at_most=2),
+    ]
     monkeypatch.setattr(speed, "prepare_environment", lambda threads: None)
-    monkeypatch.setitem(sections.MEASURE, "loss", lambda repetitions: Section({"repetitions": repetitions}, comparisons))
+    monkeypatch.setitem(
+        sections.MEASURE,
+        "loss",
+        lambda repetitions: Section({"repetitions": repetitions}, comparisons),
+    )
     return comparisons
 
 
@@ -303,7 +423,9 @@ def test_command_line_reports_a_missed_target_and_succeeds(
     assert speed.main(["loss", "--repetitions", "7", "--output", str(output)]) == 0
     report = json.loads(output.read_text("utf-8"))
     assert report["sections"]["loss"]["setting"] == {"repetitions": 7}
-    assert [(c["ratio"], c["target"], c["met"]) for c in report["sections"]["loss"]["comparisons"]] == [
+    assert [
+        (c["ratio"], c["target"], c["met"]) for c in report["sections"]["loss"]["comparisons"]
+    ] == [
         (3.0, ">= 2.00", True),
         (3.0, "<= 2.00", False),
     ]
@@ -315,23 +437,37 @@ def test_command_line_reports_a_missed_target_and_succeeds(
     assert "1 of 2 targets met" in printed
 
 
-@pytest.mark.parametrize("argv", [["speed"], ["loss", "--threads", "0"], ["--repetitions", "-1"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["speed"], ["loss", "--threads", "0"], ["--repetitions", "-1"]], ids=" ".join
+)
 def test_arguments_that_make_no_sense_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit):
         speed.main(argv)
 
 
 def test_speed_table_has_a_row_a_comparison() -> None:
-    row = {"name": "a / b", "ratio": 5.391, "quartiles": [5.1, 5.64], "target": ">= 5.00", "met": True, "repetitions": 30}
+    row = {
+        "name": "a / b",
+        "ratio": 5.391,
+        "quartiles": [5.1, 5.64],
+        "target": ">= 5.00",
+        "met": True,
+        "repetitions": 30,
+    }
     info = {**row, "target": None, "met": None}
-    report = {"sections": {"crf": {"comparisons": [row, info]}}, "threads": 1, "command": "python x", "machine": "CPU"}
+    report = {
+        "sections": {"crf": {"comparisons": [row, info]}},
+        "threads": 1,
+        "command": "python x",
+        "machine": "CPU",
+    }
     lines = speed_table({**report, "versions": {"torch": "2", "transformers": "5"}})
     assert lines[2] == "| crf | a / b | 5.39 | 5.10 to 5.64 | >= 5.00 | yes | 30 |"
     assert lines[3] == "| crf | a / b | 5.39 | 5.10 to 5.64 |  |  | 30 |"
     assert lines[-1] == "`python x`, 1 thread. Measured on CPU; torch 2, transformers 5."
 
 
-# ------------------------------------------------------------------------------------------------------ runtimes, windows
+# -------------------------------------------------------------------------------- runtimes, windows
 @pytest.fixture
 def small_run(saved_tagger: Path, files: Path, tmp_path: Path) -> Path:
     """What a run leaves, as far as benchmarks read it."""
@@ -349,17 +485,28 @@ def small_run(saved_tagger: Path, files: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_runtimes_are_measured_beside_torch(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def uncompiled(*given: object, compile_encoder: bool = False, **options: Any) -> Any:  # compiling takes half a minute
+def test_runtimes_are_measured_beside_torch(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uncompiled(
+        *given: object, compile_encoder: bool = False, **options: Any
+    ) -> Any:  # compiling takes half a minute
         return load_pipeline(*given, **options)
 
     monkeypatch.setattr("contrastive_ner.serving.inference.load_pipeline", uncompiled)
     measured = runtimes.measure(small_run, threads=1, repetitions=1)
     base = measured["ways"].pop(runtimes.BASE)
     assert base["speed"] == 1.0
-    assert measured["ways"]["ONNX float32"]["f1"] == measured["ways"]["torch float32, compiled"]["f1"] == base["f1"]
+    assert (
+        measured["ways"]["ONNX float32"]["f1"]
+        == measured["ways"]["torch float32, compiled"]["f1"]
+        == base["f1"]
+    )
     assert all(row["seconds"] > 0 and row["speed"] > 0 for row in measured["ways"].values())
-    assert len(runtimes_table([{**measured, "ways": {"torch float32": base, **measured["ways"]}}])) == 2 + 6
+    assert (
+        len(runtimes_table([{**measured, "ways": {"torch float32": base, **measured["ways"]}}]))
+        == 2 + 6
+    )
 
 
 def test_windows_of_other_lengths_are_held_against_those_of_training(small_run: Path) -> None:

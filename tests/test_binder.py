@@ -33,8 +33,14 @@ from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.types_binder import TypeEmbeddings
 from contrastive_ner.models.windows_ner import Span, best_labels, flat_spans
 
-RELEASED = json.loads((Path(__file__).parent / "fixtures" / "binder_scores.json").read_text("utf-8"))
-DESCRIPTIONS = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": "政区：国家、城市的名字。"}
+RELEASED = json.loads(
+    (Path(__file__).parent / "fixtures" / "binder_scores.json").read_text("utf-8")
+)
+DESCRIPTIONS = {
+    "PER": "人物：人的名字。",
+    "ORG": "机构：公司、学校的名字。",
+    "GPE": "政区：国家、城市的名字。",
+}
 KINDS = ("start", "end", "span")
 
 
@@ -66,7 +72,9 @@ def small_model(types: int = 3, seed: int = 0, **changes: object) -> BinderModel
     torch.manual_seed(seed)
     config = small_config(types, description_tokens=5, **changes)
     if config.type_encoder in ("untied", "frozen"):
-        config.type_encoder_config = BertConfig(**{**config.encoder_config.to_dict(), "hidden_size": 12})
+        config.type_encoder_config = BertConfig(
+            **{**config.encoder_config.to_dict(), "hidden_size": 12}
+        )
     model = BinderModel(config).eval()
     for parameter in (*model.heads.parameters(), *model.type_heads.parameters()):
         if parameter.dim() > 1:
@@ -76,7 +84,9 @@ def small_model(types: int = 3, seed: int = 0, **changes: object) -> BinderModel
     return model
 
 
-def random_batch(model: BinderModel, seed: int = 0, rows: int = 3, length: int = 10, mentions: int = 4) -> dict[str, Tensor]:
+def random_batch(
+    model: BinderModel, seed: int = 0, rows: int = 3, length: int = 10, mentions: int = 4
+) -> dict[str, Tensor]:
     """Windows with word masks that mark different tokens, mentions on them, some cut, and one row without."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
@@ -98,14 +108,19 @@ def random_batch(model: BinderModel, seed: int = 0, rows: int = 3, length: int =
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, **masks}
 
 
-# -------------------------------------------------------------------------------------------- against the authors' values
+# ---------------------------------------------------------------------- against the authors' values
 def test_scores_losses_and_gradients_are_those_of_the_authors() -> None:
     size = RELEASED["shapes"]["L"]
     model = BinderModel(small_config(max_span_width=size)).eval()
     for name, values in RELEASED["heads"].items():
         part = model.heads.span if name == "span" else getattr(*_head(model, name))
-        part.weight.data, part.bias.data = torch.tensor(values["weight"]), torch.tensor(values["bias"])
-    model.heads.width.weight.data = torch.tensor(RELEASED["width_embedding"])[1:]  # their row 0 is for negative widths
+        part.weight.data, part.bias.data = (
+            torch.tensor(values["weight"]),
+            torch.tensor(values["bias"]),
+        )
+    model.heads.width.weight.data = torch.tensor(RELEASED["width_embedding"])[
+        1:
+    ]  # their row 0 is for negative widths
     model.heads.log_scale.data = torch.tensor([RELEASED["log_scale"][kind] for kind in KINDS])
     hidden = torch.tensor(RELEASED["text_states"]).requires_grad_()
     states = torch.tensor(RELEASED["type_first_token_states"]).requires_grad_()
@@ -113,11 +128,15 @@ def test_scores_losses_and_gradients_are_those_of_the_authors() -> None:
 
     types = model.type_heads(states)
     every = model.scores(hidden, torch.ones_like(masks[0]), torch.ones_like(masks[1]), types)
-    torch.testing.assert_close(every.start, torch.tensor(RELEASED["start_scores"]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        every.start, torch.tensor(RELEASED["start_scores"]), atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(every.end, torch.tensor(RELEASED["end_scores"]), atol=1e-5, rtol=0)
     theirs = torch.tensor(RELEASED["span_scores"])
     for i, j in combinations_with_replacement(range(size), 2):
-        torch.testing.assert_close(every.span[:, :, i, j - i], theirs[:, :, i, j], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            every.span[:, :, i, j - i], theirs[:, :, i, j], atol=1e-5, rtol=0
+        )
 
     labels = torch.full((2, 4, 3), IGNORED)
     used = [0, 0]
@@ -125,12 +144,18 @@ def test_scores_losses_and_gradients_are_those_of_the_authors() -> None:
         labels[row, used[row]] = torch.tensor(mention)
         used[row] += 1
     losses = binder_losses(model.scores(hidden, *masks, types), labels, *masks)
-    assert {name: value.item() for name, value in losses.items()} == pytest.approx(RELEASED["loss_parts"], abs=1e-5)
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(
+        RELEASED["loss_parts"], abs=1e-5
+    )
     loss = total_loss(losses)
     assert loss.item() == pytest.approx(RELEASED["loss"], abs=1e-5)
     loss.backward()
-    torch.testing.assert_close(hidden.grad, torch.tensor(RELEASED["grad_text_states"]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(states.grad, torch.tensor(RELEASED["grad_type_first_token_states"]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        hidden.grad, torch.tensor(RELEASED["grad_text_states"]), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        states.grad, torch.tensor(RELEASED["grad_type_first_token_states"]), atol=1e-6, rtol=0
+    )
 
 
 def _head(model: BinderModel, name: str) -> tuple[torch.nn.Module, str]:
@@ -138,7 +163,7 @@ def _head(model: BinderModel, name: str) -> tuple[torch.nn.Module, str]:
     return (model.type_heads if side == "type" else model.heads), kind
 
 
-# ------------------------------------------------------------------------------------------------ the equations written out
+# ------------------------------------------------------------------------ the equations written out
 def plain_span_score(model: BinderModel, hidden: Tensor, vector: Tensor, i: int, j: int) -> Tensor:
     """<t, v_ij>, v from the concatenation [h_i; h_j; D_w]: hidden (L, H)."""
     joined = torch.cat([hidden[i], hidden[j], model.heads.width.weight[j - i]])
@@ -146,11 +171,15 @@ def plain_span_score(model: BinderModel, hidden: Tensor, vector: Tensor, i: int,
     return model.heads.log_scale[2].exp() * (vector @ (projected / projected.norm()))
 
 
-def written_out(scores: BinderScores, labels: Tensor, starts: Tensor, ends: Tensor) -> dict[str, float]:
+def written_out(
+    scores: BinderScores, labels: Tensor, starts: Tensor, ends: Tensor
+) -> dict[str, float]:
     """The losses of specification and paper, mention by mention, in Python floats."""
     windows, types, _, width = scores.span.shape
     gold = [[tuple(m) for m in row if m[0] != IGNORED] for row in labels.tolist()]
-    sums: dict[str, list[float]] = {f"{part}_{kind}": [] for part in ("mention", "threshold") for kind in KINDS}
+    sums: dict[str, list[float]] = {
+        f"{part}_{kind}": [] for part in ("mention", "threshold") for kind in KINDS
+    }
 
     def add(kind: str, threshold: float, negatives: list[float], mentions: list[float]) -> None:
         rest = sum(math.exp(s) for s in negatives) + math.exp(threshold)
@@ -167,9 +196,19 @@ def written_out(scores: BinderScores, labels: Tensor, starts: Tensor, ends: Tens
         negatives = [s for j, s in enumerate(row) if ends[b, j] and j not in [j for _, j in own]]
         add("end", row[0], negatives, [row[j] for _, j in whole])
         band = scores.span[b, k]
-        cells = [(i, i + w) for i in range(len(band)) for w in range(width) if i + w < len(band) and starts[b, i] and ends[b, i + w]]
+        cells = [
+            (i, i + w)
+            for i in range(len(band))
+            for w in range(width)
+            if i + w < len(band) and starts[b, i] and ends[b, i + w]
+        ]
         negatives = [band[i, j - i].item() for i, j in cells if (i, j) not in own]
-        add("span", band[0, 0].item(), negatives, [band[i, j - i].item() for i, j in whole if j - i < width])
+        add(
+            "span",
+            band[0, 0].item(),
+            negatives,
+            [band[i, j - i].item() for i, j in whole if j - i < width],
+        )
     return {name: sum(values) / max(len(values), 1) for name, values in sums.items()}
 
 
@@ -183,7 +222,9 @@ def test_losses_equal_the_equations(types: int, seed: int) -> None:
     with torch.no_grad():
         scores = model.scores(hidden, *masks)
         losses = binder_losses(scores, batch["labels"], *masks)
-    assert {name: value.item() for name, value in losses.items()} == pytest.approx(written_out(scores, batch["labels"], *masks), rel=1e-5)
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(
+        written_out(scores, batch["labels"], *masks), rel=1e-5
+    )
 
 
 def test_a_mention_wider_than_the_limit_teaches_starts_and_ends_only() -> None:
@@ -206,16 +247,24 @@ def test_windows_without_mentions_train_the_threshold() -> None:
     batch = random_batch(model)
     batch["labels"] = torch.full((3, 1, 3), IGNORED)
     model(**batch).loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.heads.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in model.heads.parameters()
+    )
 
 
 def test_total_loss_weights_the_parts() -> None:
-    losses = {f"{part}_{kind}": torch.tensor(float(10**i)) for i, (part, kind) in enumerate(product(("mention", "threshold"), KINDS))}
-    assert total_loss(losses).item() == pytest.approx(0.5 * (0.2 + 2 + 60) + 0.5 * (200 + 2000 + 60000))
+    losses = {
+        f"{part}_{kind}": torch.tensor(float(10**i))
+        for i, (part, kind) in enumerate(product(("mention", "threshold"), KINDS))
+    }
+    assert total_loss(losses).item() == pytest.approx(
+        0.5 * (0.2 + 2 + 60) + 0.5 * (200 + 2000 + 60000)
+    )
     assert total_loss(losses, start=0, end=0, span=1, threshold=0).item() == pytest.approx(100)
 
 
-# ----------------------------------------------------------------------------------------------------------------- scores
+# ------------------------------------------------------------------------------------------- scores
 @pytest.mark.parametrize("width", [1, 4, 10, 15])
 def test_the_band_holds_the_plain_scores_of_candidates_and_nothing_else(width: int) -> None:
     model = small_model(max_span_width=width)
@@ -225,7 +274,9 @@ def test_the_band_holds_the_plain_scores_of_candidates_and_nothing_else(width: i
         scores = model.scores(hidden, batch["word_mask"], batch["word_end_mask"])
         vectors = model.types.vectors[2]
         for b, k, i, w in product(range(3), range(3), range(10), range(min(width, 10))):
-            is_candidate = i + w < 10 and batch["word_mask"][b, i] and batch["word_end_mask"][b, i + w]
+            is_candidate = (
+                i + w < 10 and batch["word_mask"][b, i] and batch["word_end_mask"][b, i + w]
+            )
             if is_candidate or (i, w) == (0, 0):
                 assert scores.span[b, k, i, w].item() == pytest.approx(
                     plain_span_score(model, hidden[b], vectors[k], i, i + w).item(), abs=1e-4
@@ -236,7 +287,12 @@ def test_the_band_holds_the_plain_scores_of_candidates_and_nothing_else(width: i
 
 def test_candidates_are_words_boundaries_within_the_width() -> None:
     starts, ends = torch.tensor([[0, 1, 0, 1, 1]]), torch.tensor([[0, 0, 1, 1, 1]])
-    assert [tuple(cell) for cell in candidate_spans(starts, ends, 2).nonzero().tolist()] == [(0, 1, 1), (0, 3, 0), (0, 3, 1), (0, 4, 0)]
+    assert [tuple(cell) for cell in candidate_spans(starts, ends, 2).nonzero().tolist()] == [
+        (0, 1, 1),
+        (0, 3, 0),
+        (0, 3, 1),
+        (0, 4, 0),
+    ]
 
 
 @settings(deadline=None, max_examples=25)
@@ -249,7 +305,10 @@ def test_order_and_set_of_types_change_no_score(data: st.DataObject) -> None:
     masks = batch["word_mask"], batch["word_end_mask"]
     with torch.no_grad():
         vectors = model.types.vectors
-        every, some = model.scores(hidden, *masks, vectors), model.scores(hidden, *masks, vectors[:, chosen])
+        every, some = (
+            model.scores(hidden, *masks, vectors),
+            model.scores(hidden, *masks, vectors[:, chosen]),
+        )
     for all_types, own in zip(every, some, strict=True):
         torch.testing.assert_close(all_types[:, chosen], own)
 
@@ -258,15 +317,24 @@ def test_padding_and_company_change_nothing() -> None:
     model = small_model()
     batch = random_batch(model, rows=4)
     with torch.no_grad():
-        alone = [model(**{name: value[i : i + 1] for name, value in batch.items()}) for i in range(4)]
+        alone = [
+            model(**{name: value[i : i + 1] for name, value in batch.items()}) for i in range(4)
+        ]
         width = {name: 5 if value.dim() == 2 else 0 for name, value in batch.items()}
-        padded = {name: torch.nn.functional.pad(value, (0, width[name])) if width[name] else value for name, value in batch.items()}
+        padded = {
+            name: torch.nn.functional.pad(value, (0, width[name])) if width[name] else value
+            for name, value in batch.items()
+        }
         together = model(**padded)
         spans = model.decode(together, padded["word_mask"], padded["word_end_mask"])
         for i, one in enumerate(alone):
-            (own,) = model.decode(one, batch["word_mask"][i : i + 1], batch["word_end_mask"][i : i + 1])
+            (own,) = model.decode(
+                one, batch["word_mask"][i : i + 1], batch["word_end_mask"][i : i + 1]
+            )
             assert [span[:3] for span in own] == [span[:3] for span in spans[i]]
-            assert [span.score for span in own] == pytest.approx([span.score for span in spans[i]], abs=1e-5)
+            assert [span.score for span in own] == pytest.approx(
+                [span.score for span in spans[i]], abs=1e-5
+            )
 
 
 def test_what_is_no_candidate_has_no_gradient() -> None:
@@ -283,8 +351,10 @@ def test_what_is_no_candidate_has_no_gradient() -> None:
     assert hidden.grad[:, 0].abs().max() > 0
 
 
-# --------------------------------------------------------------------------------------------------------------- decoding
-def brute_force(model: BinderModel, hidden: Tensor, starts: Tensor, ends: Tensor) -> list[list[tuple[int, int, str]]]:
+# ----------------------------------------------------------------------------------------- decoding
+def brute_force(
+    model: BinderModel, hidden: Tensor, starts: Tensor, ends: Tensor
+) -> list[list[tuple[int, int, str]]]:
     found: list[list[tuple[int, int, str]]] = []
     for h, own_starts, own_ends in zip(hidden, starts.tolist(), ends.tolist(), strict=True):
         row = []
@@ -292,7 +362,9 @@ def brute_force(model: BinderModel, hidden: Tensor, starts: Tensor, ends: Tensor
             if own_starts[i] and own_ends[j] and 0 <= j - i < model.config.max_span_width:
                 for k, label in enumerate(model.config.labels):
                     vector = model.types.vectors[2][k]
-                    margin = plain_span_score(model, h, vector, i, j) - plain_span_score(model, h, vector, 0, 0)
+                    margin = plain_span_score(model, h, vector, i, j) - plain_span_score(
+                        model, h, vector, 0, 0
+                    )
                     if margin > model.config.margins.get(label, 0.0):
                         row.append((sum(own_starts[:i]), sum(own_starts[: j + 1]), label))
         found.append(row)
@@ -306,7 +378,9 @@ def test_decoding_equals_brute_force(seed: int, margins: dict[str, float]) -> No
     batch = random_batch(model, seed, length=9)
     hidden = torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        decoded = model.decode(BinderOutput(last_hidden_state=hidden), batch["word_mask"], batch["word_end_mask"])
+        decoded = model.decode(
+            BinderOutput(last_hidden_state=hidden), batch["word_mask"], batch["word_end_mask"]
+        )
         expected = brute_force(model, hidden, batch["word_mask"], batch["word_end_mask"])
     assert any(expected)
     assert [[span[:3] for span in spans] for spans in decoded] == expected
@@ -314,14 +388,24 @@ def test_decoding_equals_brute_force(seed: int, margins: dict[str, float]) -> No
 
 
 @pytest.mark.parametrize("min_score", [0.9, 0.5, 0.1, {"T1": 0.2}])
-def test_a_limit_takes_the_place_of_threshold_and_margins(min_score: float | dict[str, float]) -> None:
+def test_a_limit_takes_the_place_of_threshold_and_margins(
+    min_score: float | dict[str, float],
+) -> None:
     model = small_model(margins={"T0": 1.0})
-    batch, hidden = random_batch(model, length=9), torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0))
+    batch, hidden = (
+        random_batch(model, length=9),
+        torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0)),
+    )
     masks = batch["word_mask"], batch["word_end_mask"]
-    least = min_score if isinstance(min_score, dict) else dict.fromkeys(model.config.labels, min_score)
+    least = (
+        min_score if isinstance(min_score, dict) else dict.fromkeys(model.config.labels, min_score)
+    )
     with torch.no_grad():
         decoded = model.decode(BinderOutput(last_hidden_state=hidden), *masks, min_score=min_score)
-        model.config.margins = {"T0": 1.0, **{label: math.log(limit / (1 - limit)) for label, limit in least.items()}}
+        model.config.margins = {
+            "T0": 1.0,
+            **{label: math.log(limit / (1 - limit)) for label, limit in least.items()},
+        }
         expected = brute_force(model, hidden, *masks)
     assert any(expected)
     assert [[span[:3] for span in spans] for spans in decoded] == expected
@@ -329,13 +413,18 @@ def test_a_limit_takes_the_place_of_threshold_and_margins(min_score: float | dic
 
 def test_the_best_types_of_a_span_are_those_of_its_scores() -> None:
     model = small_model()
-    batch, hidden = random_batch(model, length=9), torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0))
+    batch, hidden = (
+        random_batch(model, length=9),
+        torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(0)),
+    )
     masks = batch["word_mask"], batch["word_end_mask"]
     with torch.no_grad():
         decoded = model.decode(BinderOutput(last_hidden_state=hidden), *masks, top_k=2)
         plain = model.decode(BinderOutput(last_hidden_state=hidden), *masks)
         scores = model.scores(hidden, *masks).span  # (B, E, L, W)
-    assert [[span[:4] for span in spans] for spans in decoded] == [[span[:4] for span in spans] for spans in plain]
+    assert [[span[:4] for span in spans] for spans in decoded] == [
+        [span[:4] for span in spans] for spans in plain
+    ]
     assert any(decoded)
     position = masks[0].long().cumsum(1)
     for row, spans in enumerate(decoded):
@@ -347,12 +436,22 @@ def test_the_best_types_of_a_span_are_those_of_its_scores() -> None:
                 for width in range(min(scores.shape[-1], 9 - first))
                 if masks[0][row, first]
                 and masks[1][row, first + width]
-                and (int(position[row, first]) - 1, int(position[row, first + width])) == (span.start, span.end)
+                and (int(position[row, first]) - 1, int(position[row, first + width]))
+                == (span.start, span.end)
             ]
-            best = [(scores[row, :, first, width] - scores[row, :, 0, 0]).topk(2) for first, width in cells]
+            best = [
+                (scores[row, :, first, width] - scores[row, :, 0, 0]).topk(2)
+                for first, width in cells
+            ]
             expected = [(numbers.tolist(), values.sigmoid().tolist()) for values, numbers in best]
-            found = [model.config.labels.index(label) for label, _ in span.labels], [score for _, score in span.labels]
-            assert any(found[0] == numbers and found[1] == pytest.approx(values, abs=1e-5) for numbers, values in expected)
+            found = (
+                [model.config.labels.index(label) for label, _ in span.labels],
+                [score for _, score in span.labels],
+            )
+            assert any(
+                found[0] == numbers and found[1] == pytest.approx(values, abs=1e-5)
+                for numbers, values in expected
+            )
 
 
 def test_decoding_in_small_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +461,9 @@ def test_decoding_in_small_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) ->
     whole = model.decode(outputs, batch["word_mask"], batch["word_end_mask"])
     monkeypatch.setattr("contrastive_ner.models.modeling_binder.CELL_BUDGET", 20)
     parts = model.decode(outputs, batch["word_mask"], batch["word_end_mask"])
-    assert [[span[:3] for span in spans] for spans in parts] == [[span[:3] for span in spans] for spans in whole]
+    assert [[span[:3] for span in spans] for spans in parts] == [
+        [span[:3] for span in spans] for spans in whole
+    ]
 
 
 def test_one_label_a_span_keeps_the_best() -> None:
@@ -370,13 +471,22 @@ def test_one_label_a_span_keeps_the_best() -> None:
     assert best_labels(spans) == [Span(0, 2, "B", 0.9), Span(0, 1, "A", 0.7)]
     model = small_model(several_labels=False)
     batch = random_batch(model)
-    decoded = model.decode(BinderOutput(last_hidden_state=torch.randn(3, 10, 8)), batch["word_mask"], batch["word_end_mask"])
+    decoded = model.decode(
+        BinderOutput(last_hidden_state=torch.randn(3, 10, 8)),
+        batch["word_mask"],
+        batch["word_end_mask"],
+    )
     assert any(decoded)
     assert all(len({span[:2] for span in spans}) == len(spans) for spans in decoded)
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 4), st.sampled_from("AB"), st.floats(0.5, 1)), max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 8), st.integers(1, 4), st.sampled_from("AB"), st.floats(0.5, 1)),
+        max_size=8,
+    )
+)
 def test_flat_spans_are_the_greedy_choice(drawn: list[tuple[int, int, str, float]]) -> None:
     spans = sorted({(start, start + width, label, score) for start, width, label, score in drawn})
     expected: list[tuple] = []
@@ -392,18 +502,26 @@ def test_large_margins_still_rank() -> None:
     batch = random_batch(model)
     with torch.no_grad():
         model.heads.log_scale.fill_(3.2)
-        decoded = model.decode(BinderOutput(last_hidden_state=10 * torch.randn(3, 10, 8)), batch["word_mask"], batch["word_end_mask"])
+        decoded = model.decode(
+            BinderOutput(last_hidden_state=10 * torch.randn(3, 10, 8)),
+            batch["word_mask"],
+            batch["word_end_mask"],
+        )
     scores = [span.score for spans in decoded for span in spans]
     assert sum(torch.tensor(score, dtype=torch.float32) == 1 for score in scores) > 1
     assert len(set(scores)) == len(scores)
 
 
-# ------------------------------------------------------------------------------------------------------------------ types
+# -------------------------------------------------------------------------------------------- types
 @pytest.fixture
 def binder(tiny_encoder: Path) -> BinderModel:
     torch.manual_seed(1)
     model = BinderModel.from_encoders(
-        str(tiny_encoder), descriptions=DESCRIPTIONS, label_unit="token", max_span_width=6, projection_size=16
+        str(tiny_encoder),
+        descriptions=DESCRIPTIONS,
+        label_unit="token",
+        max_span_width=6,
+        projection_size=16,
     )
     for parameter in (*model.heads.parameters(), *model.type_heads.parameters()):
         if parameter.dim() > 1:
@@ -411,17 +529,24 @@ def binder(tiny_encoder: Path) -> BinderModel:
     return model.eval()
 
 
-def test_stored_types_equal_types_encoded_afresh(binder: BinderModel, character_tok: PreTrainedTokenizerFast) -> None:
+def test_stored_types_equal_types_encoded_afresh(
+    binder: BinderModel, character_tok: PreTrainedTokenizerFast
+) -> None:
     fresh = binder.encode_types(DESCRIPTIONS, character_tok)
     assert fresh.labels == binder.types.labels == list(DESCRIPTIONS)
     torch.testing.assert_close(fresh.vectors, binder.types.vectors)
     assert fresh.fingerprint == binder.types.fingerprint
-    one_by_one = [binder.encode_types({label: text}, character_tok).vectors for label, text in DESCRIPTIONS.items()]
+    one_by_one = [
+        binder.encode_types({label: text}, character_tok).vectors
+        for label, text in DESCRIPTIONS.items()
+    ]
     torch.testing.assert_close(torch.cat(one_by_one, dim=1), fresh.vectors)
     torch.testing.assert_close(fresh.vectors.norm(dim=-1), torch.ones(3, 3))
 
 
-def test_types_are_encoded_again_after_training(binder: BinderModel, character_tok: PreTrainedTokenizerFast) -> None:
+def test_types_are_encoded_again_after_training(
+    binder: BinderModel, character_tok: PreTrainedTokenizerFast
+) -> None:
     before = binder.types
     vectors = before.vectors.clone()
     fingerprint = before.fingerprint
@@ -429,11 +554,15 @@ def test_types_are_encoded_again_after_training(binder: BinderModel, character_t
     binder.train()
     ids = character_tok(["张三在北京"], return_tensors="pt")
     mask = torch.tensor([[False, *[True] * 5, False]])
-    binder(**ids, word_mask=mask, word_end_mask=mask, labels=torch.tensor([[[0, 1, 2], [2, 4, 5]]])).loss.backward()
+    binder(
+        **ids, word_mask=mask, word_end_mask=mask, labels=torch.tensor([[[0, 1, 2], [2, 4, 5]]])
+    ).loss.backward()
     optimizer.step()
     binder.eval()
     assert (binder.types.vectors - vectors).abs().max() > 1e-3
-    assert torch.equal(before.vectors, vectors)  # a set of its own, not a view of what the model holds now
+    assert torch.equal(
+        before.vectors, vectors
+    )  # a set of its own, not a view of what the model holds now
     assert fingerprint != binder.type_fingerprint
     outputs = binder(**ids)
     with pytest.raises(ValueError, match="types are stale"):
@@ -489,10 +618,14 @@ def test_no_type_finds_nothing() -> None:
     model = small_model()
     batch = random_batch(model)
     types = model.types.remove("T0", "T1", "T2")
-    assert model.decode(model(**batch), batch["word_mask"], batch["word_end_mask"], types=types) == [[], [], []]
+    assert model.decode(
+        model(**batch), batch["word_mask"], batch["word_end_mask"], types=types
+    ) == [[], [], []]
 
 
-def test_type_sets_are_saved_added_removed(binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_type_sets_are_saved_added_removed(
+    binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     some = binder.encode_types({"PER": "人物。", "LOC": "地点。"}, character_tok)
     more = binder.encode_types({"河流": "江河的名字。"}, character_tok)
     path = tmp_path / "types.safetensors"
@@ -530,7 +663,9 @@ def test_types_in_the_pipeline(binder: BinderModel, character_tok: PreTrainedTok
     assert {m["entity_group"] for found in pipe(texts) for m in found} == set(DESCRIPTIONS)
     by_dict = pipe(texts, types={"河流": "江河的名字。"})
     assert {m["entity_group"] for found in by_dict for m in found} == {"河流"}
-    assert by_dict == pipe(texts, types=binder.encode_types({"河流": "江河的名字。"}, character_tok))
+    assert by_dict == pipe(
+        texts, types=binder.encode_types({"河流": "江河的名字。"}, character_tok)
+    )
     assert by_dict == binder.pipeline(character_tok, types={"河流": "江河的名字。"})(texts)
     flat = pipe(texts[0], decoding="flat")
     assert all(a["end"] <= b["start"] for a, b in pairwise(flat))
@@ -546,21 +681,27 @@ def test_types_in_the_pipeline(binder: BinderModel, character_tok: PreTrainedTok
             pipe(texts, types=wrong)
 
 
-def test_windows_change_nothing_on_short_texts(binder: BinderModel, character_tok: PreTrainedTokenizerFast) -> None:
+def test_windows_change_nothing_on_short_texts(
+    binder: BinderModel, character_tok: PreTrainedTokenizerFast
+) -> None:
     text = "张三和李四昨天在北京大学见面。"
     mask = torch.tensor([[False, *[True] * len(text), False]])
     with torch.no_grad():
         (spans,) = binder.decode(binder(**character_tok([text], return_tensors="pt")), mask, mask)
     found = binder.pipeline(character_tok)(text, stride=50)
-    assert sorted((m["start"], m["end"], m["entity_group"]) for m in found) == sorted(span[:3] for span in spans)
+    assert sorted((m["start"], m["end"], m["entity_group"]) for m in found) == sorted(
+        span[:3] for span in spans
+    )
 
 
-def test_a_tagger_has_no_types_to_exchange(tiny_tagger: object, character_tok: PreTrainedTokenizerFast) -> None:
+def test_a_tagger_has_no_types_to_exchange(
+    tiny_tagger: object, character_tok: PreTrainedTokenizerFast
+) -> None:
     with pytest.raises(ValueError, match="types and decoding are a BINDER model's"):
         tiny_tagger.pipeline(character_tok)("北京", types={"X": "x"})
 
 
-# ------------------------------------------------------------------------------------------------------- variants of the model
+# ---------------------------------------------------------------------------- variants of the model
 def test_drawn_types_hold_those_with_a_mention_and_labels_count_them() -> None:
     model = small_model(8, types_per_batch=3).train()
     labels = torch.tensor([[[5, 1, 2], [IGNORED] * 3], [[2, 3, 3], [5, 4, 4]]])
@@ -573,7 +714,10 @@ def test_drawn_types_hold_those_with_a_mention_and_labels_count_them() -> None:
         assert chosen == sorted(chosen)
         assert {2, 5} <= set(chosen)
         seen |= set(chosen)
-        assert [[chosen[t] if t != IGNORED else IGNORED for t in row] for row in counted[..., 0].tolist()] == labels[..., 0].tolist()
+        assert [
+            [chosen[t] if t != IGNORED else IGNORED for t in row]
+            for row in counted[..., 0].tolist()
+        ] == labels[..., 0].tolist()
         assert torch.equal(counted[..., 1:], labels[..., 1:])
     assert seen == set(range(8))
 
@@ -594,7 +738,10 @@ def test_texts_of_a_type_are_drawn_in_training_only() -> None:
     with torch.no_grad():
         drawn = {tuple(model.train()._training_types(labels)[0][0, 0].tolist()) for _ in range(40)}
         assert len(drawn) == 3
-        assert len({tuple(model.eval()._training_types(labels)[0][0, 0].tolist()) for _ in range(10)}) == 1
+        assert (
+            len({tuple(model.eval()._training_types(labels)[0][0, 0].tolist()) for _ in range(10)})
+            == 1
+        )
         torch.testing.assert_close(model._training_types(labels)[0], model.types.vectors)
 
 
@@ -603,9 +750,13 @@ def test_what_learns(kind: str) -> None:
     model = small_model(type_encoder=kind).train()
     model(**random_batch(model)).loss.backward()
     moved = {
-        name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0
+        name.split(".")[0]
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
     }
-    assert moved == {"encoder", "heads", "type_heads"} | ({"type_encoder"} if kind == "untied" else set())
+    assert moved == {"encoder", "heads", "type_heads"} | (
+        {"type_encoder"} if kind == "untied" else set()
+    )
     if kind == "frozen":
         assert not model.type_encoder.training
 
@@ -616,7 +767,9 @@ def test_bfloat16_works(types: int) -> None:
     batch = random_batch(model)
     assert torch.isfinite(model(**batch).loss)
     with torch.no_grad():
-        scores = model.scores(model(**batch).last_hidden_state, batch["word_mask"], batch["word_end_mask"])
+        scores = model.scores(
+            model(**batch).last_hidden_state, batch["word_mask"], batch["word_end_mask"]
+        )
         assert scores.span.dtype == torch.float32
         assert model.decode(model(**batch), batch["word_mask"], batch["word_end_mask"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -625,7 +778,9 @@ def test_bfloat16_works(types: int) -> None:
     assert all(torch.isfinite(p.grad).all() for p in mixed.parameters() if p.grad is not None)
 
 
-def test_the_standard_trainer_trains_it(binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_the_standard_trainer_trains_it(
+    binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     from contrastive_ner.models.pipeline_ner import text_reader
     from contrastive_ner.training.batches import SpanCollator
     from contrastive_ner.training.features import span_features
@@ -633,16 +788,30 @@ def test_the_standard_trainer_trains_it(binder: BinderModel, character_tok: PreT
     reader = text_reader(character_tok, label_unit="token", max_window_tokens=64)
     features, _ = span_features(corpus(16), reader, list(DESCRIPTIONS), max_width=6, overlap=16)
     arguments = TrainingArguments(
-        str(tmp_path), num_train_epochs=3, learning_rate=5e-3, report_to="none", remove_unused_columns=False, logging_steps=1, use_cpu=True
+        str(tmp_path),
+        num_train_epochs=3,
+        learning_rate=5e-3,
+        report_to="none",
+        remove_unused_columns=False,
+        logging_steps=1,
+        use_cpu=True,
     )
-    trainer = Trainer(binder, arguments, train_dataset=features, data_collator=SpanCollator(0), eval_dataset=features)
+    trainer = Trainer(
+        binder,
+        arguments,
+        train_dataset=features,
+        data_collator=SpanCollator(0),
+        eval_dataset=features,
+    )
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.7 * before
 
 
-# ------------------------------------------------------------------------------------------------------------ save and load
-def test_a_saved_model_is_the_same_model(binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+# ------------------------------------------------------------------------------------ save and load
+def test_a_saved_model_is_the_same_model(
+    binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     """The types are not in alphabetical order here; config.json sorts its keys."""
     found = binder.pipeline(character_tok)("张三在北京大学读书。")
     assert found
@@ -664,20 +833,30 @@ def test_an_exported_model_finds_the_same_and_encodes_no_type(
     tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path, kind: str
 ) -> None:
     torch.manual_seed(2)
-    model = BinderModel.from_encoders(str(tiny_encoder), descriptions=DESCRIPTIONS, type_encoder=kind, label_unit="token").eval()
+    model = BinderModel.from_encoders(
+        str(tiny_encoder), descriptions=DESCRIPTIONS, type_encoder=kind, label_unit="token"
+    ).eval()
     cached = model.encode_types({"河流": "江河的名字。"}, character_tok)
     model.export_frozen(tmp_path)
     frozen = BinderModel.from_pretrained(tmp_path)
-    assert not any(name.startswith(("type_encoder", "type_heads", "description")) for name in frozen.state_dict())
+    assert not any(
+        name.startswith(("type_encoder", "type_heads", "description"))
+        for name in frozen.state_dict()
+    )
     text = "张三在北京大学读书。"
     assert frozen.pipeline(character_tok)(text) == model.pipeline(character_tok)(text)
-    assert frozen.pipeline(character_tok)(text, types=cached) == model.pipeline(character_tok)(text, types=cached)
+    assert frozen.pipeline(character_tok)(text, types=cached) == model.pipeline(character_tok)(
+        text, types=cached
+    )
     with pytest.raises(ValueError, match="exported without its type encoder"):
         frozen.encode_types(DESCRIPTIONS, character_tok)
     # It can still be tuned: the types stay where they are.
     mask = torch.tensor([[False, True, True, False]])
     frozen.train()(
-        input_ids=torch.tensor([[2, 7, 8, 3]]), word_mask=mask, word_end_mask=mask, labels=torch.tensor([[[0, 1, 2]]])
+        input_ids=torch.tensor([[2, 7, 8, 3]]),
+        word_mask=mask,
+        word_end_mask=mask,
+        labels=torch.tensor([[[0, 1, 2]]]),
     ).loss.backward()
     assert frozen.heads.span.weight.grad.abs().sum() > 0
 
@@ -695,7 +874,9 @@ def test_a_state_from_before_is_saved_with_vectors_of_its_weights(tmp_path: Path
     assert model.types.labels
     with torch.no_grad():
         model.type_heads.span.weight.add_(torch.randn_like(model.type_heads.span.weight))
-    model.save_pretrained(tmp_path, state_dict={name: value.clone() for name, value in model.state_dict().items()})
+    model.save_pretrained(
+        tmp_path, state_dict={name: value.clone() for name, value in model.state_dict().items()}
+    )
     loaded = BinderModel.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded.types.vectors, fresh_vectors(loaded))
 
@@ -715,18 +896,29 @@ def test_a_model_can_be_pickled_and_copied() -> None:
         torch.testing.assert_close(other.types.vectors, model.types.vectors)
 
 
-# ------------------------------------------------------------------------------------------------------------------- faults
-def test_a_checkpoint_of_the_other_method_is_refused(binder: BinderModel, saved_tagger: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds a model of type 'nerco': BinderModel opens 'binder'"):
+# ------------------------------------------------------------------------------------------- faults
+def test_a_checkpoint_of_the_other_method_is_refused(
+    binder: BinderModel, saved_tagger: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match="holds a model of type 'nerco': BinderModel opens 'binder'"
+    ):
         BinderModel.from_pretrained(saved_tagger)
     binder.save_pretrained(tmp_path / "binder")
-    with pytest.raises(ValueError, match="holds a model of type 'binder': NercoForTokenClassification opens 'nerco'"):
+    with pytest.raises(
+        ValueError,
+        match="holds a model of type 'binder': NercoForTokenClassification opens 'nerco'",
+    ):
         NercoForTokenClassification.from_pretrained(tmp_path / "binder")
 
 
-def test_texts_must_start_with_a_special_token(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast) -> None:
+def test_texts_must_start_with_a_special_token(
+    tiny_encoder: Path, character_tok: PreTrainedTokenizerFast
+) -> None:
     bare = copy.deepcopy(character_tok)
-    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", bare.sep_token_id)])
+    bare.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", bare.sep_token_id)]
+    )
     with pytest.raises(ValueError, match="thresholds are the scores of that token"):
         BinderModel.from_encoders(str(tiny_encoder), descriptions=DESCRIPTIONS, tokenizer=bare)
 
@@ -767,17 +959,27 @@ def test_values_that_make_no_sense_are_refused(change: dict, message: str) -> No
         ({"types": "elsewhere", "type_encoder": "tied"}, "type_encoder is 'tied'"),
     ],
 )
-def test_a_model_that_cannot_be_built_says_why(tiny_encoder: Path, changes: dict, message: str) -> None:
+def test_a_model_that_cannot_be_built_says_why(
+    tiny_encoder: Path, changes: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         BinderModel.from_encoders(str(tiny_encoder), **{"descriptions": DESCRIPTIONS, **changes})
 
 
-def test_encoders_with_different_vocabularies_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_encoders_with_different_vocabularies_are_refused(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
     from transformers import BertModel
 
-    BertModel(BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(
-        tmp_path
-    )
+    BertModel(
+        BertConfig(
+            vocab_size=7,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+        )
+    ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="one tokenizer must serve both"):
         BinderModel.from_encoders(str(tiny_encoder), str(tmp_path), descriptions=DESCRIPTIONS)
 

@@ -65,51 +65,84 @@ def test_a_run_learns_nested_mentions_and_leaves_a_model(run: Path) -> None:
     assert metrics["test"]["micro"]["f1"] > 0.6
     assert set(metrics["phases"]) == {"full"}
     config = json.loads((run / "model" / "config.json").read_text("utf-8"))
-    assert (config["decoding"], config["several_labels"], config["max_span_width"]) == ("nested", False, 4)
+    assert (config["decoding"], config["several_labels"], config["max_span_width"]) == (
+        "nested",
+        False,
+        4,
+    )
     assert config["id2label"] == {"0": "PER", "1": "ORG", "2": "GPE"}
     names = {path.name for path in (run / "model").iterdir()}
-    assert names >= {"model.safetensors", "modeling_binder.py", "encoder_ner.py", "pipeline_ner.py", "tokenizer.json", "README.md"}
+    assert names >= {
+        "model.safetensors",
+        "modeling_binder.py",
+        "encoder_ner.py",
+        "pipeline_ner.py",
+        "tokenizer.json",
+        "README.md",
+    }
     assert "modeling_nerco.py" not in names
     card = (run / "model" / "README.md").read_text("utf-8")
     assert "| GPE | 北京 | 政区：国家、城市的名字，如北京。 |" in card
     assert "nested ones too" in card
 
 
-def test_evaluate_repeats_the_scores_of_the_run(run: Path, nested_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_evaluate_repeats_the_scores_of_the_run(
+    run: Path, nested_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     report = tmp_path / "scores.json"
     options = ["--train", str(nested_files / "train.jsonl"), "--output", str(report)]
     assert main(["evaluate", str(run / "model"), str(nested_files / "test.jsonl"), *options]) == 0
-    scores, metrics = (json.loads(path.read_text("utf-8")) for path in (report, run / "metrics.json"))
+    scores, metrics = (
+        json.loads(path.read_text("utf-8")) for path in (report, run / "metrics.json")
+    )
     assert {key: scores[key] for key in metrics["test"]} == metrics["test"]
     assert "inner" in capsys.readouterr().out
 
 
-def test_types_that_training_never_saw_are_tagged(run: Path, nested_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_types_that_training_never_saw_are_tagged(
+    run: Path, nested_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     types = tmp_path / "types.yaml"
     types.write_text("types:\n  UNI: 机构：公司、学校的名字，如华为。\n", "utf-8")
     (tmp_path / "in.txt").write_text(nested_corpus(1, 205)[0].text, "utf-8")
-    assert main(["predict", str(run / "model"), str(tmp_path / "in.txt"), "--types", str(types)]) == 0
+    assert (
+        main(["predict", str(run / "model"), str(tmp_path / "in.txt"), "--types", str(types)]) == 0
+    )
     entities = json.loads(capsys.readouterr().out)["entities"]
-    assert {entity["label"] for entity in entities} == {"UNI"}  # the description of ORG by another name
+    assert {entity["label"] for entity in entities} == {
+        "UNI"
+    }  # the description of ORG by another name
     records = [
-        Record(r.id, r.text, [Mention(m.start, m.end, "UNI") for m in r.entities if m.label == "ORG"]) for r in nested_corpus(8, 300)
+        Record(
+            r.id, r.text, [Mention(m.start, m.end, "UNI") for m in r.entities if m.label == "ORG"]
+        )
+        for r in nested_corpus(8, 300)
     ]
     write_records(records, tmp_path / "uni.jsonl")
-    assert main(["evaluate", str(run / "model"), str(tmp_path / "uni.jsonl"), "--types", str(types)]) == 0
+    assert (
+        main(["evaluate", str(run / "model"), str(tmp_path / "uni.jsonl"), "--types", str(types)])
+        == 0
+    )
     assert "UNI" in capsys.readouterr().out
     assert main(["evaluate", str(run / "model"), str(tmp_path / "uni.jsonl")]) == 2
     assert "'UNI' is unknown to the model" in capsys.readouterr().err
 
 
-def test_predictions_keep_their_texts_in_documents(run: Path, nested_files: Path, capsys: pytest.CaptureFixture) -> None:
+def test_predictions_keep_their_texts_in_documents(
+    run: Path, nested_files: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert main(["predict", str(run / "model"), str(nested_files / "test.jsonl")]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in rows] == [record.text for record in nested_corpus(12, 200)]
-    assert all(0 <= e["start"] < e["end"] <= len(row["text"]) for row in rows for e in row["entities"])
+    assert all(
+        0 <= e["start"] < e["end"] <= len(row["text"]) for row in rows for e in row["entities"]
+    )
     assert {row["doc"] for row in rows} == {"doc0", "doc1", "doc2"}
 
 
-def test_flat_decoding_and_the_other_options_train(nested_files: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_flat_decoding_and_the_other_options_train(
+    nested_files: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
     options = {
         "decoding": "flat",
         "type_encoder": "tied",
@@ -138,7 +171,12 @@ def test_flat_decoding_and_the_other_options_train(nested_files: Path, tiny_enco
     ],
 )
 def test_types_that_do_not_serve_are_refused_and_leave_nothing(
-    nested_files: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, types: str | None, message: str
+    nested_files: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    types: str | None,
+    message: str,
 ) -> None:
     path = ""
     if types is not None:
@@ -152,16 +190,42 @@ def test_types_that_do_not_serve_are_refused_and_leave_nothing(
 def test_a_window_too_short_for_the_widest_span_is_refused(
     nested_files: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(binder(nested_files, tiny_encoder, tmp_path / "run", max_span_width=20, max_window_tokens=16)) == 2
+    assert (
+        main(
+            binder(
+                nested_files,
+                tiny_encoder,
+                tmp_path / "run",
+                max_span_width=20,
+                max_window_tokens=16,
+            )
+        )
+        == 2
+    )
     assert "raise max_window_tokens or lower max_span_width" in capsys.readouterr().err
 
 
-def test_a_tagger_refuses_types(saved_tagger: Path, nested_files: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["predict", str(saved_tagger), str(nested_files / "test.jsonl"), "--types", str(nested_files / "types.yaml")]) == 2
+def test_a_tagger_refuses_types(
+    saved_tagger: Path, nested_files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert (
+        main(
+            [
+                "predict",
+                str(saved_tagger),
+                str(nested_files / "test.jsonl"),
+                "--types",
+                str(nested_files / "types.yaml"),
+            ]
+        )
+        == 2
+    )
     assert "types and decoding are a BINDER model's" in capsys.readouterr().err
 
 
-def test_a_changed_description_is_another_run(run: Path, nested_files: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_changed_description_is_another_run(
+    run: Path, nested_files: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture
+) -> None:
     types = nested_files / "types.yaml"
     types.write_text(TYPES.replace("张三", "李四"), "utf-8")
     try:

@@ -51,7 +51,10 @@ print("\\n" + json.dumps(result))
 
 
 def close(found: list[list[dict]], expected: list[list[dict]]) -> bool:
-    return found == [[{**m, "score": pytest.approx(m["score"], abs=1e-5)} for m in mentions] for mentions in expected]
+    return found == [
+        [{**m, "score": pytest.approx(m["score"], abs=1e-5)} for m in mentions]
+        for mentions in expected
+    ]
 
 
 def test_a_shared_folder_is_the_same_model_elsewhere(
@@ -60,7 +63,15 @@ def test_a_shared_folder_is_the_same_model_elsewhere(
     folder, model = saved_binder
     elsewhere, again = tmp_path / "elsewhere", tmp_path / "again"
     elsewhere.mkdir()
-    printed = run_python(USE, elsewhere, tmp_path / "cache", str(folder), str(again), json.dumps(TEXTS), json.dumps(TYPES))
+    printed = run_python(
+        USE,
+        elsewhere,
+        tmp_path / "cache",
+        str(folder),
+        str(again),
+        json.dumps(TEXTS),
+        json.dumps(TYPES),
+    )
     result = json.loads(printed.splitlines()[-1])
     assert result["classes"] == ["BinderConfig", "BinderModel", "BinderModel"]
     assert all(name.startswith("transformers_modules.") for name in result["modules"])
@@ -82,5 +93,12 @@ def test_a_shared_folder_is_the_same_model_elsewhere(
     for place in (folder, again):
         for name in CODE_FILES:
             assert (place / name).read_bytes() == (MODELS / name).read_bytes()
-    for alarm in ("not supported", "newly initialized", "unexpected", "UNEXPECTED", "MISSING", "Traceback"):
+    for alarm in (
+        "not supported",
+        "newly initialized",
+        "unexpected",
+        "UNEXPECTED",
+        "MISSING",
+        "Traceback",
+    ):
         assert alarm not in result["said"]

@@ -13,9 +13,21 @@ from contrastive_ner.evaluation.metrics import calibration
 from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
-from contrastive_ner.training.calibration import fit_logistic, fit_temperature, log_loss, logistic_regression, mention_scores, minimum
+from contrastive_ner.training.calibration import (
+    fit_logistic,
+    fit_temperature,
+    log_loss,
+    logistic_regression,
+    mention_scores,
+    minimum,
+)
 
-TEXTS = ["小明在北京大学读书，小红在上海工作。", "我们去上海。", "小王说他在南京。", "今天下雨。"] * 8
+TEXTS = [
+    "小明在北京大学读书，小红在上海工作。",
+    "我们去上海。",
+    "小王说他在南京。",
+    "今天下雨。",
+] * 8
 
 
 def test_logistic_regression_finds_the_chances_that_made_the_data():
@@ -32,7 +44,9 @@ def test_logistic_regression_is_the_lowest_point(rows):
 
     def loss(slope: float, intercept: float) -> float:
         logits = slope * x + intercept
-        return np.logaddexp(0, np.where(right, -logits, logits)).sum() + 0.005 * ((slope - 1) ** 2 + intercept**2)
+        return np.logaddexp(0, np.where(right, -logits, logits)).sum() + 0.005 * (
+            (slope - 1) ** 2 + intercept**2
+        )
 
     slope, intercept = logistic_regression(x, right)
     least = loss(slope, intercept)
@@ -50,16 +64,25 @@ def test_calibration_by_hand():
     found = [[(0, 1, "A", 0.95), (1, 2, "A", 0.92)], [(2, 3, "B", 0.35), (0, 1, "B", 1.0)]]
     result = calibration(found, gold)
     assert [row["mentions"] for row in result["bins"]] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 3]
-    assert result["bins"][9] == {"mentions": 3, "score": pytest.approx(2.87 / 3), "right": pytest.approx(1 / 3)}
+    assert result["bins"][9] == {
+        "mentions": 3,
+        "score": pytest.approx(2.87 / 3),
+        "right": pytest.approx(1 / 3),
+    }
     assert result["ece"] == pytest.approx(0.25 * 0.65 + 0.75 * (2.87 / 3 - 1 / 3))
     assert result["brier"] == pytest.approx((0.05**2 + 0.92**2 + 0.65**2 + 1) / 4)
     assert calibration([[]], [[]])["ece"] == 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- taggers
-def tagger_batches(model: NercoForTokenClassification, tokenizer, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+# ------------------------------------------------------------------------------------------ taggers
+def tagger_batches(
+    model: NercoForTokenClassification, tokenizer, seed: int = 0
+) -> list[dict[str, torch.Tensor]]:
     """Batches whose gold tags are what the model decodes, a third of the mentions taken away."""
-    draw, ids = torch.Generator().manual_seed(seed), {label: i for i, label in enumerate(model.config.labels)}
+    draw, ids = (
+        torch.Generator().manual_seed(seed),
+        {label: i for i, label in enumerate(model.config.labels)},
+    )
     batches = []
     for text in TEXTS:
         encoded = tokenizer([text], return_tensors="pt")
@@ -82,22 +105,32 @@ def test_the_temperature_has_the_least_log_loss_and_changes_no_mention(tiny_tagg
 
     def decoded() -> list:
         with torch.no_grad():
-            return [model.decode(model(b["input_ids"], b["attention_mask"]), b["word_mask"])[0] for b in batches]
+            return [
+                model.decode(model(b["input_ids"], b["attention_mask"]), b["word_mask"])[0]
+                for b in batches
+            ]
 
     before = decoded()
     fitted = fit_temperature(model, batches)["score_temperature"]
     assert model.config.score_temperature == 1.0
-    gold = [[(s, e, label) for s, e, label in spans_of(b["labels"][0].tolist(), model.config.labels)] for b in batches]
+    gold = [
+        [(s, e, label) for s, e, label in spans_of(b["labels"][0].tolist(), model.config.labels)]
+        for b in batches
+    ]
     losses = {}
     try:
         for factor in (0.8, 1.0, 1.25):
             model.config.score_temperature = min(max(factor * fitted, 0.25), 4.0)
             spans = decoded()
-            assert [[span[:3] for span in own] for own in spans] == [[span[:3] for span in own] for own in before]
+            assert [[span[:3] for span in own] for own in spans] == [
+                [span[:3] for span in own] for own in before
+            ]
             losses[factor] = log_loss(*mention_scores(spans, gold))
     finally:
         model.config.score_temperature = 1.0
-    assert losses[1.0] <= min(losses.values()) + 2e-3  # the search leaves a thousandth of its interval
+    assert (
+        losses[1.0] <= min(losses.values()) + 2e-3
+    )  # the search leaves a thousandth of its interval
 
 
 def spans_of(tags: list[int], labels: list[str]) -> list[tuple[int, int, str]]:
@@ -125,7 +158,9 @@ def test_scores_at_a_temperature_are_those_of_scaled_potentials(tiny_tagger, cha
             parameter.copy_(value)
     assert found
     assert [span[:3] for span in found] == [span[:3] for span in expected]
-    assert [span.score for span in found] == pytest.approx([span.score for span in expected], abs=1e-6)
+    assert [span.score for span in found] == pytest.approx(
+        [span.score for span in expected], abs=1e-6
+    )
 
 
 def test_dev_data_that_say_nothing_leave_the_scores_alone(tiny_tagger, character_tok):
@@ -134,7 +169,9 @@ def test_dev_data_that_say_nothing_leave_the_scores_alone(tiny_tagger, character
     assert tiny_tagger.config.score_temperature == 1.0
 
 
-def test_without_a_limit_no_mention_is_left_out_however_small_its_score(tiny_tagger, character_tok, monkeypatch):
+def test_without_a_limit_no_mention_is_left_out_however_small_its_score(
+    tiny_tagger, character_tok, monkeypatch
+):
     from contrastive_ner.models import crf_ner
 
     before = tiny_tagger.pipeline(character_tok)(TEXTS[0])
@@ -151,7 +188,7 @@ def test_a_temperature_must_be_positive(tiny_tagger, wrong):
         type(tiny_tagger.config)(**fields)
 
 
-# ----------------------------------------------------------------------------------------------------------------- BINDER
+# ------------------------------------------------------------------------------------------- BINDER
 def test_binder_scores_are_the_logistic_function_of_the_margin(saved_binder, character_tok):
     model: BinderModel = saved_binder[1]
     text = "张三在北京大学读书，李四在上海工作。"
@@ -161,7 +198,9 @@ def test_binder_scores_are_the_logistic_function_of_the_margin(saved_binder, cha
     fitted = pipe(text)
     assert [{**m, "score": 0} for m in fitted] == [{**m, "score": 0} for m in plain]
     margins = [math.log(m["score"] / (1 - m["score"])) for m in plain]
-    assert [m["score"] for m in fitted] == pytest.approx([1 / (1 + math.exp(-(0.5 * x - 0.25))) for x in margins], rel=1e-6)
+    assert [m["score"] for m in fitted] == pytest.approx(
+        [1 / (1 + math.exp(-(0.5 * x - 0.25))) for x in margins], rel=1e-6
+    )
     limit = sorted(m["score"] for m in fitted)[len(fitted) // 2]
     assert pipe(text, min_score=limit + 1e-7) == [m for m in fitted if m["score"] > limit + 1e-7]
     assert all(m["score"] > 0.3 for m in pipe(text, min_score=0.3))
@@ -178,8 +217,19 @@ def test_the_fit_of_binder_uses_spans_below_the_threshold(saved_binder, characte
         with torch.no_grad():
             (spans,) = model.decode(model(**encoded), mask, mask, min_score=0.05)
         # Gold are mentions above a margin of 1: below it nothing is right, above it everything.
-        rows = [[model.config.labels.index(s.label), s.start + 1, s.end] for s in spans if s.score > 0.73]
-        batches.append({**encoded, "word_mask": mask, "word_end_mask": mask, "labels": torch.tensor([rows or [[IGNORED] * 3]])})
+        rows = [
+            [model.config.labels.index(s.label), s.start + 1, s.end]
+            for s in spans
+            if s.score > 0.73
+        ]
+        batches.append(
+            {
+                **encoded,
+                "word_mask": mask,
+                "word_end_mask": mask,
+                "labels": torch.tensor([rows or [[IGNORED] * 3]]),
+            }
+        )
     fitted = fit_logistic(model, batches)
     assert fitted["score_slope"] > 1
     assert -fitted["score_intercept"] / fitted["score_slope"] == pytest.approx(1, abs=0.3)
@@ -190,12 +240,18 @@ def test_the_fit_of_binder_uses_spans_below_the_threshold(saved_binder, characte
 @pytest.mark.parametrize("slope", [0.00003, -1.0, float("nan")])
 def test_a_slope_that_no_configuration_may_hold_is_no_fit(saved_binder, monkeypatch, slope):
     scores, right = np.linspace(0.1, 0.9, 40), np.arange(40) % 2 == 0
-    monkeypatch.setattr("contrastive_ner.training.calibration.mention_scores", lambda *_: (scores, right))
-    monkeypatch.setattr("contrastive_ner.training.calibration.logistic_regression", lambda *_: (slope, 0.0))
+    monkeypatch.setattr(
+        "contrastive_ner.training.calibration.mention_scores", lambda *_: (scores, right)
+    )
+    monkeypatch.setattr(
+        "contrastive_ner.training.calibration.logistic_regression", lambda *_: (slope, 0.0)
+    )
     assert fit_logistic(saved_binder[1], []) == {}
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("score_slope", 0), ("score_slope", "1"), ("score_intercept", float("inf"))])
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("score_slope", 0), ("score_slope", "1"), ("score_intercept", float("inf"))]
+)
 def test_slope_and_intercept_are_checked(saved_binder, name, wrong):
     with pytest.raises(ValueError, match=f"{name} is"):
         type(saved_binder[1].config)(**{**saved_binder[1].config.to_dict(), name: wrong})

@@ -28,7 +28,12 @@ def run(files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactor
 
 def test_help_takes_less_than_a_second():
     started = time.monotonic()
-    done = subprocess.run([sys.executable, str(ROOT / "run_ner.py"), "train", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_ner.py"), "train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.monotonic() - started < 1
     assert "stage1_temperature" in done.stdout
 
@@ -45,7 +50,17 @@ def test_output_that_nobody_reads_is_no_error(files):
 
 def test_run_directory_holds_what_it_should(run):
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.json", "metrics.json", "training.png", "embeddings.png", "reliability.png", "model", "stage1", "head", "full"}
+    assert names == {
+        "config.json",
+        "metrics.json",
+        "training.png",
+        "embeddings.png",
+        "reliability.png",
+        "model",
+        "stage1",
+        "head",
+        "full",
+    }
     assert {path.name for path in (run / "model").iterdir()} >= {
         "config.json",
         "model.safetensors",
@@ -65,7 +80,11 @@ def test_run_directory_holds_what_it_should(run):
 
 
 def test_model_folder_holds_no_pickle(run):
-    assert not [path for path in (run / "model").rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert not [
+        path
+        for path in (run / "model").rglob("*")
+        if path.suffix in (".bin", ".pt", ".pth", ".pkl")
+    ]
 
 
 def test_complete_run_is_only_reported(run, files, tiny_encoder, capsys):
@@ -96,10 +115,14 @@ def test_controls_train_for_the_same_number_of_epochs(files, tiny_encoder, tmp_p
     assert main(arguments(files, tiny_encoder, run_dir, method=method)) == 0
     metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
     assert {name: phase["epochs"] for name, phase in metrics["phases"].items()} == {"full": 6.0}
-    assert json.loads((run_dir / "model" / "config.json").read_text("utf-8"))["use_crf"] == (method == "crf")
+    assert json.loads((run_dir / "model" / "config.json").read_text("utf-8"))["use_crf"] == (
+        method == "crf"
+    )
 
 
-def test_killed_phase_is_continued_and_complete_ones_are_not_repeated(run, files, tiny_encoder, tmp_path, capsys):
+def test_killed_phase_is_continued_and_complete_ones_are_not_repeated(
+    run, files, tiny_encoder, tmp_path, capsys
+):
     import shutil
 
     copy = tmp_path / "copy"
@@ -110,13 +133,13 @@ def test_killed_phase_is_continued_and_complete_ones_are_not_repeated(run, files
     (copy / "config.json").write_text(json.dumps({**config, "output_dir": str(copy)}), "utf-8")
     stage1 = (copy / "stage1" / "DONE.json").read_bytes()
     assert main(arguments(files, tiny_encoder, copy)) == 0
-    output = capsys.readouterr().out
+    output = capsys.readouterr().err
     assert "-- full" in output
     assert "-- stage1" not in output
     assert (copy / "stage1" / "DONE.json").read_bytes() == stage1
 
 
-# -------------------------------------------------------------------------------------------------- evaluate and predict
+# ----------------------------------------------------------------------------- evaluate and predict
 def test_evaluate_repeats_the_run_s_test_scores(run, files, tmp_path, capsys):
     report = tmp_path / "scores.json"
     options = ["--train", str(files / "train.jsonl"), "--output", str(report)]
@@ -132,7 +155,10 @@ def test_evaluate_repeats_the_run_s_test_scores(run, files, tmp_path, capsys):
 
 def test_evaluate_without_training_data_says_nothing_about_them(run, files, tmp_path, capsys):
     report = tmp_path / "scores.json"
-    assert main(["evaluate", str(run / "model"), str(files / "test.jsonl"), "--output", str(report)]) == 0
+    assert (
+        main(["evaluate", str(run / "model"), str(files / "test.jsonl"), "--output", str(report)])
+        == 0
+    )
     scores = json.loads(report.read_text("utf-8"))
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     assert set(metrics["test"]) - set(scores) == {"seen", "unseen", "new_texts", "recurring_texts"}
@@ -160,7 +186,9 @@ def test_texts_of_the_training_data_are_counted_apart(run, files, tmp_path, caps
 def test_scores_without_a_breakdown_are_printed_without_one(run, capsys):
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     for split in ("dev", "test"):
-        metrics[split] = {key: metrics[split][key] for key in ("micro", "macro", "per_type", "all_mentions")}
+        metrics[split] = {
+            key: metrics[split][key] for key in ("micro", "macro", "per_type", "all_mentions")
+        }
     print_scores(metrics)
     output = capsys.readouterr().out
     assert "micro" in output
@@ -170,9 +198,14 @@ def test_scores_without_a_breakdown_are_printed_without_one(run, capsys):
 
 def test_predict_writes_records_that_evaluate_scores_alike(run, files, tmp_path):
     out = tmp_path / "out.jsonl"
-    assert main(["predict", str(run / "model"), str(files / "test.jsonl"), "--output", str(out)]) == 0
+    assert (
+        main(["predict", str(run / "model"), str(files / "test.jsonl"), "--output", str(out)]) == 0
+    )
     predicted, gold = read_records(out)[0], read_records(files / "test.jsonl")[0]
-    correct = sum(len({m[:3] for m in p.entities} & {m[:3] for m in g.entities}) for p, g in zip(predicted, gold, strict=True))
+    correct = sum(
+        len({m[:3] for m in p.entities} & {m[:3] for m in g.entities})
+        for p, g in zip(predicted, gold, strict=True)
+    )
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     assert correct == metrics["test"]["micro"]["correct"]
     assert all(0 <= m.score <= 1 for p in predicted for m in p.entities)
@@ -180,15 +213,28 @@ def test_predict_writes_records_that_evaluate_scores_alike(run, files, tmp_path)
 
 def test_predict_gives_the_input_s_own_format_back(run, files, tmp_path):
     out = tmp_path / "out.bmes"
-    options = ["--format", "columns", "--tag_scheme", "BMES", "--output_format", "same", "--output", str(out)]
+    options = [
+        "--format",
+        "columns",
+        "--tag_scheme",
+        "BMES",
+        "--output_format",
+        "same",
+        "--output",
+        str(out),
+    ]
     assert main(["predict", str(run / "model"), str(files / "test.bmes"), *options]) == 0
     first = out.read_text("utf-8").splitlines()[0].split("\t")
     assert len(first) == 2
-    assert [r.text for r in read_records(out)[0]] == [r.text for r in read_records(files / "test.bmes")[0]]
+    assert [r.text for r in read_records(out)[0]] == [
+        r.text for r in read_records(files / "test.bmes")[0]
+    ]
 
 
 def test_predict_reads_lines_from_standard_input(run, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("张三去了华为\n\n今天下雨\n").encode())))
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(("张三去了华为\n\n今天下雨\n").encode()))
+    )
     assert main(["predict", str(run / "model")]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in rows] == ["张三去了华为", "", "今天下雨"]
@@ -196,12 +242,17 @@ def test_predict_reads_lines_from_standard_input(run, monkeypatch, capsys):
 
 
 def test_columns_from_standard_input(run, files, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(((files / "test.bmes").read_text("utf-8")).encode())))
+    monkeypatch.setattr(
+        "sys.stdin",
+        io.TextIOWrapper(io.BytesIO(((files / "test.bmes").read_text("utf-8")).encode())),
+    )
     assert main(["predict", str(run / "model"), "-", "--format", "columns"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 12
 
 
-@pytest.mark.parametrize("content", ["\ufeff张三去了华为\n", '\ufeff{"text": "张三去了华为"}\n'], ids=["text", "jsonl"])
+@pytest.mark.parametrize(
+    "content", ["\ufeff张三去了华为\n", '\ufeff{"text": "张三去了华为"}\n'], ids=["text", "jsonl"]
+)
 def test_byte_order_mark_is_no_part_of_the_text(run, tmp_path, capsys, content):
     (tmp_path / "in.txt").write_text(content, "utf-8")
     assert main(["predict", str(run / "model"), str(tmp_path / "in.txt")]) == 0
@@ -210,13 +261,31 @@ def test_byte_order_mark_is_no_part_of_the_text(run, tmp_path, capsys, content):
 
 def test_columns_are_recognised_and_keep_their_scheme(run, files, tmp_path):
     out = tmp_path / "out.bmes"
-    assert main(["predict", str(run / "model"), str(files / "test.bmes"), "--output_format", "same", "--output", str(out)]) == 0
-    assert {line.split("\t")[1][0] for line in out.read_text("utf-8").splitlines() if line} == set("BMEO")
+    assert (
+        main(
+            [
+                "predict",
+                str(run / "model"),
+                str(files / "test.bmes"),
+                "--output_format",
+                "same",
+                "--output",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    assert {line.split("\t")[1][0] for line in out.read_text("utf-8").splitlines() if line} == set(
+        "BMEO"
+    )
 
 
 def test_mentions_off_the_given_tokens_are_counted_not_fatal(run, tmp_path, capsys):
     (tmp_path / "in.bio").write_text("张\tO\n三昨天\tO\n去了华为。\tO\n", "utf-8")
-    assert main(["predict", str(run / "model"), str(tmp_path / "in.bio"), "--output_format", "same"]) == 0
+    assert (
+        main(["predict", str(run / "model"), str(tmp_path / "in.bio"), "--output_format", "same"])
+        == 0
+    )
     captured = capsys.readouterr()
     assert captured.out == "张\tO\n三昨天\tO\n去了华为。\tO\n\n"
     assert "fall on no boundary of the given tokens" in captured.err
@@ -224,7 +293,18 @@ def test_mentions_off_the_given_tokens_are_counted_not_fatal(run, tmp_path, caps
 
 def test_output_through_a_link_leaves_the_link(run, files, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    assert main(["predict", str(run / "model"), str(files / "test.jsonl"), "--output", str(tmp_path / "link")]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                str(run / "model"),
+                str(files / "test.jsonl"),
+                "--output",
+                str(tmp_path / "link"),
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "link").is_symlink()
     assert len((tmp_path / "target").read_text("utf-8").splitlines()) == 12
 
@@ -236,14 +316,21 @@ def test_run_is_not_continued_on_other_data(run, files, tiny_encoder, tmp_path, 
     config = tmp_path / "copy" / "config.json"
     values = json.loads(config.read_text("utf-8"))
     hashes = dict.fromkeys(values["data_sha256"], "0" * 64)
-    config.write_text(json.dumps({**values, "output_dir": str(tmp_path / "copy"), "data_sha256": hashes}), "utf-8")
+    config.write_text(
+        json.dumps({**values, "output_dir": str(tmp_path / "copy"), "data_sha256": hashes}), "utf-8"
+    )
     assert main(arguments(files, tiny_encoder, tmp_path / "copy")) == 2
     assert "data_sha256" in capsys.readouterr().err
 
 
 def test_published_configuration_names_no_place_on_this_machine(run):
     assert str(run.parent.parent) not in (run / "model" / "config.json").read_text("utf-8")
-    assert json.loads((run / "model" / "config.json").read_text("utf-8"))["encoder_config"].get("_name_or_path", "") == ""
+    assert (
+        json.loads((run / "model" / "config.json").read_text("utf-8"))["encoder_config"].get(
+            "_name_or_path", ""
+        )
+        == ""
+    )
 
 
 def test_runs_without_git(monkeypatch):
@@ -257,8 +344,14 @@ def test_inspect_reports_what_is_there(files, tmp_path, capsys):
     doubled = [*corpus(3), *corpus(1)]
     doubled[0].entities.append(Mention(0, 1, "PER"))
     write_records(doubled, tmp_path / "doubled.jsonl")
-    (tmp_path / "orphan.bio").write_text("张\tI-PER\n三\tI-PER\n\n去\tO\n五\tB-PER\n六\tB-PER\n", "utf-8")
-    names = [str(files / "train.jsonl"), str(tmp_path / "doubled.jsonl"), str(tmp_path / "orphan.bio")]
+    (tmp_path / "orphan.bio").write_text(
+        "张\tI-PER\n三\tI-PER\n\n去\tO\n五\tB-PER\n六\tB-PER\n", "utf-8"
+    )
+    names = [
+        str(files / "train.jsonl"),
+        str(tmp_path / "doubled.jsonl"),
+        str(tmp_path / "orphan.bio"),
+    ]
     assert main(["inspect", *names]) == 0
     output = capsys.readouterr().out
     assert "40 (0 without entity)" in output
@@ -271,38 +364,54 @@ def test_inspect_reports_what_is_there(files, tmp_path, capsys):
 
 def test_inspect_counts_mentions_off_token_boundaries(tmp_path, tiny_encoder, capsys):
     write_records([Record("a", "Huawei在深圳", [Mention(0, 3, "ORG")])], tmp_path / "a.jsonl")
-    write_records([Record("a", "张三", [Mention(0, 1, "PER")], None, [(0, 2)])], tmp_path / "b.jsonl")
+    write_records(
+        [Record("a", "张三", [Mention(0, 1, "PER")], None, [(0, 2)])], tmp_path / "b.jsonl"
+    )
     assert main(["inspect", str(tmp_path / "a.jsonl"), "--tokenizer", str(tiny_encoder)]) == 0
     assert "off token boundaries 0 mentions" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "b.jsonl")]) == 0
     assert "off token boundaries 1 mentions" in capsys.readouterr().out
 
 
-# ------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 BAD_TRAIN = {
     "malformed row": ("张\tB-PER\n三\tI-PER\textra\n", "train.txt:2"),
     "unknown tag": ("张\tB-PER\n三\tI_PER\n", "train.txt:2"),
     "mixed schemes": ("张\tB-PER\n三\tM-PER\n四\tE-PER\n去\tO\n中\tB-ORG\n兴\tI-ORG\n", "mixed"),
     "empty file": ("", "no sentence"),
     "no entity": ("张\tO\n三\tO\n", "no entity at all"),
-    "reversed": ('{"text": "张三", "entities": [{"start": 2, "end": 1, "label": "PER"}]}\n', "train.txt:1"),
-    "outside": ('{"text": "张三", "entities": [{"start": 0, "end": 9, "label": "PER"}]}\n', "train.txt:1"),
+    "reversed": (
+        '{"text": "张三", "entities": [{"start": 2, "end": 1, "label": "PER"}]}\n',
+        "train.txt:1",
+    ),
+    "outside": (
+        '{"text": "张三", "entities": [{"start": 0, "end": 9, "label": "PER"}]}\n',
+        "train.txt:1",
+    ),
     "no text": ('{"sentence": "张三"}\n', "train.txt:1"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_TRAIN)
-def test_bad_training_data_is_named_and_nothing_is_written(files, tiny_encoder, tmp_path, capsys, name):
+def test_bad_training_data_is_named_and_nothing_is_written(
+    files, tiny_encoder, tmp_path, capsys, name
+):
     content, message = BAD_TRAIN[name]
     (tmp_path / "train.txt").write_text(content, "utf-8")
-    assert main(arguments(files, tiny_encoder, tmp_path / "run", train_file=tmp_path / "train.txt")) == 2
+    assert (
+        main(arguments(files, tiny_encoder, tmp_path / "run", train_file=tmp_path / "train.txt"))
+        == 2
+    )
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_invalid_utf8_is_named(files, tiny_encoder, tmp_path, capsys):
     (tmp_path / "train.txt").write_bytes("张\tB-PER\n".encode() + "三\tI-PER\n".encode("gb18030"))
-    assert main(arguments(files, tiny_encoder, tmp_path / "run", train_file=tmp_path / "train.txt")) == 2
+    assert (
+        main(arguments(files, tiny_encoder, tmp_path / "run", train_file=tmp_path / "train.txt"))
+        == 2
+    )
     assert "train.txt:2: not UTF-8" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -332,20 +441,47 @@ def test_bad_configuration_is_refused(files, tiny_encoder, tmp_path, capsys, cha
 
 def test_label_unknown_to_the_model_is_named(run, tmp_path, capsys):
     write_records([Record("odd", "张三", [Mention(0, 2, "ALIEN")])], tmp_path / "odd.jsonl")
-    assert main(["evaluate", str(run / "model"), str(tmp_path / "odd.jsonl"), "--output", str(tmp_path / "out.json")]) == 2
-    assert "'odd': entity type 'ALIEN' is unknown to the model (it knows ORG, PER)" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "evaluate",
+                str(run / "model"),
+                str(tmp_path / "odd.jsonl"),
+                "--output",
+                str(tmp_path / "out.json"),
+            ]
+        )
+        == 2
+    )
+    assert (
+        "'odd': entity type 'ALIEN' is unknown to the model (it knows ORG, PER)"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out.json").exists()
 
 
 def test_dev_label_that_train_lacks_is_named(files, tiny_encoder, tmp_path, capsys):
     write_records([Record("odd", "张三", [Mention(0, 2, "ALIEN")])], tmp_path / "odd.jsonl")
-    assert main(arguments(files, tiny_encoder, tmp_path / "run", dev_file=tmp_path / "odd.jsonl")) == 2
+    assert (
+        main(arguments(files, tiny_encoder, tmp_path / "run", dev_file=tmp_path / "odd.jsonl")) == 2
+    )
     assert "ALIEN does not occur in train" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_folder_that_is_no_model_is_refused(files, tmp_path, capsys):
-    assert main(["predict", str(tmp_path), str(files / "test.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert (
+        main(
+            [
+                "predict",
+                str(tmp_path),
+                str(files / "test.jsonl"),
+                "--output",
+                str(tmp_path / "out.jsonl"),
+            ]
+        )
+        == 2
+    )
     assert "is no model folder" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -11,7 +11,13 @@ from transformers import PreTrainedTokenizerFast
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 
 TEXTS = ["小明在北京大学读书，小红在上海工作。", "Hi 😀[SEP]ＡＢＣ\n张三", "我们去上海。" * 60, ""]
-CODE_FILES = ["modeling_nerco.py", "crf_ner.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"]
+CODE_FILES = [
+    "modeling_nerco.py",
+    "crf_ner.py",
+    "encoder_ner.py",
+    "pipeline_ner.py",
+    "windows_ner.py",
+]
 
 # Imports and logging happen inside `redirect_stderr`, so that `said` is what the libraries wrote for the user to read.
 PRELUDE = """
@@ -97,13 +103,18 @@ def run(code: str, tmp_path: Path, name: str, *folders: Path) -> Any:
     """What the code prints, as JSON; it runs in an empty directory with a Hugging Face cache of its own."""
     elsewhere = tmp_path / f"elsewhere-{name}"
     elsewhere.mkdir()
-    printed = run_python(PRELUDE + code, elsewhere, tmp_path / f"cache-{name}", *map(str, folders), json.dumps(TEXTS))
+    printed = run_python(
+        PRELUDE + code, elsewhere, tmp_path / f"cache-{name}", *map(str, folders), json.dumps(TEXTS)
+    )
     return json.loads(printed.splitlines()[-1]) if printed else None
 
 
 def same(found: list[list[dict]], expected: list[list[dict]], *, tolerance: float = 1e-5) -> bool:
     """The same mentions with the same scores, but for rounding."""
-    return found == [[{**m, "score": pytest.approx(m["score"], abs=tolerance)} for m in mentions] for mentions in expected]
+    return found == [
+        [{**m, "score": pytest.approx(m["score"], abs=tolerance)} for m in mentions]
+        for mentions in expected
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +124,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def expected(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> list[list[dict]]:
+def expected(
+    tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
+) -> list[list[dict]]:
     found = tiny_tagger.pipeline(character_tok)(TEXTS)
     assert all(found[:-1])
     assert found[-1] == []
@@ -121,7 +134,10 @@ def expected(tiny_tagger: NercoForTokenClassification, character_tok: PreTrained
 
 
 def test_saved_folder_is_the_same_tagger_in_another_process(
-    saved_tagger: Path, tmp_path: Path, expected: list[list[dict]], character_tok: PreTrainedTokenizerFast
+    saved_tagger: Path,
+    tmp_path: Path,
+    expected: list[list[dict]],
+    character_tok: PreTrainedTokenizerFast,
 ) -> None:
     result = run(LOAD, tmp_path, "load", saved_tagger)
     assert result["classes"] == ["NercoConfig", "NercoModel", "NercoForTokenClassification"]
@@ -142,13 +158,24 @@ def test_saved_folder_is_the_same_tagger_in_another_process(
     assert result["half"]["dtype"] == "torch.bfloat16"
     assert all(result["half"]["found"][:-1])
     for text, mentions in zip(TEXTS, result["half"]["found"], strict=True):
-        assert all(text[m["start"] : m["end"]] == m["word"] and 0 <= m["score"] <= 1 for m in mentions)
+        assert all(
+            text[m["start"] : m["end"]] == m["word"] and 0 <= m["score"] <= 1 for m in mentions
+        )
 
-    for alarm in ("not supported", "newly initialized", "unexpected", "UNEXPECTED", "MISSING", "Traceback"):
+    for alarm in (
+        "not supported",
+        "newly initialized",
+        "unexpected",
+        "UNEXPECTED",
+        "MISSING",
+        "Traceback",
+    ):
         assert alarm not in result["said"]
 
 
-def test_resaved_copies_are_complete(saved_tagger: Path, tmp_path: Path, expected: list[list[dict]]) -> None:
+def test_resaved_copies_are_complete(
+    saved_tagger: Path, tmp_path: Path, expected: list[list[dict]]
+) -> None:
     copies = [tmp_path / "by-hand", tmp_path / "by-pipeline", tmp_path / "base"]
     run(SAVE_AGAIN, tmp_path, "save", saved_tagger, *copies)
     for copy in copies:
@@ -156,7 +183,10 @@ def test_resaved_copies_are_complete(saved_tagger: Path, tmp_path: Path, expecte
             assert (copy / name).read_bytes() == (MODELS / name).read_bytes()
         assert list(copy.glob("*.bin")) == []
     first = (saved_tagger / "model.safetensors").read_bytes()
-    assert [(copy / "model.safetensors").read_bytes() == first for copy in copies[:2]] == [True, True]
+    assert [(copy / "model.safetensors").read_bytes() == first for copy in copies[:2]] == [
+        True,
+        True,
+    ]
 
     saved_tagger.rename(tmp_path / "gone")  # nothing may point back at it
     result = run(LOAD_AGAIN, tmp_path, "again", *copies)
@@ -174,7 +204,9 @@ def test_untrusted_code_and_pickled_weights_are_refused(saved_tagger: Path, tmp_
         if file.name != "model.safetensors":
             (pickled / file.name).write_bytes(file.read_bytes())
     # Opcodes of a pickle that creates a file when it is read: the reason why pickles are refused.
-    (pickled / "pytorch_model.bin").write_bytes(b"cbuiltins\nopen\n(V" + str(pickled / "executed").encode() + b"\nVw\ntR.")
+    (pickled / "pytorch_model.bin").write_bytes(
+        b"cbuiltins\nopen\n(V" + str(pickled / "executed").encode() + b"\nVw\ntR."
+    )
     result = run(REFUSE, tmp_path, "refuse", saved_tagger, pickled)
 
     for name in ("AutoConfig", "AutoModel", "tagger"):

@@ -15,7 +15,13 @@ from transformers import PreTrainedTokenizerFast
 
 from contrastive_ner.data.readers import Layout, read_records
 from contrastive_ner.data.records import Mention, Record, entity_types, outermost
-from contrastive_ner.data.schemes import SCHEMES, bio_labels, detect_scheme, spans_to_tags, tags_to_spans
+from contrastive_ner.data.schemes import (
+    SCHEMES,
+    bio_labels,
+    detect_scheme,
+    spans_to_tags,
+    tags_to_spans,
+)
 from contrastive_ner.data.writers import tag_layers, write_records
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import atomic_writer, write_json
@@ -60,11 +66,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("properties")
 
 
-# ------------------------------------------------------------------------------------------------------------ tag schemes
+# -------------------------------------------------------------------------------------- tag schemes
 @st.composite
 def segmentations(draw: st.DrawFn) -> tuple[list[Span], int]:
     """Flat mentions, adjacent ones included, and the number of tokens."""
-    parts = draw(st.lists(st.tuples(st.sampled_from((None, *TYPES)), st.integers(1, 4)), max_size=8))
+    parts = draw(
+        st.lists(st.tuples(st.sampled_from((None, *TYPES)), st.integers(1, 4)), max_size=8)
+    )
     spans, position = [], 0
     for label, length in parts:
         if label is not None:
@@ -88,7 +96,9 @@ def tag(spans: Sequence[Span], length: int, scheme: str) -> list[str]:
         elif scheme == "BIO":
             prefix = "B" if first else "I"
         else:
-            prefix = "S" if first and last else "B" if first else "E" if last else scheme[1]  # BIOES, BMES: the inside letter
+            prefix = (
+                "S" if first and last else "B" if first else "E" if last else scheme[1]
+            )  # BIOES, BMES: the inside letter
         tags.append(f"{prefix}-{label}")
     return tags
 
@@ -96,7 +106,9 @@ def tag(spans: Sequence[Span], length: int, scheme: str) -> list[str]:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @PROPERTY
 @given(segmentations())
-def test_tags_to_spans_and_back_gives_the_tags(scheme: str, segmentation: tuple[list[Span], int]) -> None:
+def test_tags_to_spans_and_back_gives_the_tags(
+    scheme: str, segmentation: tuple[list[Span], int]
+) -> None:
     spans, length = segmentation
     tags = tag(spans, length, scheme)
     assert tags_to_spans(tags, scheme) == (spans, [])
@@ -106,7 +118,9 @@ def test_tags_to_spans_and_back_gives_the_tags(scheme: str, segmentation: tuple[
 @pytest.mark.parametrize("scheme", SCHEMES)
 @PROPERTY
 @given(segmentations())
-def test_spans_to_tags_and_back_gives_the_spans(scheme: str, segmentation: tuple[list[Span], int]) -> None:
+def test_spans_to_tags_and_back_gives_the_spans(
+    scheme: str, segmentation: tuple[list[Span], int]
+) -> None:
     spans, length = segmentation
     assert tags_to_spans(spans_to_tags(reversed(spans), length, scheme), scheme) == (spans, [])
 
@@ -114,10 +128,16 @@ def test_spans_to_tags_and_back_gives_the_spans(scheme: str, segmentation: tuple
 @pytest.mark.parametrize("scheme", SCHEMES)
 @PROPERTY
 @given(st.data())
-def test_repairs_are_tags_that_another_spelling_of_the_spans_would_change(scheme: str, data: st.DataObject) -> None:
+def test_repairs_are_tags_that_another_spelling_of_the_spans_would_change(
+    scheme: str, data: st.DataObject
+) -> None:
     """Any sequence of a scheme's tags is read; nothing but its repaired tags (and IOB1's needless B-) differs afterwards."""
     prefixes = "IB" if scheme == "IOB1" else scheme.replace("O", "")
-    tags = data.draw(st.lists(st.sampled_from(["O", *(f"{p}-{t}" for p in prefixes for t in ("X", "Y"))]), max_size=12))
+    tags = data.draw(
+        st.lists(
+            st.sampled_from(["O", *(f"{p}-{t}" for p in prefixes for t in ("X", "Y"))]), max_size=12
+        )
+    )
     spans, repairs = tags_to_spans(tags, scheme)
     again = spans_to_tags(spans, len(tags), scheme)
     assert repairs == sorted(set(repairs))  # one wrong tag is one repair
@@ -132,7 +152,9 @@ def test_repairs_are_tags_that_another_spelling_of_the_spans_would_change(scheme
 def test_detected_scheme_reads_the_spans(scheme: str, corpus: list[tuple[list[Span], int]]) -> None:
     sequences = [tag(spans, length, scheme) for spans, length in corpus]
     detected = detect_scheme(sequences)
-    assert [tags_to_spans(tags, detected) for tags in sequences] == [(spans, []) for spans, _ in corpus]
+    assert [tags_to_spans(tags, detected) for tags in sequences] == [
+        (spans, []) for spans, _ in corpus
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +195,9 @@ def test_forced_scheme_wins_over_detection(file: Callable[..., Path]) -> None:
         ("I-X I-Y B-Y", "IOB1", [(0, 1, "X"), (1, 2, "Y"), (2, 3, "Y")], []),
     ],
 )
-def test_orphan_tags_become_mentions(tags: str, scheme: str, spans: list[Span], repairs: list[int]) -> None:
+def test_orphan_tags_become_mentions(
+    tags: str, scheme: str, spans: list[Span], repairs: list[int]
+) -> None:
     assert tags_to_spans(tags.split(), scheme) == (spans, repairs)
 
 
@@ -194,7 +218,7 @@ def test_overlapping_spans_have_no_tags() -> None:
         spans_to_tags([(0, 2, "X"), (1, 3, "Y")], 3, "BIO")
 
 
-# ---------------------------------------------------------------------------------------------------------------- columns
+# ------------------------------------------------------------------------------------------ columns
 PEKING = [("北京人", [Mention(0, 2, "LOC")]), ("学", [])]
 
 
@@ -218,7 +242,9 @@ def test_columns_are_read(file: Callable[..., Path], text: str) -> None:
 
 @pytest.mark.parametrize("delimiter", [" ", "\t"])
 @pytest.mark.parametrize("blank", ["\u3000", "\u00a0"])
-def test_u3000_and_nbsp_are_tokens_not_blank_lines(file: Callable[..., Path], blank: str, delimiter: str) -> None:
+def test_u3000_and_nbsp_are_tokens_not_blank_lines(
+    file: Callable[..., Path], blank: str, delimiter: str
+) -> None:
     path = file(f"{blank}|O\n北|B-LOC\n{blank}|I-LOC\n京|I-LOC\n".replace("|", delimiter))
     assert contents(read(path, joiner="none")) == [(f"{blank}北{blank}京", [Mention(1, 4, "LOC")])]
 
@@ -229,7 +255,10 @@ def test_several_tag_columns_are_nested_mentions(file: Callable[..., Path]) -> N
 
 
 def test_same_span_with_two_types_stays_two_mentions(file: Callable[..., Path]) -> None:
-    assert read(file("北\tB-ORG\tB-GPE\n京\tI-ORG\tI-GPE\n"))[0].entities == [Mention(0, 2, "GPE"), Mention(0, 2, "ORG")]
+    assert read(file("北\tB-ORG\tB-GPE\n京\tI-ORG\tI-GPE\n"))[0].entities == [
+        Mention(0, 2, "GPE"),
+        Mention(0, 2, "ORG"),
+    ]
 
 
 def test_same_mention_in_two_columns_is_one(file: Callable[..., Path]) -> None:
@@ -260,25 +289,36 @@ def test_conll2003_middle_columns_and_documents(file: Callable[..., Path]) -> No
 
 
 def test_middle_column_that_holds_no_tags_is_passed_over(file: Callable[..., Path]) -> None:
-    assert contents(read(file("EU NNP B-ORG\nsays VBZ O\n"))) == [("EU says", [Mention(0, 2, "ORG")])]
+    assert contents(read(file("EU NNP B-ORG\nsays VBZ O\n"))) == [
+        ("EU says", [Mention(0, 2, "ORG")])
+    ]
 
 
 def test_token_column_need_not_be_the_first(file: Callable[..., Path]) -> None:
-    assert contents(read(file("1 EU B-ORG\n2 says O\n"), token_column=1)) == [("EU says", [Mention(0, 2, "ORG")])]
+    assert contents(read(file("1 EU B-ORG\n2 says O\n"), token_column=1)) == [
+        ("EU says", [Mention(0, 2, "ORG")])
+    ]
 
 
 def test_lone_docstart_does_not_hide_the_tabs(file: Callable[..., Path]) -> None:
-    assert contents(read(file("-DOCSTART-\n\n北\tB-LOC\n京\tI-LOC\n"))) == [("北京", [Mention(0, 2, "LOC")])]
+    assert contents(read(file("-DOCSTART-\n\n北\tB-LOC\n京\tI-LOC\n"))) == [
+        ("北京", [Mention(0, 2, "LOC")])
+    ]
 
 
 def test_docstart_without_blank_line_ends_the_sentence(file: Callable[..., Path]) -> None:
     records = read(file("-DOCSTART- O\n北 O\n-DOCSTART- O\n京 O\n"))
-    assert [(record.text, record.doc) for record in records] == [("北", "data-doc-1"), ("京", "data-doc-2")]
+    assert [(record.text, record.doc) for record in records] == [
+        ("北", "data-doc-1"),
+        ("京", "data-doc-2"),
+    ]
 
 
 def test_indexed_characters_lose_their_index(file: Callable[..., Path]) -> None:
     path = file("高0\tB-PER.NAM\n兴1\tI-PER.NAM\n210\tO\n\ufffd11\tO\n")
-    assert contents(read(path, indexed_characters=True, joiner="none")) == [("高兴2\ufffd", [Mention(0, 2, "PER.NAM")])]
+    assert contents(read(path, indexed_characters=True, joiner="none")) == [
+        ("高兴2\ufffd", [Mention(0, 2, "PER.NAM")])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +330,9 @@ def test_indexed_characters_lose_their_index(file: Callable[..., Path]) -> None:
         ("a b", "none", "ab"),
     ],
 )
-def test_text_is_joined_as_its_script_is(file: Callable[..., Path], tokens: str, joiner: str, text: str) -> None:
+def test_text_is_joined_as_its_script_is(
+    file: Callable[..., Path], tokens: str, joiner: str, text: str
+) -> None:
     first, second = tokens.split()
     record = read(file(f"{first}\tB-X\n{second}\tI-X\n"), joiner=joiner)[0]
     assert (record.text, record.entities) == (text, [Mention(0, len(text), "X")])
@@ -298,7 +340,7 @@ def test_text_is_joined_as_its_script_is(file: Callable[..., Path], tokens: str,
     assert [record.text[start:end] for start, end in record.tokens] == [first, second]
 
 
-# ------------------------------------------------------------------------------------------------------------------- JSON
+# --------------------------------------------------------------------------------------------- JSON
 def test_jsonl_keeps_every_field(file: Callable[..., Path]) -> None:
     row = {
         "id": "a-1",
@@ -319,24 +361,38 @@ def test_jsonl_takes_one_span_with_two_types(file: Callable[..., Path]) -> None:
 
 
 def test_jsonl_without_entities_is_text_to_tag(file: Callable[..., Path]) -> None:
-    assert contents(read(file('{"text": "北京"}\n{"text": ""}\n', "data.jsonl"))) == [("北京", []), ("", [])]
+    assert contents(read(file('{"text": "北京"}\n{"text": ""}\n', "data.jsonl"))) == [
+        ("北京", []),
+        ("", []),
+    ]
 
 
 def test_cluener_ends_are_inclusive(file: Callable[..., Path]) -> None:
-    row = {"text": "北京人在北京", "label": {"address": {"北京": [[0, 1], [4, 5]]}, "name": {"人": [[2, 2]]}}}
+    row = {
+        "text": "北京人在北京",
+        "label": {"address": {"北京": [[0, 1], [4, 5]]}, "name": {"人": [[2, 2]]}},
+    }
     records, report = read_records(file(json.dumps(row), "train.json"))
     assert report.format == "cluener"
-    assert records[0].entities == [Mention(0, 2, "address"), Mention(2, 3, "name"), Mention(4, 6, "address")]
+    assert records[0].entities == [
+        Mention(0, 2, "address"),
+        Mention(2, 3, "name"),
+        Mention(4, 6, "address"),
+    ]
 
 
-# --------------------------------------------------------------------------------------------------------------- datasets
+# ----------------------------------------------------------------------------------------- datasets
 TAG_NAMES = ["O", "B-LOC", "I-LOC"]
 
 
 def dataset(tags: list[list], names: list[str] | None = TAG_NAMES) -> datasets.Dataset:
     value = datasets.ClassLabel(names=names) if names else datasets.Value("string")
-    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(value)})
-    return datasets.Dataset.from_dict({"tokens": [list("北京人"), ["学"]], "ner_tags": tags}, features=features)
+    features = datasets.Features(
+        {"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(value)}
+    )
+    return datasets.Dataset.from_dict(
+        {"tokens": [list("北京人"), ["学"]], "ner_tags": tags}, features=features
+    )
 
 
 @pytest.mark.parametrize(
@@ -371,7 +427,7 @@ def test_repaired_tags_of_a_dataset_are_counted(tmp_path: Path) -> None:
     assert (report.repaired_tags, report.repairs[0].startswith("row 1: I-LOC")) == (1, True)
 
 
-# --------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 def row(text: str = "北京", **fields: object) -> str:
     return json.dumps({"text": text, **fields})
 
@@ -424,7 +480,9 @@ BAD_CLUENER = {
 
 
 @pytest.mark.parametrize(("text", "layout", "line"), BAD_COLUMNS.values(), ids=BAD_COLUMNS)
-def test_bad_columns_are_refused_with_file_and_line(file: Callable[..., Path], text: str | bytes, layout: Layout, line: int) -> None:
+def test_bad_columns_are_refused_with_file_and_line(
+    file: Callable[..., Path], text: str | bytes, layout: Layout, line: int
+) -> None:
     path = file(text)
     with pytest.raises(DataError) as error:
         read_records(path, layout)
@@ -433,8 +491,13 @@ def test_bad_columns_are_refused_with_file_and_line(file: Callable[..., Path], t
 
 
 @pytest.mark.parametrize(("bad", "says"), BAD_JSONL.values(), ids=BAD_JSONL)
-def test_bad_jsonl_is_refused_with_file_and_line(file: Callable[..., Path], bad: str | bytes, says: str) -> None:
-    path = file((row() + "\n\n").encode() + (bad.encode() if isinstance(bad, str) else bad) + b"\n", "data.jsonl")
+def test_bad_jsonl_is_refused_with_file_and_line(
+    file: Callable[..., Path], bad: str | bytes, says: str
+) -> None:
+    path = file(
+        (row() + "\n\n").encode() + (bad.encode() if isinstance(bad, str) else bad) + b"\n",
+        "data.jsonl",
+    )
     with pytest.raises(DataError, match=says) as error:
         read_records(path)
     assert str(error.value).startswith(f"{path}:3: ")
@@ -442,7 +505,9 @@ def test_bad_jsonl_is_refused_with_file_and_line(file: Callable[..., Path], bad:
 
 
 @pytest.mark.parametrize("label", BAD_CLUENER.values(), ids=BAD_CLUENER)
-def test_bad_cluener_is_refused_with_file_and_line(file: Callable[..., Path], label: object) -> None:
+def test_bad_cluener_is_refused_with_file_and_line(
+    file: Callable[..., Path], label: object
+) -> None:
     path = file(row(label={}) + "\n" + row(label=label) + "\n", "data.json")
     with pytest.raises(DataError) as error:
         read_records(path)
@@ -494,8 +559,12 @@ BAD_DATASETS = {
 
 
 @pytest.mark.parametrize(("tokens", "tags", "scheme"), BAD_DATASETS.values(), ids=BAD_DATASETS)
-def test_bad_dataset_is_refused_with_its_name(tmp_path: Path, tokens: Sequence, tags: Sequence, scheme: str) -> None:
-    datasets.Dataset.from_dict({"tokens": [list(tokens)], "ner_tags": [tags]}).save_to_disk(tmp_path / "set")
+def test_bad_dataset_is_refused_with_its_name(
+    tmp_path: Path, tokens: Sequence, tags: Sequence, scheme: str
+) -> None:
+    datasets.Dataset.from_dict({"tokens": [list(tokens)], "ner_tags": [tags]}).save_to_disk(
+        tmp_path / "set"
+    )
     with pytest.raises(DataError) as error:
         read_records(tmp_path / "set", Layout(tag_scheme=scheme))
     assert str(error.value).startswith(f"{tmp_path / 'set'}")
@@ -508,7 +577,7 @@ def test_unlabelled_class_is_not_taken_for_the_last_one(tmp_path: Path) -> None:
         read_records(tmp_path / "set")
 
 
-# ---------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 @st.composite
 def annotated(draw: st.DrawFn, characters: str = CHARACTERS, flat: bool = False) -> Record:
     """A text over characters with any mentions: nested, crossing, one span with two types."""
@@ -527,14 +596,18 @@ def annotated_words(draw: st.DrawFn, flat: bool = False) -> Record:
     tokens = [(begin, begin + len(word)) for begin, word in zip(begins, words, strict=True)]
     limits = st.integers(0, len(words))
     spans = draw(st.lists(st.tuples(limits, limits, st.sampled_from(TYPES)), max_size=5))
-    mentions = sorted({Mention(tokens[a][0], tokens[b - 1][1], label) for a, b, label in spans if a < b})
+    mentions = sorted(
+        {Mention(tokens[a][0], tokens[b - 1][1], label) for a, b, label in spans if a < b}
+    )
     return Record("r", " ".join(words), outermost(mentions)[0] if flat else mentions, None, tokens)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @PROPERTY
 @given(st.lists(annotated(), min_size=1, max_size=4))
-def test_columns_of_characters_give_the_records_back(folder: Path, scheme: str, records: list[Record]) -> None:
+def test_columns_of_characters_give_the_records_back(
+    folder: Path, scheme: str, records: list[Record]
+) -> None:
     write_records(records, folder / "data.txt", "columns", scheme)
     again, report = read_records(folder / "data.txt", Layout(tag_scheme=scheme, joiner="none"))
     assert contents(again) == contents(records)
@@ -544,7 +617,9 @@ def test_columns_of_characters_give_the_records_back(folder: Path, scheme: str, 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @PROPERTY
 @given(st.lists(annotated_words(), min_size=1, max_size=3))
-def test_columns_of_words_give_the_records_back(folder: Path, scheme: str, records: list[Record]) -> None:
+def test_columns_of_words_give_the_records_back(
+    folder: Path, scheme: str, records: list[Record]
+) -> None:
     write_records(records, folder / "data.txt", "columns", scheme)
     again = read(folder / "data.txt", tag_scheme=scheme, joiner="space")
     assert contents(again) == contents(records)
@@ -554,12 +629,25 @@ def test_columns_of_words_give_the_records_back(folder: Path, scheme: str, recor
 def test_nested_mentions_are_written_outermost_first(tmp_path: Path) -> None:
     nested = Record("r", "北京大学", [Mention(0, 2, "GPE"), Mention(0, 4, "ORG")])
     write_records([nested, Record("s", "人")], tmp_path / "data.txt", "columns")
-    rows = ["北\tB-ORG\tB-GPE", "京\tI-ORG\tI-GPE", "大\tI-ORG\tO", "学\tI-ORG\tO", "", "人\tO\tO", "", ""]
+    rows = [
+        "北\tB-ORG\tB-GPE",
+        "京\tI-ORG\tI-GPE",
+        "大\tI-ORG\tO",
+        "学\tI-ORG\tO",
+        "",
+        "人\tO\tO",
+        "",
+        "",
+    ]
     assert (tmp_path / "data.txt").read_text("utf-8") == "\n".join(rows)
 
 
 @pytest.mark.parametrize("format", ["columns", "jsonl", "cluener"])
-@pytest.mark.parametrize("text", ["\ufeff北京", "北\ufeff京", "\u3000 北京\u3000"], ids=["starts-with-U+FEFF", "U+FEFF", "blanks"])
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeff北京", "北\ufeff京", "\u3000 北京\u3000"],
+    ids=["starts-with-U+FEFF", "U+FEFF", "blanks"],
+)
 def test_odd_characters_survive_writing(tmp_path: Path, text: str, format: str) -> None:
     records = [Record("r", text, [Mention(1, 3, "X")])]
     write_records(records, tmp_path / "data.txt", format)
@@ -606,7 +694,9 @@ def test_cluener_gives_the_records_back(folder: Path, records: list[Record]) -> 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @SLOW_PROPERTY
 @given(records=st.lists(annotated_words(flat=True), min_size=1, max_size=3))
-def test_dataset_gives_the_records_back(tmp_path_factory: pytest.TempPathFactory, scheme: str, records: list[Record]) -> None:
+def test_dataset_gives_the_records_back(
+    tmp_path_factory: pytest.TempPathFactory, scheme: str, records: list[Record]
+) -> None:
     path = tmp_path_factory.mktemp("datasets") / "set"
     write_records(records, path, "datasets", scheme)
     again = read(path, tag_scheme=scheme, joiner="space")
@@ -628,9 +718,18 @@ NESTED = Record("r", "北京", [Mention(0, 1, "X"), Mention(0, 2, "Y")])
         (Record("r", "a\tb", [], None, [(0, 3)]), "columns", "token"),
         (Record("r", "a\nb", [], None, [(0, 3)]), "columns", "token"),
     ],
-    ids=["columns", "datasets", "nested-datasets", "unknown-format", "tab-in-a-token", "line-end-in-a-token"],
+    ids=[
+        "columns",
+        "datasets",
+        "nested-datasets",
+        "unknown-format",
+        "tab-in-a-token",
+        "line-end-in-a-token",
+    ],
 )
-def test_what_a_format_cannot_hold_is_refused_and_nothing_written(tmp_path: Path, record: Record, format: str, says: str) -> None:
+def test_what_a_format_cannot_hold_is_refused_and_nothing_written(
+    tmp_path: Path, record: Record, format: str, says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         write_records([Record("fine", "京"), record], tmp_path / "out", format)
     assert list(tmp_path.iterdir()) == []
@@ -654,7 +753,9 @@ def test_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("old", [None, "old"])
-def test_interrupted_writing_leaves_what_was_there(tmp_path: Path, old: str | None, error: type[BaseException]) -> None:
+def test_interrupted_writing_leaves_what_was_there(
+    tmp_path: Path, old: str | None, error: type[BaseException]
+) -> None:
     path = tmp_path / "data.txt"
     if old:
         path.write_text(old)
@@ -665,7 +766,9 @@ def test_interrupted_writing_leaves_what_was_there(tmp_path: Path, old: str | No
 
     with pytest.raises(error), atomic_writer(path) as out:
         out.writelines(half())
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == ([("data.txt", old)] if old else [])
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == (
+        [("data.txt", old)] if old else []
+    )
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -709,23 +812,30 @@ def test_written_json_reads_back(tmp_path_factory: pytest.TempPathFactory, value
 
 
 def test_whole_numbers_in_a_list_take_one_line(tmp_path: Path) -> None:
-    write_json({"counts": [1, -2, 30], "none": [], "rows": [[1, 2], [3]], "mixed": [1, "a"]}, tmp_path / "a.json")
+    write_json(
+        {"counts": [1, -2, 30], "none": [], "rows": [[1, 2], [3]], "mixed": [1, "a"]},
+        tmp_path / "a.json",
+    )
     assert (tmp_path / "a.json").read_text("utf-8") == (
         '{\n "counts": [1, -2, 30],\n "none": [],\n "rows": [\n  [1, 2],\n  [3]\n ],\n "mixed": [\n  1,\n  "a"\n ]\n}\n'
     )
 
 
-# ------------------------------------------------------------------------------------------------------ training features
+# -------------------------------------------------------------------------------- training features
 CAPACITY = 10  # tokens of text in a window of 12
 LABELS = bio_labels(TYPES)
 
 
 def text_reader(tokenizer: PreTrainedTokenizerFast, label_unit: str = "token") -> TextReader:
-    return pipeline_ner.text_reader(tokenizer, label_unit=label_unit, max_window_tokens=CAPACITY + 2)
+    return pipeline_ner.text_reader(
+        tokenizer, label_unit=label_unit, max_window_tokens=CAPACITY + 2
+    )
 
 
 def window_texts(features: Sequence[dict], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    return ["".join(tokenizer.convert_ids_to_tokens(feature["input_ids"][1:-1])) for feature in features]
+    return [
+        "".join(tokenizer.convert_ids_to_tokens(feature["input_ids"][1:-1])) for feature in features
+    ]
 
 
 def window_tags(features: Sequence[dict]) -> list[list[str]]:
@@ -733,7 +843,10 @@ def window_tags(features: Sequence[dict]) -> list[list[str]]:
 
 
 def test_label_and_type_lists() -> None:
-    records = [Record("r", "北京", [Mention(0, 2, "ORG"), Mention(0, 1, "GPE")]), Record("s", "人", [Mention(0, 1, "ORG")])]
+    records = [
+        Record("r", "北京", [Mention(0, 2, "ORG"), Mention(0, 1, "GPE")]),
+        Record("s", "人", [Mention(0, 1, "ORG")]),
+    ]
     assert entity_types(records) == ["GPE", "ORG"]
     assert bio_labels(["GPE", "ORG"]) == ["O", "B-GPE", "I-GPE", "B-ORG", "I-ORG"]
 
@@ -757,20 +870,32 @@ def test_no_text_gives_no_window(character_tok: PreTrainedTokenizerFast) -> None
 @pytest.mark.parametrize("label_unit", ["token", "word"])
 @PROPERTY
 @given(st.text(CHARACTERS, max_size=60))
-def test_windows_cover_each_position_once(character_tok: PreTrainedTokenizerFast, label_unit: str, text: str) -> None:
+def test_windows_cover_each_position_once(
+    character_tok: PreTrainedTokenizerFast, label_unit: str, text: str
+) -> None:
     reader = text_reader(character_tok, label_unit)
     features, _ = tag_features([Record("r", text)], reader, LABELS)
     whole = reader.tokenize([text])[0]
-    labelled = [id_ for f in features for id_, is_word in zip(f["input_ids"], f["word_mask"], strict=True) if is_word]
+    labelled = [
+        id_
+        for f in features
+        for id_, is_word in zip(f["input_ids"], f["word_mask"], strict=True)
+        if is_word
+    ]
     assert labelled == [whole.ids[token] for token in whole.first_token]
-    assert all(len(f["input_ids"]) == len(f["word_mask"]) == len(f["labels"]) <= CAPACITY + 2 for f in features)
+    assert all(
+        len(f["input_ids"]) == len(f["word_mask"]) == len(f["labels"]) <= CAPACITY + 2
+        for f in features
+    )
     if label_unit == "token":
         assert [id_ for f in features for id_ in f["input_ids"][1:-1]] == whole.ids
 
 
 @PROPERTY
 @given(segmentations())
-def test_windows_cut_no_mention_that_fits(character_tok: PreTrainedTokenizerFast, segmentation: tuple[list[Span], int]) -> None:
+def test_windows_cut_no_mention_that_fits(
+    character_tok: PreTrainedTokenizerFast, segmentation: tuple[list[Span], int]
+) -> None:
     spans, length = segmentation
     record = Record("r", ("北京。大，学" * length)[:length], [Mention(*span) for span in spans])
     features, report = tag_features([record], text_reader(character_tok), LABELS)
@@ -790,36 +915,60 @@ def test_windows_cut_no_mention_that_fits(character_tok: PreTrainedTokenizerFast
         ("一二三四五六七八九十一二三", "一二三四五六七八九十"),
     ],
 )
-def test_windows_end_at_punctuation_where_they_can(character_tok: PreTrainedTokenizerFast, text: str, first: str) -> None:
+def test_windows_end_at_punctuation_where_they_can(
+    character_tok: PreTrainedTokenizerFast, text: str, first: str
+) -> None:
     features, _ = tag_features([Record("r", text)], text_reader(character_tok), LABELS)
     assert window_texts(features, character_tok) == [first, text.removeprefix(first)]
 
 
-def test_windows_do_not_end_at_punctuation_inside_a_mention(character_tok: PreTrainedTokenizerFast) -> None:
+def test_windows_do_not_end_at_punctuation_inside_a_mention(
+    character_tok: PreTrainedTokenizerFast,
+) -> None:
     record = Record("r", "一二三四五六七。九十一二三", [Mention(6, 9, "ORG")])
     features, _ = tag_features([record], text_reader(character_tok), LABELS)
     assert window_texts(features, character_tok) == ["一二三四五六七。九十", "一二三"]
 
 
-def test_a_mention_longer_than_the_window_is_cut_and_counted_once(character_tok: PreTrainedTokenizerFast) -> None:
-    record = Record("r", "一二三" + "四" * 25 + "五六", [Mention(3, 28, "ORG"), Mention(28, 30, "PER")])
+def test_a_mention_longer_than_the_window_is_cut_and_counted_once(
+    character_tok: PreTrainedTokenizerFast,
+) -> None:
+    record = Record(
+        "r", "一二三" + "四" * 25 + "五六", [Mention(3, 28, "ORG"), Mention(28, 30, "PER")]
+    )
     features, report = tag_features([record], text_reader(character_tok), LABELS)
     assert [len(tags) for tags in window_tags(features)] == [3, 10, 10, 7]
     # Each window is BIO by itself: a constrained CRF allows no first I-.
     piece = ["B-ORG"] + ["I-ORG"] * 9
-    assert window_tags(features) == [["O"] * 3, piece, piece, ["B-ORG"] + ["I-ORG"] * 4 + ["B-PER", "I-PER"]]
+    assert window_tags(features) == [
+        ["O"] * 3,
+        piece,
+        piece,
+        ["B-ORG"] + ["I-ORG"] * 4 + ["B-PER", "I-PER"],
+    ]
     assert report.longer_than_window == 1
     assert "1 longer than a window" in str(report)
 
 
-def test_of_overlapping_mentions_the_outermost_is_learned_and_the_rest_counted(character_tok: PreTrainedTokenizerFast) -> None:
-    mentions = [Mention(0, 2, "PER"), Mention(0, 4, "ORG"), Mention(3, 5, "PER"), Mention(5, 6, "PER")]
-    features, report = tag_features([Record("r", "北京大学生人", mentions)], text_reader(character_tok), LABELS)
+def test_of_overlapping_mentions_the_outermost_is_learned_and_the_rest_counted(
+    character_tok: PreTrainedTokenizerFast,
+) -> None:
+    mentions = [
+        Mention(0, 2, "PER"),
+        Mention(0, 4, "ORG"),
+        Mention(3, 5, "PER"),
+        Mention(5, 6, "PER"),
+    ]
+    features, report = tag_features(
+        [Record("r", "北京大学生人", mentions)], text_reader(character_tok), LABELS
+    )
     assert window_tags(features) == [["B-ORG", "I-ORG", "I-ORG", "I-ORG", "O", "B-PER"]]
     assert (report.mentions, report.overlapping) == (2, 2)
 
 
-def test_a_mention_inside_a_word_is_misaligned_and_counted(character_tok: PreTrainedTokenizerFast) -> None:
+def test_a_mention_inside_a_word_is_misaligned_and_counted(
+    character_tok: PreTrainedTokenizerFast,
+) -> None:
     record = Record("r", "the UKs 北京", [Mention(4, 6, "ORG"), Mention(8, 10, "PER")])
     reader = text_reader(character_tok, "word")
     features, report = tag_features([record], reader, LABELS)
@@ -830,12 +979,18 @@ def test_a_mention_inside_a_word_is_misaligned_and_counted(character_tok: PreTra
 
 def test_unknown_entity_type_is_refused(character_tok: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match=r"record 'r': entity type 'GPE' is unknown .*ORG"):
-        tag_features([Record("r", "北京", [Mention(0, 2, "GPE")])], text_reader(character_tok), LABELS)
+        tag_features(
+            [Record("r", "北京", [Mention(0, 2, "GPE")])], text_reader(character_tok), LABELS
+        )
 
 
 def test_collator_pads_to_the_longest_row() -> None:
     features = [
-        {"input_ids": [2, 7, 8, 3], "word_mask": [False, True, True, False], "labels": [-100, 0, 1, -100]},
+        {
+            "input_ids": [2, 7, 8, 3],
+            "word_mask": [False, True, True, False],
+            "labels": [-100, 0, 1, -100],
+        },
         {"input_ids": [2, 9, 3], "word_mask": [False, True, False], "labels": [-100, 2, -100]},
     ]
     batch = TagCollator(pad_token_id=5)(features)
@@ -853,7 +1008,7 @@ def test_tag_layers_of_no_mention_is_one_layer() -> None:
     assert tag_layers(Record("r", "北京"), "BIO") == [["O", "O"]]
 
 
-# --------------------------------------------------------------------------------------------------------- benchmark data
+# ----------------------------------------------------------------------------------- benchmark data
 @pytest.mark.skipif(not DATA.is_dir(), reason="benchmark data are not part of the repository")
 @pytest.mark.parametrize(
     ("path", "sentences", "entities", "repairs"),
@@ -866,7 +1021,9 @@ def test_tag_layers_of_no_mention_is_one_layer() -> None:
         ("resume/test.char.bmes", 477, 1630, None),
     ],
 )
-def test_benchmarks_load_with_their_published_counts(path: str, sentences: int, entities: int, repairs: int | None) -> None:
+def test_benchmarks_load_with_their_published_counts(
+    path: str, sentences: int, entities: int, repairs: int | None
+) -> None:
     records, report = read_records(DATA / path, Layout(indexed_characters=path.startswith("weibo")))
     assert (len(records), sum(len(record.entities) for record in records)) == (sentences, entities)
     assert repairs is None or report.repaired_tags == repairs

@@ -15,7 +15,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def run(command: list[str], cwd: Path = ROOT) -> str:
-    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")} | {"OMP_NUM_THREADS": "1"}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    } | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return done.stdout
@@ -28,10 +30,21 @@ def steps(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     worker = [str(ROOT / "tests" / "distributed_worker.py"), str(tiny_encoder), str(folder)]
     run([sys.executable, *worker])
     run([*TORCHRUN, *worker])
-    return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")}
+    return {
+        name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
+    }
 
 
-CASES = ["pairwise", "with O", "Khosla", "chunks", "one sentence with entities", "tagger", "joint", "BINDER"]
+CASES = [
+    "pairwise",
+    "with O",
+    "Khosla",
+    "chunks",
+    "one sentence with entities",
+    "tagger",
+    "joint",
+    "BINDER",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -43,7 +56,13 @@ def test_gradients_of_two_processes_equal_those_of_one(steps, case):
         found = steps[process]["gradients"][case]
         assert found.keys() == alone.keys()
         for name, gradient in alone.items():
-            torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                found[name],
+                gradient,
+                atol=1e-6,
+                rtol=1e-5,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
 
 
 @pytest.mark.parametrize("case", ["odd number of sentences", "BINDER, one sentence with entities"])
@@ -60,7 +79,9 @@ def test_metrics_are_known_to_both_processes_and_equal_those_of_one(steps, case)
     # The library averages the loss of taggers and of BINDER over batches, which split otherwise among two processes; scores count mentions.
     tolerance = {"rel": 2e-2} if case in ("tagger", "joint", "BINDER") else {"rel": 1e-4}
     for process in ("2-0", "2-1"):
-        assert steps[process]["metrics"][case] == pytest.approx(steps["1-0"]["metrics"][case], **tolerance)
+        assert steps[process]["metrics"][case] == pytest.approx(
+            steps["1-0"]["metrics"][case], **tolerance
+        )
 
 
 def test_run_under_torchrun_leaves_one_complete_run_directory(files, tiny_encoder, tmp_path):

@@ -15,7 +15,11 @@ from benchmarks import fetch_data
 from benchmarks.fetch_data import ELSEWHERE, SETS, DataSet, FetchError, Source, fetch, main
 
 DATA = Path(os.environ.get("NER_DATA", ROOT / "data"))
-CONTENT = {"train.txt": "张\tB-PER\n三\tE-PER\n".encode(), "part/dev.txt": b"a\tO\n", "empty.txt": b""}
+CONTENT = {
+    "train.txt": "张\tB-PER\n三\tE-PER\n".encode(),
+    "part/dev.txt": b"a\tO\n",
+    "empty.txt": b"",
+}
 FOLDER = "some data"  # a name that a URL has to quote
 
 
@@ -24,7 +28,10 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {f"/owner/repository/c0ffee/some%20data/{name}": content for name, content in CONTENT.items()}
+        self.files = {
+            f"/owner/repository/c0ffee/some%20data/{name}": content
+            for name, content in CONTENT.items()
+        }
         self.asked: list[str] = []
         self.broken = False
 
@@ -62,13 +69,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def data_set(monkeypatch: pytest.MonkeyPatch) -> DataSet:
     """The only data set of the script: three files in a folder of a repository."""
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
-    data_set = DataSet("mine", "CC0", "nobody", [Source("owner/repository", "c0ffee", FOLDER, checksums)])
+    data_set = DataSet(
+        "mine", "CC0", "nobody", [Source("owner/repository", "c0ffee", FOLDER, checksums)]
+    )
     monkeypatch.setattr(fetch_data, "SETS", {"mine": data_set})
     return data_set
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_files_arrive_under_their_names(server, data_set, tmp_path, capsys):
@@ -82,7 +95,9 @@ def test_files_arrive_under_their_names(server, data_set, tmp_path, capsys):
 
 def test_fetched_files_can_be_read_by_others(server, data_set, tmp_path):
     fetch(data_set, tmp_path, server.url)
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o644}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {
+        0o644
+    }
 
 
 def test_second_run_fetches_only_what_is_missing(server, data_set, tmp_path):
@@ -97,7 +112,9 @@ def test_second_run_fetches_only_what_is_missing(server, data_set, tmp_path):
 
 def test_wrong_content_leaves_nothing(server, data_set, tmp_path):
     server.files = dict.fromkeys(server.files, b"something else")
-    found, expected = (hashlib.sha256(content).hexdigest() for content in (b"something else", CONTENT["train.txt"]))
+    found, expected = (
+        hashlib.sha256(content).hexdigest() for content in (b"something else", CONTENT["train.txt"])
+    )
     with pytest.raises(FetchError, match=rf"train\.txt: SHA-256 is {found}, expected {expected}"):
         fetch(data_set, tmp_path, server.url)
     assert files(tmp_path) == {}
@@ -105,7 +122,9 @@ def test_wrong_content_leaves_nothing(server, data_set, tmp_path):
 
 def test_broken_off_transfer_leaves_nothing(server, data_set, tmp_path):
     server.broken = True
-    with pytest.raises(FetchError, match=r"train\.txt: the transfer broke off .* run the command again"):
+    with pytest.raises(
+        FetchError, match=r"train\.txt: the transfer broke off .* run the command again"
+    ):
         fetch(data_set, tmp_path, server.url)
     assert files(tmp_path) == {}
 
@@ -124,7 +143,10 @@ def test_missing_file_is_named_with_its_status(server, data_set, tmp_path, capsy
     server.files.clear()
     assert main(["--folder", str(tmp_path), "--base_url", server.url]) == 1
     error = capsys.readouterr().err
-    assert f"mine: {server.url}/owner/repository/c0ffee/some%20data/train.txt: HTTP status 404" in error
+    assert (
+        f"mine: {server.url}/owner/repository/c0ffee/some%20data/train.txt: HTTP status 404"
+        in error
+    )
     assert files(tmp_path) == {}
 
 
@@ -142,15 +164,21 @@ def test_file_of_one_s_own_is_not_overwritten(server, data_set, tmp_path):
     assert files(tmp_path) == {"train.txt": b"mine"}
 
 
-def test_one_set_that_fails_does_not_keep_the_others(server, data_set, tmp_path, monkeypatch, capsys):
-    absent = DataSet("absent", "CC0", "nobody", [Source("owner/absent", "c0ffee", "", {"a.txt": "0" * 64})])
+def test_one_set_that_fails_does_not_keep_the_others(
+    server, data_set, tmp_path, monkeypatch, capsys
+):
+    absent = DataSet(
+        "absent", "CC0", "nobody", [Source("owner/absent", "c0ffee", "", {"a.txt": "0" * 64})]
+    )
     monkeypatch.setattr(fetch_data, "SETS", {"absent": absent, "mine": data_set})
     assert main(["--folder", str(tmp_path), "--base_url", server.url]) == 1
     assert set(files(tmp_path)) == {f"mine/{name}" for name in CONTENT}
     assert "owner/absent/c0ffee/a.txt: HTTP status 404" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "message"), [("weibi", "expected weibo, resume"), ("ontonotes4", "LDC2011T03")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("weibi", "expected weibo, resume"), ("ontonotes4", "LDC2011T03")]
+)
 def test_name_that_cannot_be_fetched_is_explained(tmp_path, capsys, name, message):
     assert main([name, "--folder", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
@@ -175,7 +203,11 @@ def test_every_file_has_a_place_a_commit_and_a_checksum():
 
 @pytest.mark.parametrize("name", SETS)
 def test_checksums_are_those_of_the_benchmark_data(name):
-    checksums = {DATA / name / file: sha256 for source in SETS[name].sources for file, sha256 in source.files.items()}
+    checksums = {
+        DATA / name / file: sha256
+        for source in SETS[name].sources
+        for file, sha256 in source.files.items()
+    }
     there = {path: sha256 for path, sha256 in checksums.items() if path.is_file()}
     if not there:
         pytest.skip(f"no {DATA / name}")

@@ -22,7 +22,13 @@ from contrastive_ner.cli import main
 from contrastive_ner.errors import RepositoryError
 from contrastive_ner.hub import repository as checks
 from contrastive_ner.hub.bundle import entry_faults, unpack_bundle, write_bundle
-from contrastive_ner.hub.repository import MANIFEST, faults_of, manifest_faults, package, write_manifest
+from contrastive_ner.hub.repository import (
+    MANIFEST,
+    faults_of,
+    manifest_faults,
+    package,
+    write_manifest,
+)
 
 METADATA = {"license": "apache-2.0", "language": ["zh"]}
 
@@ -41,15 +47,20 @@ def repository(models, tmp_path) -> Path:
     return package(models["nerco"], tmp_path / "repository", METADATA)
 
 
-# ---------------------------------------------------------------------------------------------------- contents, manifest
+# ------------------------------------------------------------------------------- contents, manifest
 @pytest.mark.parametrize("method", ["nerco", "binder"])
 def test_a_run_leaves_a_model_that_its_manifest_describes(models, method):
     assert faults_of(models[method]) == []
-    assert subprocess.run(["sha256sum", "--check", "--quiet", MANIFEST], cwd=models[method]).returncode == 0
+    assert (
+        subprocess.run(["sha256sum", "--check", "--quiet", MANIFEST], cwd=models[method]).returncode
+        == 0
+    )
 
 
 def test_packaging_sets_the_head_of_the_card_and_keeps_its_text(models, repository):
-    before, after = ((folder / "README.md").read_text("utf-8") for folder in (models["nerco"], repository))
+    before, after = (
+        (folder / "README.md").read_text("utf-8") for folder in (models["nerco"], repository)
+    )
     assert "license: apache-2.0" in after.split("---")[1]
     assert before.split("\n# ")[1] == after.split("\n# ")[1]
     assert faults_of(repository) == []
@@ -73,9 +84,18 @@ def test_the_card_names_no_place_on_the_machine(models):
 def test_the_head_of_the_card_holds_the_measured_values_unrounded(models, method):
     metrics = json.loads((models[method] / "metrics.json").read_text("utf-8"))
     data = ModelCard.load(models[method] / "README.md").data
-    found = {(result.dataset_split, result.metric_type): result.metric_value for result in data.eval_results}
-    assert found == {(split, key): metrics[split]["micro"][key] for split in ("dev", "test") for key in ("precision", "recall", "f1")}
-    assert [example["text"] for example in data.widget] == [e["text"] for e in json.loads((models[method] / "examples.json").read_text())]
+    found = {
+        (result.dataset_split, result.metric_type): result.metric_value
+        for result in data.eval_results
+    }
+    assert found == {
+        (split, key): metrics[split]["micro"][key]
+        for split in ("dev", "test")
+        for key in ("precision", "recall", "f1")
+    }
+    assert [example["text"] for example in data.widget] == [
+        e["text"] for e in json.loads((models[method] / "examples.json").read_text())
+    ]
     assert (data.library_name, data.pipeline_tag) == ("transformers", "token-classification")
     assert card_faults((models[method] / "README.md").read_text("utf-8")) == []
 
@@ -100,7 +120,10 @@ def test_what_does_not_belong_is_not_packaged_and_not_accepted(repository, tmp_p
     assert any(says in fault and name in fault for fault in faults_of(repository))
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pipeline_ner.py", "README.md", "examples.json", MANIFEST])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "pipeline_ner.py", "README.md", "examples.json", MANIFEST],
+)
 def test_every_file_is_missed(repository, name):
     (repository / name).unlink()
     assert any(name in fault for fault in faults_of(repository))
@@ -133,13 +156,19 @@ def test_a_flipped_bit_in_any_byte_of_a_small_file_and_of_the_manifest_is_found(
 def test_damaged_weights_are_found_even_if_the_manifest_names_them(repository, damage):
     path = repository / "model.safetensors"
     content = path.read_bytes()
-    path.write_bytes({"cut": content[:-10], "header": b"\xff" * 9 + content[9:], "longer": content + b"x"}[damage])
+    path.write_bytes(
+        {"cut": content[:-10], "header": b"\xff" * 9 + content[9:], "longer": content + b"x"}[
+            damage
+        ]
+    )
     write_manifest(repository)
     (fault,) = faults_of(repository)
     assert "model.safetensors is damaged" in fault
 
 
-@pytest.mark.parametrize("config", ["", "[]", "{}", '{"model_type": "bert"}', '{"model_type": ["nerco"]}', "{" * 100_000])
+@pytest.mark.parametrize(
+    "config", ["", "[]", "{}", '{"model_type": "bert"}', '{"model_type": ["nerco"]}', "{" * 100_000]
+)
 def test_a_hostile_config_is_a_fault(repository, config):
     (repository / "config.json").write_text(config)
     write_manifest(repository)
@@ -181,7 +210,12 @@ def test_code_of_another_repository_is_never_fetched(repository, tmp_path, capsy
     (fault,) = faults_of(repository)
     assert f"{key} names code of another repository or folder ('someone/else--" in fault
     for command in ("verify", "evaluate"):
-        given = [command, str(repository), *([str(tmp_path / "text")] if command == "evaluate" else []), "--trust_remote_code"]
+        given = [
+            command,
+            str(repository),
+            *([str(tmp_path / "text")] if command == "evaluate" else []),
+            "--trust_remote_code",
+        ]
         (tmp_path / "text").write_text("张 B-PER\n三 I-PER\n", "utf-8")
         assert main(given) == 2
         assert "another repository" in capsys.readouterr().err
@@ -190,7 +224,11 @@ def test_code_of_another_repository_is_never_fetched(repository, tmp_path, capsy
 @pytest.mark.parametrize(
     ("name", "path", "value"),
     [
-        ("tokenizer_config.json", ["auto_map"], {"AutoTokenizer": [None, "someone/else--tokenizer.Tokenizer"]}),
+        (
+            "tokenizer_config.json",
+            ["auto_map"],
+            {"AutoTokenizer": [None, "someone/else--tokenizer.Tokenizer"]},
+        ),
         ("tokenizer_config.json", ["auto_map"], ["someone/else--tokenizer.Tokenizer", None]),
         ("config.json", ["auto_map"], {"AutoModel": "/tmp/model.Model"}),
         ("config.json", ["encoder_config", "attn_implementation"], "someone/else"),
@@ -212,7 +250,9 @@ def test_code_elsewhere_is_found_in_whatever_file_and_depth(repository, name, pa
 
 def test_an_encoder_may_keep_the_code_entries_of_its_own_repository(repository):
     content = json.loads((repository / "config.json").read_text("utf-8"))
-    content["encoder_config"]["auto_map"] = {"AutoModel": "someone/encoder--model.Model"}  # the library has its own class for it
+    content["encoder_config"]["auto_map"] = {
+        "AutoModel": "someone/encoder--model.Model"
+    }  # the library has its own class for it
     (repository / "config.json").write_text(json.dumps(content), "utf-8")
     write_manifest(repository)
     assert faults_of(repository) == []
@@ -232,7 +272,13 @@ def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
         seen.update(env)
         return run(*given, env=env, **options)
 
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_MODULES_CACHE", "PYTHONPATH"):
+    for name in (
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_HUB_CACHE",
+        "HF_MODULES_CACHE",
+        "PYTHONPATH",
+    ):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setattr(subprocess, "run", noted)
     checks.check_loads(repository)
@@ -240,7 +286,10 @@ def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
     assert "secret" not in seen.values()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "[3]", '[{"text": "a"}]', '[{"text": "a", "mentions": [{}]}]', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", "[3]", '[{"text": "a"}]', '[{"text": "a", "mentions": [{}]}]', "[" * 100_000],
+)
 def test_examples_that_are_none_are_a_fault(repository, content):
     (repository / "examples.json").write_text(content)
     with pytest.raises(RepositoryError, match="no predictions to repeat"):
@@ -259,13 +308,15 @@ def test_a_folder_here_has_no_revision(repository, capsys):
     assert "it has no revision v1" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------------------- bundles
+# ------------------------------------------------------------------------------------------ bundles
 def test_bundles_of_equal_content_are_equal_and_unpack_to_it(repository, tmp_path):
     for name in ("one/model.zip", "two/model.zip"):
         write_bundle(repository, tmp_path / name)
     assert (tmp_path / "one/model.zip").read_bytes() == (tmp_path / "two/model.zip").read_bytes()
     unpack_bundle(tmp_path / "one/model.zip", tmp_path / "unpacked")
-    assert filecmp.cmpfiles(tmp_path / "unpacked", repository, os.listdir(repository), shallow=False)[1:] == ([], [])
+    assert filecmp.cmpfiles(
+        tmp_path / "unpacked", repository, os.listdir(repository), shallow=False
+    )[1:] == ([], [])
     assert faults_of(tmp_path / "unpacked") == []
     assert zipfile.ZipFile(tmp_path / "one/model.zip").testzip() is None
 
@@ -294,15 +345,25 @@ FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
         ([("C:/x", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
         ([("m/config.json", b"/etc/passwd", LINK, zipfile.ZIP_STORED)], "no plain file"),
         ([("m/config.json", b"0" * 10_000_000, FILE, zipfile.ZIP_DEFLATED)], "compressed"),
-        ([("m/a", b"1", FILE, zipfile.ZIP_STORED), ("m/a", b"2", FILE, zipfile.ZIP_STORED)], "twice"),
-        ([("m/a", b"1", FILE, zipfile.ZIP_STORED), ("n/b", b"2", FILE, zipfile.ZIP_STORED)], "several folders"),
+        (
+            [("m/a", b"1", FILE, zipfile.ZIP_STORED), ("m/a", b"2", FILE, zipfile.ZIP_STORED)],
+            "twice",
+        ),
+        (
+            [("m/a", b"1", FILE, zipfile.ZIP_STORED), ("n/b", b"2", FILE, zipfile.ZIP_STORED)],
+            "several folders",
+        ),
     ],
 )
 def test_hostile_archives_are_refused_and_leave_nothing(tmp_path, entries, says):
     bundle = archive(tmp_path / "model.zip", *entries)
     with pytest.raises(RepositoryError, match=says):
         unpack_bundle(bundle, tmp_path / "out" / "model")
-    assert [path.name for path in tmp_path.rglob("*")] in (["model.zip"], ["model.zip", "out"], ["out", "model.zip"])
+    assert [path.name for path in tmp_path.rglob("*")] in (
+        ["model.zip"],
+        ["model.zip", "out"],
+        ["out", "model.zip"],
+    )
 
 
 def test_entries_as_bundles_have_them_are_accepted():
@@ -319,7 +380,7 @@ def test_a_cut_bundle_is_refused(repository, tmp_path):
         unpack_bundle(tmp_path / "cut.zip", tmp_path / "out")
 
 
-# --------------------------------------------------------------------------------------------------------------- the Hub
+# ------------------------------------------------------------------------------------------ the Hub
 PUSH = """
 import sys
 from pathlib import Path
@@ -338,14 +399,30 @@ def hub(tmp_path):
         yield server
 
 
-def run(hub: TestHub, cache: Path, command: list[str], *, token: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    hub: TestHub, cache: Path, command: list[str], *, token: bool = True, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **hub.environment(cache, token=token)}
-    return subprocess.run(command, env=environment, cwd=cwd or cache.parent, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command,
+        env=environment,
+        cwd=cwd or cache.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
-def push(hub: TestHub, folder: Path, cache: Path, *, token: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+def push(
+    hub: TestHub, folder: Path, cache: Path, *, token: bool = True, **options: object
+) -> subprocess.CompletedProcess[str]:
     """`push` in a process of its own."""
-    done = run(hub, cache, [sys.executable, "-c", PUSH, str(folder), "tester/model", repr(options)], token=token)
+    done = run(
+        hub,
+        cache,
+        [sys.executable, "-c", PUSH, str(folder), "tester/model", repr(options)],
+        token=token,
+    )
     assert hub.token not in done.stdout + done.stderr
     return done
 
@@ -376,10 +453,14 @@ def test_a_push_sends_what_changed_and_removes_what_is_gone(hub, repository, tmp
     before = len(hub.requests)
     shown = push(hub, repository, tmp_path / "cache", dry_run=True)
     assert re.findall(r"^  (\S+)", shown.stdout, re.M) == [MANIFEST, "README.md", "LICENSE"]
-    assert not [request for request in hub.requests[before:] if not request.startswith(("GET", "HEAD"))]
+    assert not [
+        request for request in hub.requests[before:] if not request.startswith(("GET", "HEAD"))
+    ]
     done = push(hub, repository, tmp_path / "cache")
     assert "2 files changed, 1 removed" in done.stdout
-    assert not [request for request in hub.requests[before:] if "/large/" in request]  # the weights stayed
+    assert not [
+        request for request in hub.requests[before:] if "/large/" in request
+    ]  # the weights stayed
     assert "LICENSE" not in hub.files("tester/model")
 
 
@@ -405,7 +486,9 @@ def test_branches_proposals_and_private_repositories(hub, repository, tmp_path):
     assert hub.files("tester/model") == {}
     assert "model.safetensors" in hub.files("tester/model", "second")
     shown = push(hub, repository, tmp_path / "cache", branch="third", dry_run=True)
-    assert f"tester/model, third: {len(list(repository.iterdir()))} files would change" in shown.stdout, shown.stderr
+    assert (
+        f"tester/model, third: {len(list(repository.iterdir()))} files would change" in shown.stdout
+    ), shown.stderr
     proposed = push(hub, repository, tmp_path / "cache", pull_request=True)
     assert "/discussions/1" in proposed.stdout, proposed.stderr
     assert hub.files("tester/model") == {}
@@ -422,7 +505,9 @@ def test_what_shall_be_private_does_not_go_into_a_public_repository(hub, reposit
 def test_a_tag_is_never_moved(hub, repository, tmp_path):
     assert push(hub, repository, tmp_path / "cache", tag="v1").returncode == 0
     commit = hub.commits("tester/model")[0]
-    (repository / "README.md").write_text((repository / "README.md").read_text("utf-8") + "\nMore.\n", "utf-8")
+    (repository / "README.md").write_text(
+        (repository / "README.md").read_text("utf-8") + "\nMore.\n", "utf-8"
+    )
     done = push(hub, repository, tmp_path / "cache", tag="v1")
     assert done.returncode == 1
     assert "choose another name" in done.stderr
@@ -431,7 +516,9 @@ def test_a_tag_is_never_moved(hub, repository, tmp_path):
 
 
 @pytest.mark.slow  # the client tries again several times, and waits in between
-def test_a_connection_cut_in_the_middle_of_an_upload_shows_nothing_and_the_same_push_succeeds(hub, repository, tmp_path):
+def test_a_connection_cut_in_the_middle_of_an_upload_shows_nothing_and_the_same_push_succeeds(
+    hub, repository, tmp_path
+):
     hub.faults.append(Fault("PUT /large/", status=0, times=100))
     done = push(hub, repository, tmp_path / "cache")
     assert done.returncode == 1
@@ -464,16 +551,29 @@ def test_of_two_pushes_at_once_one_is_made_and_the_other_says_so(hub, repository
         (other / "LICENSE").write_text(f"license {number}")
         write_manifest(other)
         others.append(other)
-    hub.faults.append(Fault("POST .*/preupload/", seconds=3.0, times=2))  # both have looked at the head before either commits
+    hub.faults.append(
+        Fault("POST .*/preupload/", seconds=3.0, times=2)
+    )  # both have looked at the head before either commits
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda folder: push(hub, folder, tmp_path / folder.name / ".." / f"cache-{folder.name}"), others))
-    assert sorted(result.returncode for result in done) == [0, 1], [result.stderr for result in done]
+        done = list(
+            pool.map(
+                lambda folder: push(
+                    hub, folder, tmp_path / folder.name / ".." / f"cache-{folder.name}"
+                ),
+                others,
+            )
+        )
+    assert sorted(result.returncode for result in done) == [0, 1], [
+        result.stderr for result in done
+    ]
     (lost,) = (result for result in done if result.returncode)
     assert "someone else pushed" in lost.stderr
     assert len(hub.commits("tester/model")) == 3
 
 
-def test_without_a_token_nothing_is_pushed_and_the_error_says_how_to_log_in(hub, repository, tmp_path):
+def test_without_a_token_nothing_is_pushed_and_the_error_says_how_to_log_in(
+    hub, repository, tmp_path
+):
     done = push(hub, repository, tmp_path / "cache", token=False)
     assert done.returncode == 1
     assert re.search(r"log in|hf auth login", done.stderr)
@@ -543,13 +643,15 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, capsys):
 
 def test_stored_predictions_that_the_model_does_not_repeat_are_refused(repository, tmp_path):
     examples = json.loads((repository / "examples.json").read_text("utf-8"))
-    examples[0]["mentions"] = [{"entity_group": "PER", "score": 0.5, "word": "x", "start": 0, "end": 1}]
+    examples[0]["mentions"] = [
+        {"entity_group": "PER", "score": 0.5, "word": "x", "start": 0, "end": 1}
+    ]
     (repository / "examples.json").write_text(json.dumps(examples), "utf-8")
     with pytest.raises(RepositoryError, match=r"examples\.json holds"):
         checks.check_loads(repository)
 
 
-# -------------------------------------------------------------------------------------------------- the whole round trip
+# ----------------------------------------------------------------------------- the whole round trip
 TUNE = """
 import sys
 import torch
@@ -582,7 +684,16 @@ print("\\n" + json.dumps(pipeline("ner", model=name, **pinned)(texts)))
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["nerco", "binder"])
 def test_a_model_goes_to_the_hub_is_used_tuned_and_pushed_again(hub, models, tmp_path, method):
-    command = [sys.executable, str(ROOT / "run_ner.py"), "push", str(models[method]), "model", "--license", "mit", "--private"]
+    command = [
+        sys.executable,
+        str(ROOT / "run_ner.py"),
+        "push",
+        str(models[method]),
+        "model",
+        "--license",
+        "mit",
+        "--private",
+    ]
     pushed = run(hub, tmp_path / "cache0", command)
     assert pushed.returncode == 0, pushed.stderr
     assert hub.token not in pushed.stdout + pushed.stderr
@@ -597,14 +708,27 @@ def test_a_model_goes_to_the_hub_is_used_tuned_and_pushed_again(hub, models, tmp
     for example, mentions in zip(examples, json.loads(used.stdout.splitlines()[-1]), strict=True):
         assert checks.same_mentions(example["mentions"], mentions)
 
-    tuned = run(hub, tmp_path / "cache2", [sys.executable, "-c", TUNE, "tester/model", commit, "tester/tuned"])
+    tuned = run(
+        hub,
+        tmp_path / "cache2",
+        [sys.executable, "-c", TUNE, "tester/model", commit, "tester/tuned"],
+    )
     assert tuned.returncode == 0, tuned.stderr
-    again = run(hub, tmp_path / "cache3", [sys.executable, "-c", USE, "tester/tuned", hub.commits("tester/tuned")[0], texts])
+    again = run(
+        hub,
+        tmp_path / "cache3",
+        [sys.executable, "-c", USE, "tester/tuned", hub.commits("tester/tuned")[0], texts],
+    )
     assert again.returncode == 0, again.stderr
     names = set(hub.files("tester/tuned"))
     assert set(checks.travelling_files(MODELS / checks.MODELING_FILES[method])) <= names
     assert not [name for name in names if Path(name).suffix in (".bin", ".pt", ".pkl")]
-    missing = run(hub, tmp_path / "cache4", [sys.executable, "-c", USE, "tester/model", commit, texts], token=False)
+    missing = run(
+        hub,
+        tmp_path / "cache4",
+        [sys.executable, "-c", USE, "tester/model", commit, texts],
+        token=False,
+    )
     assert missing.returncode != 0
     assert "tester/model" in missing.stderr
 
@@ -613,5 +737,15 @@ def test_a_model_goes_to_the_hub_is_used_tuned_and_pushed_again(hub, models, tmp
 def test_a_bundle_unpacks_and_loads_without_the_project_and_without_network(models, tmp_path):
     assert main(["bundle", str(models["nerco"]), str(tmp_path / "tagger.zip")]) == 0
     assert main(["verify", str(tmp_path / "tagger.zip"), "--run"]) == 0
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(tmp_path / "tagger.zip"), str(tmp_path / "out")], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "zipfile",
+            "-e",
+            str(tmp_path / "tagger.zip"),
+            str(tmp_path / "out"),
+        ],
+        check=True,
+    )
     checks.check_loads(tmp_path / "out" / "tagger")

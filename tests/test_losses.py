@@ -12,13 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive_ner.training import losses
-from contrastive_ner.training.losses import pairwise_contrastive_loss, semantic_classes, supervised_contrastive_loss
+from contrastive_ner.training.losses import (
+    pairwise_contrastive_loss,
+    semantic_classes,
+    supervised_contrastive_loss,
+)
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "nerco_loss.json").read_text())["cases"]
 LOSSES = [pairwise_contrastive_loss, supervised_contrastive_loss]
 
 
-def random_tokens(seed: int, tokens: int = 30, types: int = 3, width: int = 8) -> tuple[Tensor, Tensor]:
+def random_tokens(
+    seed: int, tokens: int = 30, types: int = 3, width: int = 8
+) -> tuple[Tensor, Tensor]:
     """(N, D) embeddings and (N,) classes 0..types in which every class occurs at least twice."""
     generator = torch.Generator().manual_seed(seed)
     every_class_twice = torch.arange(types + 1).repeat(2)
@@ -27,7 +33,9 @@ def random_tokens(seed: int, tokens: int = 30, types: int = 3, width: int = 8) -
     return torch.randn(tokens, width, generator=generator), classes
 
 
-def double_loop(embeddings: Tensor, classes: Tensor, temperature: float, with_o: bool, reduction: str) -> float:
+def double_loop(
+    embeddings: Tensor, classes: Tensor, temperature: float, with_o: bool, reduction: str
+) -> float:
     """The definition, pair by pair, in double precision."""
     z = F.normalize(embeddings.double(), dim=-1)
     s = (z @ z.T / temperature).tolist()
@@ -41,29 +49,46 @@ def double_loop(embeddings: Tensor, classes: Tensor, temperature: float, with_o:
         terms = []
         for i in members:
             negatives = sum(math.exp(s[i][k]) for k in others)
-            terms += [-math.log(math.exp(s[i][j]) / (math.exp(s[i][j]) + negatives)) for j in members if j != i]
+            terms += [
+                -math.log(math.exp(s[i][j]) / (math.exp(s[i][j]) + negatives))
+                for j in members
+                if j != i
+            ]
         per_class.append(sum(terms) / len(terms))
     total = sum(per_class)
     return total / max(len(per_class), 1) if reduction == "mean" else total
 
 
-# ------------------------------------------------------------------------------------------------------------ definition
+# --------------------------------------------------------------------------------------- definition
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("with_o", [False, True])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_pairwise_loss_equals_double_loop(seed: int, temperature: float, with_o: bool, reduction: str) -> None:
+def test_pairwise_loss_equals_double_loop(
+    seed: int, temperature: float, with_o: bool, reduction: str
+) -> None:
     embeddings, _ = random_tokens(seed)
-    classes = torch.randint(-1, 5, (30,), generator=torch.Generator().manual_seed(seed))  # with ignored tokens
-    loss = pairwise_contrastive_loss(embeddings, classes, temperature=temperature, with_o=with_o, reduction=reduction)
-    assert loss.item() == pytest.approx(double_loop(embeddings, classes, temperature, with_o, reduction), rel=1e-5)
+    classes = torch.randint(
+        -1, 5, (30,), generator=torch.Generator().manual_seed(seed)
+    )  # with ignored tokens
+    loss = pairwise_contrastive_loss(
+        embeddings, classes, temperature=temperature, with_o=with_o, reduction=reduction
+    )
+    assert loss.item() == pytest.approx(
+        double_loop(embeddings, classes, temperature, with_o, reduction), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_class_of_two_weighs_as_much_as_a_large_one(seed: int) -> None:
     embeddings, _ = random_tokens(seed, tokens=13)
     classes = torch.tensor([0] + [1] * 2 + [2] * 10)
-    alone = [pairwise_contrastive_loss(embeddings, classes.where((classes == c) | (classes == 0), 0), temperature=0.1) for c in (1, 2)]
+    alone = [
+        pairwise_contrastive_loss(
+            embeddings, classes.where((classes == c) | (classes == 0), 0), temperature=0.1
+        )
+        for c in (1, 2)
+    ]
     both = pairwise_contrastive_loss(embeddings, classes, temperature=0.1)
     torch.testing.assert_close(both, sum(alone))
 
@@ -72,16 +97,24 @@ def test_a_class_of_two_weighs_as_much_as_a_large_one(seed: int) -> None:
 @pytest.mark.parametrize("case", RELEASED, ids=[case["name"] for case in RELEASED])
 def test_pairwise_loss_equals_released_code(case: dict, with_o: bool) -> None:
     ids: dict[str, int] = {}
-    classes = [[-1 if tag is None else 0 if tag == "O" else ids.setdefault(tag[2:], len(ids) + 1) for tag in row] for row in case["tags"]]
+    classes = [
+        [
+            -1 if tag is None else 0 if tag == "O" else ids.setdefault(tag[2:], len(ids) + 1)
+            for tag in row
+        ]
+        for row in case["tags"]
+    ]
     embeddings = torch.tensor(case["embeddings"], requires_grad=True)
-    loss = pairwise_contrastive_loss(embeddings, torch.tensor(classes), temperature=case["temperature"], with_o=with_o)
+    loss = pairwise_contrastive_loss(
+        embeddings, torch.tensor(classes), temperature=case["temperature"], with_o=with_o
+    )
     loss.backward()
     expected, gradient = ("loss_with_o", "grad_with_o") if with_o else ("loss", "grad")
     torch.testing.assert_close(loss.detach(), torch.tensor(case[expected]), rtol=2e-6, atol=1e-7)
     torch.testing.assert_close(embeddings.grad, torch.tensor(case[gradient]), rtol=1e-4, atol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------- independent library
+# ------------------------------------------------------------------------------ independent library
 @pytest.mark.parametrize("with_o", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_pairwise_loss_equals_ntxent_of_metric_learning(seed: int, with_o: bool) -> None:
@@ -102,8 +135,12 @@ def test_pairwise_loss_equals_ntxent_of_metric_learning(seed: int, with_o: bool)
 def test_pairwise_loss_of_equal_class_sizes_equals_ntxent_as_shipped() -> None:
     embeddings, _ = random_tokens(0, tokens=24)
     classes = torch.arange(4).repeat(6)
-    loss = pairwise_contrastive_loss(embeddings, classes, temperature=0.2, with_o=True, reduction="mean")
-    torch.testing.assert_close(loss, NTXentLoss(temperature=0.2)(embeddings, classes), rtol=1e-5, atol=0)
+    loss = pairwise_contrastive_loss(
+        embeddings, classes, temperature=0.2, with_o=True, reduction="mean"
+    )
+    torch.testing.assert_close(
+        loss, NTXentLoss(temperature=0.2)(embeddings, classes), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
@@ -121,19 +158,24 @@ def test_supervised_loss_without_o_has_no_outside_anchor() -> None:
     scores = (z @ z.T / 0.1).fill_diagonal_(-torch.inf)
     log_prob = scores.log_softmax(1)
     anchors = [i for i, c in enumerate(classes.tolist()) if c > 0]
-    expected = [-log_prob[i][(classes == classes[i]) & (torch.arange(len(classes)) != i)].mean() for i in anchors]
+    expected = [
+        -log_prob[i][(classes == classes[i]) & (torch.arange(len(classes)) != i)].mean()
+        for i in anchors
+    ]
     loss = supervised_contrastive_loss(embeddings, classes, temperature=0.1)
     torch.testing.assert_close(loss, torch.stack(expected).mean())
 
 
-# ------------------------------------------------------------------------------------------------------------ properties
+# --------------------------------------------------------------------------------------- properties
 @pytest.mark.parametrize("loss_function", LOSSES)
 @pytest.mark.parametrize("seed", range(3))
 def test_order_of_tokens_and_leading_shape_do_not_matter(loss_function, seed: int) -> None:
     embeddings, classes = random_tokens(seed)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(seed + 1))
     loss = loss_function(embeddings, classes, temperature=0.1)
-    torch.testing.assert_close(loss_function(embeddings[order], classes[order], temperature=0.1), loss)
+    torch.testing.assert_close(
+        loss_function(embeddings[order], classes[order], temperature=0.1), loss
+    )
     batched = loss_function(embeddings.view(5, 6, -1), classes.view(5, 6), temperature=0.1)
     torch.testing.assert_close(batched, loss)
 
@@ -142,7 +184,9 @@ def test_order_of_tokens_and_leading_shape_do_not_matter(loss_function, seed: in
 @pytest.mark.parametrize("padding", [0.0, 1.0, -1e6, torch.nan], ids=str)
 def test_ignored_tokens_change_nothing(loss_function, padding: float) -> None:
     embeddings, classes = random_tokens(0)
-    padded = torch.cat([torch.full((4, 8), padding), embeddings, torch.full((3, 8), padding)]).requires_grad_()
+    padded = torch.cat(
+        [torch.full((4, 8), padding), embeddings, torch.full((3, 8), padding)]
+    ).requires_grad_()
     marked = torch.cat([torch.full((4,), -1), classes, torch.full((3,), -100)])
     loss = loss_function(padded, marked, temperature=0.1)
     loss.backward()
@@ -156,7 +200,8 @@ def test_loss_reads_directions_not_lengths(loss_function) -> None:
     embeddings, classes = random_tokens(0)
     lengths = torch.linspace(0.1, 50, 30)[:, None]
     torch.testing.assert_close(
-        loss_function(embeddings * lengths, classes, temperature=0.1), loss_function(embeddings, classes, temperature=0.1)
+        loss_function(embeddings * lengths, classes, temperature=0.1),
+        loss_function(embeddings, classes, temperature=0.1),
     )
 
 
@@ -169,8 +214,15 @@ def test_bf16_embeddings_give_a_float32_loss(loss_function) -> None:
     assert loss.dtype == torch.float32
     assert half.grad.dtype == torch.bfloat16
     # The same rounded embeddings in float32: only the input is rounded, nothing of the computation.
-    torch.testing.assert_close(loss, loss_function(embeddings.bfloat16().float(), classes, temperature=0.1), rtol=1e-6, atol=0)
-    torch.testing.assert_close(loss, loss_function(embeddings, classes, temperature=0.1), rtol=2e-2, atol=0)
+    torch.testing.assert_close(
+        loss,
+        loss_function(embeddings.bfloat16().float(), classes, temperature=0.1),
+        rtol=1e-6,
+        atol=0,
+    )
+    torch.testing.assert_close(
+        loss, loss_function(embeddings, classes, temperature=0.1), rtol=2e-2, atol=0
+    )
 
 
 @pytest.mark.parametrize("loss_function", LOSSES)
@@ -179,7 +231,9 @@ def test_autocast_does_not_lower_the_precision_of_the_loss(loss_function) -> Non
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = loss_function(embeddings, classes, temperature=0.07)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, loss_function(embeddings, classes, temperature=0.07), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        loss, loss_function(embeddings, classes, temperature=0.07), rtol=1e-6, atol=0
+    )
 
 
 def test_a_tiny_temperature_stays_finite() -> None:
@@ -191,7 +245,7 @@ def test_a_tiny_temperature_stays_finite() -> None:
     assert embeddings.grad.isfinite().all()
 
 
-# ------------------------------------------------------------------------------------------------------------ empty cases
+# -------------------------------------------------------------------------------------- empty cases
 EMPTY = {
     "all O": [0, 0, 0, 0],
     "singletons": [0, 1, 2, 3],
@@ -203,7 +257,9 @@ EMPTY = {
 
 @pytest.mark.parametrize("loss_function", LOSSES)
 @pytest.mark.parametrize("classes", EMPTY.values(), ids=EMPTY.keys())
-def test_nothing_to_contrast_gives_zero_loss_and_gradient(loss_function, classes: list[int]) -> None:
+def test_nothing_to_contrast_gives_zero_loss_and_gradient(
+    loss_function, classes: list[int]
+) -> None:
     embeddings = torch.randn(len(classes), 8, requires_grad=True)
     loss = loss_function(embeddings, torch.tensor(classes, dtype=torch.long), temperature=0.1)
     loss.backward()
@@ -216,7 +272,9 @@ def test_nothing_to_contrast_gives_zero_loss_and_gradient(loss_function, classes
 @pytest.mark.parametrize("classes", [[1, 1, 1], [0, 0, 0], [0, 0, -1], [2, 2, -1]], ids=str)
 def test_pairs_without_a_negative_add_nothing(classes: list[int], reduction: str) -> None:
     embeddings = torch.randn(3, 8, requires_grad=True)
-    loss = pairwise_contrastive_loss(embeddings, torch.tensor(classes), temperature=0.1, with_o=True, reduction=reduction)
+    loss = pairwise_contrastive_loss(
+        embeddings, torch.tensor(classes), temperature=0.1, with_o=True, reduction=reduction
+    )
     loss.backward()
     assert loss.item() == 0
     assert embeddings.grad.eq(0).all()
@@ -231,7 +289,7 @@ def test_ignored_tokens_are_not_read_when_nothing_is_left(loss_function) -> None
     assert embeddings.grad.eq(0).all()
 
 
-# ----------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 @pytest.mark.parametrize("loss_function", LOSSES)
 @pytest.mark.parametrize("shape", [(29,), (31,), (30, 1), (5, 6)], ids=str)
 def test_shapes_that_do_not_match_raise(loss_function, shape: tuple[int, ...]) -> None:
@@ -252,7 +310,7 @@ def test_an_unknown_reduction_raises(reduction: str) -> None:
         pairwise_contrastive_loss(*random_tokens(0), temperature=0.1, reduction=reduction)
 
 
-# ---------------------------------------------------------------------------------------------------------------- classes
+# ------------------------------------------------------------------------------------------ classes
 def test_docstring_examples_hold() -> None:
     result = doctest.testmod(losses)
     assert result.attempted >= 1
@@ -260,5 +318,12 @@ def test_docstring_examples_hold() -> None:
 
 
 def test_semantic_classes_join_b_and_i_wherever_they_stand() -> None:
-    assert semantic_classes(["O", "I-LOC", "B-PER.NAM", "B-LOC", "I-PER.NAM", "B-PER.NOM"]) == [0, 1, 2, 1, 2, 3]
+    assert semantic_classes(["O", "I-LOC", "B-PER.NAM", "B-LOC", "I-PER.NAM", "B-PER.NOM"]) == [
+        0,
+        1,
+        2,
+        1,
+        2,
+        3,
+    ]
     assert semantic_classes([]) == []

@@ -43,7 +43,10 @@ def bio_tags(draw: st.DrawFn, length: int) -> list[str]:
     while i < length:
         size, label = draw(st.integers(1, 3)), draw(st.sampled_from([None, "PER", "ORG", "LOC"]))
         if label:
-            tags[i : min(i + size, length)] = [f"B-{label}", *[f"I-{label}"] * (min(size, length - i) - 1)]
+            tags[i : min(i + size, length)] = [
+                f"B-{label}",
+                *[f"I-{label}"] * (min(size, length - i) - 1),
+            ]
         i += size
     return tags
 
@@ -58,7 +61,10 @@ def test_scores_agree_with_seqeval(corpora: tuple[list[list[str]], list[list[str
     gold, predicted = corpora
     assume(any(spans(gold) + spans(predicted)))  # seqeval has no report of nothing
     ours = span_scores(spans(predicted), spans(gold))
-    theirs = {name: f(gold, predicted, zero_division=0) for name, f in zip(NAMES, (precision_score, recall_score, f1_score), strict=True)}
+    theirs = {
+        name: f(gold, predicted, zero_division=0)
+        for name, f in zip(NAMES, (precision_score, recall_score, f1_score), strict=True)
+    }
     assert {name: ours["micro"][name] for name in NAMES} == pytest.approx(theirs)
 
     report = classification_report(gold, predicted, output_dict=True, zero_division=0)
@@ -67,10 +73,14 @@ def test_scores_agree_with_seqeval(corpora: tuple[list[list[str]], list[list[str
     for label, entry in per_type.items():
         found = ours["per_type"][label]
         wanted = (entry["precision"], entry["recall"], entry["f1-score"], entry["support"])
-        assert (found["precision"], found["recall"], found["f1"], found["gold"]) == pytest.approx(wanted)
+        assert (found["precision"], found["recall"], found["f1"], found["gold"]) == pytest.approx(
+            wanted
+        )
 
     counted = [entry for entry in per_type.values() if entry["support"]] or list(per_type.values())
-    macro = {n: sum(e["f1-score" if n == "f1" else n] for e in counted) / len(counted) for n in NAMES}
+    macro = {
+        n: sum(e["f1-score" if n == "f1" else n] for e in counted) / len(counted) for n in NAMES
+    }
     assert ours["macro"] == pytest.approx(macro)
 
 
@@ -81,11 +91,32 @@ FOUND = [[(0, 4, "ORG"), (0, 2, "PER")], [(1, 3, "PER"), (5, 8, "PER")], [(0, 1,
 
 def test_nested_mentions_by_hand() -> None:
     scores = span_scores(FOUND, GOLD)
-    assert scores["micro"] == {"precision": 2 / 5, "recall": 2 / 4, "f1": 4 / 9, "correct": 2, "predicted": 5, "gold": 4}
+    assert scores["micro"] == {
+        "precision": 2 / 5,
+        "recall": 2 / 4,
+        "f1": 4 / 9,
+        "correct": 2,
+        "predicted": 5,
+        "gold": 4,
+    }
     assert scores["per_type"] == {
         "GPE": {**NOTHING, "correct": 0, "predicted": 0, "gold": 1},
-        "ORG": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "correct": 1, "predicted": 1, "gold": 1},
-        "PER": {"precision": 1 / 3, "recall": 1 / 2, "f1": 2 / 5, "correct": 1, "predicted": 3, "gold": 2},
+        "ORG": {
+            "precision": 1.0,
+            "recall": 1.0,
+            "f1": 1.0,
+            "correct": 1,
+            "predicted": 1,
+            "gold": 1,
+        },
+        "PER": {
+            "precision": 1 / 3,
+            "recall": 1 / 2,
+            "f1": 2 / 5,
+            "correct": 1,
+            "predicted": 3,
+            "gold": 2,
+        },
         "TITLE": {**NOTHING, "correct": 0, "predicted": 1, "gold": 0},
     }
     # over GPE, ORG, PER: no mean is taken over TITLE, which the gold does not have
@@ -119,10 +150,17 @@ def test_score_of_a_mention_does_not_matter() -> None:
 
 @pytest.mark.parametrize(
     ("predictions", "references", "predicted", "gold"),
-    [([], [], 0, 0), ([[]], [[]], 0, 0), ([[]], [[(0, 1, "X")]], 0, 1), ([[(0, 1, "X")]], [[]], 1, 0)],
+    [
+        ([], [], 0, 0),
+        ([[]], [[]], 0, 0),
+        ([[]], [[(0, 1, "X")]], 0, 1),
+        ([[(0, 1, "X")]], [[]], 1, 0),
+    ],
     ids=["no text", "no mention", "nothing found", "nothing there"],
 )
-def test_empty_cases_score_zero(predictions: list, references: list, predicted: int, gold: int) -> None:
+def test_empty_cases_score_zero(
+    predictions: list, references: list, predicted: int, gold: int
+) -> None:
     scores = span_scores(predictions, references)
     assert scores["micro"] == {**NOTHING, "correct": 0, "predicted": predicted, "gold": gold}
     assert scores["macro"] == NOTHING
@@ -131,7 +169,9 @@ def test_empty_cases_score_zero(predictions: list, references: list, predicted: 
 
 def test_f1_is_the_harmonic_mean() -> None:
     scores = precision_recall_f1(3, 4, 10)
-    assert scores == pytest.approx({"precision": 0.75, "recall": 0.3, "f1": 2 / (1 / 0.75 + 1 / 0.3)})
+    assert scores == pytest.approx(
+        {"precision": 0.75, "recall": 0.3, "f1": 2 / (1 / 0.75 + 1 / 0.3)}
+    )
 
 
 def test_different_numbers_of_texts_are_refused() -> None:
@@ -139,7 +179,7 @@ def test_different_numbers_of_texts_are_refused() -> None:
         span_scores([[], []], [[]])
 
 
-# ---------------------------------------------------------------------------------------------- errors, groups and counts
+# ------------------------------------------------------------------------ errors, groups and counts
 Triples = list[tuple[int, int, str]]
 TEXT = "甲乙甲乙丙甲乙丁甲乙甲乙丙甲"
 
@@ -173,7 +213,9 @@ def added(groups: list[dict[str, Any]]) -> dict[str, int]:
 
 @PROPERTY
 @given(scored_texts())
-def test_errors_add_up_to_what_is_wrong_on_either_side(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+def test_errors_add_up_to_what_is_wrong_on_either_side(
+    case: tuple[list[Triples], list[Triples], list[str]],
+) -> None:
     found, gold, _ = case
     errors, micro = error_breakdown(found, gold), span_scores(found, gold)["micro"]
     assert sum(errors["predictions"].values()) == micro["predicted"] - micro["correct"]
@@ -182,28 +224,41 @@ def test_errors_add_up_to_what_is_wrong_on_either_side(case: tuple[list[Triples]
 
 @PROPERTY
 @given(scored_texts())
-def test_errors_are_those_of_shared_characters(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+def test_errors_are_those_of_shared_characters(
+    case: tuple[list[Triples], list[Triples], list[str]],
+) -> None:
     """The definition once more, by sets of characters: the mentions that are right are taken out of both sides, then each looks around."""
     found, gold, _ = case
     names = {"predictions": [], "gold": []}
     for own, wanted in zip(found, gold, strict=True):
         for side, mine, theirs in (("predictions", own, wanted), ("gold", wanted, own)):
             for start, end, label in set(mine) - set(theirs):
-                touching = [m for m in set(theirs) - set(mine) if set(range(*m[:2])) & set(range(start, end))]
+                touching = [
+                    m
+                    for m in set(theirs) - set(mine)
+                    if set(range(*m[:2])) & set(range(start, end))
+                ]
                 if any(set(range(*m[:2])) == set(range(start, end)) for m in touching):
                     names[side].append("type")
                 elif any(m[2] == label for m in touching):
                     names[side].append("boundary")
                 else:
-                    names[side].append("boundary_and_type" if touching else {"predictions": "spurious", "gold": "missed"}[side])
-    assert {side: {k: n for k, n in counts.items() if n} for side, counts in error_breakdown(found, gold).items()} == {
-        side: {name: own.count(name) for name in own} for side, own in names.items()
-    }
+                    names[side].append(
+                        "boundary_and_type"
+                        if touching
+                        else {"predictions": "spurious", "gold": "missed"}[side]
+                    )
+    assert {
+        side: {k: n for k, n in counts.items() if n}
+        for side, counts in error_breakdown(found, gold).items()
+    } == {side: {name: own.count(name) for name in own} for side, own in names.items()}
 
 
 @PROPERTY
 @given(scored_texts())
-def test_errors_of_swapped_sides_are_swapped(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+def test_errors_of_swapped_sides_are_swapped(
+    case: tuple[list[Triples], list[Triples], list[str]],
+) -> None:
     found, gold, _ = case
     errors, swapped = error_breakdown(found, gold), error_breakdown(gold, found)
     assert list(errors["predictions"].values()) == list(swapped["gold"].values())
@@ -217,11 +272,21 @@ def test_errors_of_swapped_sides_are_swapped(case: tuple[list[Triples], list[Tri
         ([(0, 2, "PER")], [(1, 3, "PER")], "boundary", "boundary"),
         ([(0, 2, "PER")], [(1, 3, "ORG")], "boundary_and_type", "boundary_and_type"),
         ([(0, 2, "PER")], [(2, 4, "PER")], "spurious", "missed"),  # neighbours do not touch
-        ([(0, 3, "PER")], [(0, 3, "ORG"), (0, 2, "PER")], "type", "type boundary"),  # same boundaries come first
+        (
+            [(0, 3, "PER")],
+            [(0, 3, "ORG"), (0, 2, "PER")],
+            "type",
+            "type boundary",
+        ),  # same boundaries come first
         ([(0, 3, "PER")], [(0, 2, "ORG"), (2, 4, "PER")], "boundary", "boundary_and_type boundary"),
         ([(0, 4, "PER")], [(0, 2, "PER"), (2, 4, "PER")], "boundary", "boundary boundary"),
         ([(0, 2, "PER"), (2, 4, "PER")], [(0, 4, "PER")], "boundary boundary", "boundary"),
-        ([(0, 4, "ORG"), (0, 2, "PER")], [(0, 4, "ORG")], "spurious", ""),  # the gold mention is found
+        (
+            [(0, 4, "ORG"), (0, 2, "PER")],
+            [(0, 4, "ORG")],
+            "spurious",
+            "",
+        ),  # the gold mention is found
         ([(0, 4, "ORG")], [(0, 4, "ORG"), (0, 2, "GPE")], "", "missed"),  # the prediction is right
         ([(0, 4, "PER")], [(0, 4, "ORG"), (0, 2, "GPE")], "type", "type boundary_and_type"),
         ([(0, 2, "ORG"), (0, 2, "ORG")], [], "spurious", ""),  # once, however often predicted
@@ -231,7 +296,9 @@ def test_errors_of_swapped_sides_are_swapped(case: tuple[list[Triples], list[Tri
 def test_errors_by_hand(found: Triples, gold: Triples, of_predictions: str, of_gold: str) -> None:
     errors = error_breakdown([found], [gold])
     for side, names in (("predictions", of_predictions), ("gold", of_gold)):
-        assert sorted(name for name, n in errors[side].items() for _ in range(n)) == sorted(names.split())
+        assert sorted(name for name, n in errors[side].items() for _ in range(n)) == sorted(
+            names.split()
+        )
 
 
 def test_mention_of_another_text_explains_no_error() -> None:
@@ -241,35 +308,59 @@ def test_mention_of_another_text_explains_no_error() -> None:
 
 @PROPERTY
 @given(scored_texts())
-def test_score_of_a_length_is_that_of_its_mentions_alone(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+def test_score_of_a_length_is_that_of_its_mentions_alone(
+    case: tuple[list[Triples], list[Triples], list[str]],
+) -> None:
     found, gold, _ = case
     scores = length_scores(found, gold)
     micro = span_scores(found, gold)["micro"]
     assert added(list(scores.values())) == {name: micro[name] for name in COUNTS}
-    for name, lengths in zip(scores, ([1], [2], [3], [4, 5], [6, 7, 8, 9], range(10, 99)), strict=True):
-        own = [kept(side, lambda _, m, lengths=lengths: m[1] - m[0] in lengths) for side in (found, gold)]
+    for name, lengths in zip(
+        scores, ([1], [2], [3], [4, 5], [6, 7, 8, 9], range(10, 99)), strict=True
+    ):
+        own = [
+            kept(side, lambda _, m, lengths=lengths: m[1] - m[0] in lengths)
+            for side in (found, gold)
+        ]
         assert scores[name] == span_scores(*own)["micro"]
 
 
 @PROPERTY
-@given(scored_texts(), st.sets(st.tuples(st.sampled_from(["甲", "甲乙", "乙甲", "丙"]), st.sampled_from(["PER", "ORG"]))))
-def test_seen_and_unseen_mentions_make_up_micro(case: tuple[list[Triples], list[Triples], list[str]], train: set[tuple[str, str]]) -> None:
+@given(
+    scored_texts(),
+    st.sets(
+        st.tuples(st.sampled_from(["甲", "甲乙", "乙甲", "丙"]), st.sampled_from(["PER", "ORG"]))
+    ),
+)
+def test_seen_and_unseen_mentions_make_up_micro(
+    case: tuple[list[Triples], list[Triples], list[str]], train: set[tuple[str, str]]
+) -> None:
     found, gold, texts = case
     scores = training_scores(found, gold, texts, set(), train)
     micro = span_scores(found, gold)["micro"]
     assert added([scores["seen"], scores["unseen"]]) == {name: micro[name] for name in COUNTS}
-    own = [kept(side, lambda i, m: (texts[i][m[0] : m[1]], m[2]) in train) for side in (found, gold)]
+    own = [
+        kept(side, lambda i, m: (texts[i][m[0] : m[1]], m[2]) in train) for side in (found, gold)
+    ]
     assert scores["seen"] == span_scores(*own)["micro"]
 
 
 def test_surface_with_another_type_is_unseen() -> None:
-    scores = training_scores([[(0, 2, "PER")]], [[(0, 2, "ORG")]], ["甲乙"], set(), {("甲乙", "ORG")})
-    assert (scores["seen"]["gold"], scores["seen"]["predicted"], scores["unseen"]["predicted"]) == (1, 0, 1)
+    scores = training_scores(
+        [[(0, 2, "PER")]], [[(0, 2, "ORG")]], ["甲乙"], set(), {("甲乙", "ORG")}
+    )
+    assert (scores["seen"]["gold"], scores["seen"]["predicted"], scores["unseen"]["predicted"]) == (
+        1,
+        0,
+        1,
+    )
 
 
 @PROPERTY
 @given(scored_texts())
-def test_new_texts_are_those_that_training_lacks(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+def test_new_texts_are_those_that_training_lacks(
+    case: tuple[list[Triples], list[Triples], list[str]],
+) -> None:
     found, gold, texts = case
     known = set(texts[:1])
     scores = training_scores(found, gold, texts, known, set())
@@ -281,7 +372,9 @@ def test_new_texts_are_those_that_training_lacks(case: tuple[list[Triples], list
 
 @PROPERTY
 @given(scored_texts())
-def test_counts_of_each_text_are_its_own_scores(case: tuple[list[Triples], list[Triples], list[str]]) -> None:
+def test_counts_of_each_text_are_its_own_scores(
+    case: tuple[list[Triples], list[Triples], list[str]],
+) -> None:
     found, gold, _ = case
     counts = text_counts(found, gold)
     rows = [counts[i : i + 3] for i in range(0, len(counts), 3)]
@@ -289,7 +382,11 @@ def test_counts_of_each_text_are_its_own_scores(case: tuple[list[Triples], list[
     assert rows == [[micro[name] for name in COUNTS] for micro in alone]
 
 
-@pytest.mark.parametrize("function", [error_breakdown, length_scores, text_counts], ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    "function",
+    [error_breakdown, length_scores, text_counts],
+    ids=lambda function: function.__name__,
+)
 def test_breakdowns_refuse_different_numbers_of_texts(function: Callable) -> None:
     with pytest.raises(ValueError, match="2 predictions for 1 references"):
         function([[], []], [[]])
@@ -300,18 +397,25 @@ def test_training_scores_refuse_different_numbers_of_texts() -> None:
         training_scores([[], []], [[], []], ["甲"], set(), set())
 
 
-# --------------------------------------------------------------------------------------------------------------- evaluate
+# ----------------------------------------------------------------------------------------- evaluate
 @pytest.fixture(scope="module")
 def metric() -> evaluate.Metric:
     return evaluate.load(str(ROOT / "contrastive_ner" / "evaluation" / "metrics.py"))
 
 
 def mentions(texts: list[list[tuple[int, int, str]]]) -> list[list[dict[str, Any]]]:
-    return [[{"start": start, "end": end, "label": label} for start, end, label in text] for text in texts]
+    return [
+        [{"start": start, "end": end, "label": label} for start, end, label in text]
+        for text in texts
+    ]
 
 
 def leaves(value: Any) -> list[Any]:
-    return [leaf for item in value.values() for leaf in leaves(item)] if isinstance(value, dict) else [value]
+    return (
+        [leaf for item in value.values() for leaf in leaves(item)]
+        if isinstance(value, dict)
+        else [value]
+    )
 
 
 def test_evaluate_metric_computes_the_same(metric: evaluate.Metric) -> None:
@@ -334,7 +438,10 @@ def test_evaluate_metric_takes_batches(metric: evaluate.Metric) -> None:
 
 def test_evaluate_metric_takes_mentions_with_other_fields(metric: evaluate.Metric) -> None:
     scored = [[{**m, "score": 0.5, "word": "甲"} for m in text] for text in mentions(FOUND)]
-    assert metric.compute(predictions=scored, references=mentions(GOLD))["f1"] == span_scores(FOUND, GOLD)["micro"]["f1"]
+    assert (
+        metric.compute(predictions=scored, references=mentions(GOLD))["f1"]
+        == span_scores(FOUND, GOLD)["micro"]["f1"]
+    )
     for found, gold in zip(scored, mentions(GOLD), strict=True):
         metric.add(prediction=found, reference=gold)
     assert metric.compute()["f1"] == span_scores(FOUND, GOLD)["micro"]["f1"]

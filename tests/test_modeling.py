@@ -29,21 +29,39 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from contrastive_ner.models.encoder_ner import IGNORED
-from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification, NercoModel, bio_penalties, check_bio_labels
+from contrastive_ner.models.modeling_nerco import (
+    NercoConfig,
+    NercoForTokenClassification,
+    NercoModel,
+    bio_penalties,
+    check_bio_labels,
+)
 from contrastive_ner.models.windows_ner import Span
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 VOCABULARY = 100
 LONGEST = 24
 # No dropout anywhere: two forward passes of one model are comparable, in training mode too.
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": VOCABULARY}
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": VOCABULARY,
+}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "bert": partial(BertConfig, **SIZES, **STILL, max_position_embeddings=LONGEST),
     # Positions of the RoBERTa family start after the padding id.
-    "roberta": partial(RobertaConfig, **SIZES, **STILL, max_position_embeddings=LONGEST + 2, type_vocab_size=1),
-    "xlm-roberta": partial(XLMRobertaConfig, **SIZES, **STILL, max_position_embeddings=LONGEST + 2, type_vocab_size=1),
-    "electra": partial(ElectraConfig, **SIZES, **STILL, embedding_size=16, max_position_embeddings=LONGEST),
+    "roberta": partial(
+        RobertaConfig, **SIZES, **STILL, max_position_embeddings=LONGEST + 2, type_vocab_size=1
+    ),
+    "xlm-roberta": partial(
+        XLMRobertaConfig, **SIZES, **STILL, max_position_embeddings=LONGEST + 2, type_vocab_size=1
+    ),
+    "electra": partial(
+        ElectraConfig, **SIZES, **STILL, embedding_size=16, max_position_embeddings=LONGEST
+    ),
     "distilbert": partial(
         DistilBertConfig,
         vocab_size=VOCABULARY,
@@ -109,7 +127,9 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def build_tagger(folder: str, **config: object) -> NercoForTokenClassification:
     """A tagger in evaluation mode with a random head and random transitions, no dropout."""
     torch.manual_seed(1)
-    model = NercoForTokenClassification.from_encoder(folder, LABELS, **{"output_dropout": 0.0, **config})
+    model = NercoForTokenClassification.from_encoder(
+        folder, LABELS, **{"output_dropout": 0.0, **config}
+    )
     nn.init.normal_(model.classifier.weight, std=0.5)
     if model.crf.transitions is not None:
         nn.init.normal_(model.crf.transitions, std=0.5)
@@ -126,7 +146,9 @@ def random_tags(length: int, generator: torch.Generator) -> list[int]:
     tags: list[int] = []
     for choice in torch.randint(0, 4, (length,), generator=generator).tolist():
         before = tags[-1] if tags else 0
-        tags.append([0, 1, 3, before + before % 2 if before else 1][choice])  # the last choice goes on with an entity
+        tags.append(
+            [0, 1, 3, before + before % 2 if before else 1][choice]
+        )  # the last choice goes on with an entity
     return tags
 
 
@@ -141,7 +163,9 @@ def random_batch(sentences: int = 4, longest: int = 12, seed: int = 0) -> dict[s
     }
     for row in range(sentences):
         length = longest - row % 4
-        batch["input_ids"][row, :length] = torch.randint(5, VOCABULARY, (length,), generator=generator)
+        batch["input_ids"][row, :length] = torch.randint(
+            5, VOCABULARY, (length,), generator=generator
+        )
         batch["attention_mask"][row, :length] = 1
         words = [t for t in range(1, length - 1) if t % 4 != 3]
         batch["word_mask"][row, words] = True
@@ -160,7 +184,9 @@ def decode(model: NercoForTokenClassification, batch: dict[str, Tensor]) -> list
 
 
 def assert_same_spans(found: list[list[Span]], expected: list[list[Span]]) -> None:
-    assert [[span[:3] for span in row] for row in found] == [[span[:3] for span in row] for row in expected]
+    assert [[span[:3] for span in row] for row in found] == [
+        [span[:3] for span in row] for row in expected
+    ]
     scores = [[span.score for row in spans for span in row] for spans in (found, expected)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     assert scores[0], "no span: nothing is compared"
@@ -180,12 +206,17 @@ def spans_of(names: list[str]) -> list[tuple[int, int, str]]:
     return spans
 
 
-# --------------------------------------------------------------------------------------------------------- every encoder
+# ------------------------------------------------------------------------------------ every encoder
 @EVERY_ENCODER
-def test_from_encoder_takes_the_encoder_weights(architecture: str, encoders: dict[str, str]) -> None:
+def test_from_encoder_takes_the_encoder_weights(
+    architecture: str, encoders: dict[str, str]
+) -> None:
     stored = load_file(Path(encoders[architecture]) / "model.safetensors")
     wanted = {name: tensor for name, tensor in stored.items() if not name.startswith("pooler.")}
-    for model in (build_tagger(encoders[architecture]).nerco, NercoModel.from_encoder(encoders[architecture])):
+    for model in (
+        build_tagger(encoders[architecture]).nerco,
+        NercoModel.from_encoder(encoders[architecture]),
+    ):
         weights = model.encoder.state_dict()
         assert weights.keys() == wanted.keys()
         assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
@@ -193,7 +224,9 @@ def test_from_encoder_takes_the_encoder_weights(architecture: str, encoders: dic
 
 @EVERY_ENCODER
 @CRF
-def test_forward_loss_and_gradient_are_finite(architecture: str, use_crf: bool, encoders: dict[str, str]) -> None:
+def test_forward_loss_and_gradient_are_finite(
+    architecture: str, use_crf: bool, encoders: dict[str, str]
+) -> None:
     model = build_tagger(encoders[architecture], use_crf=use_crf, output_dropout=0.3).train()
     outputs = model(**random_batch())
     outputs.loss.backward()
@@ -212,7 +245,9 @@ def test_every_parameter_learns(architecture: str, encoders: dict[str, str]) -> 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-20)
     model(**random_batch()).loss.backward()
     optimizer.step()
-    assert [name for name, p in model.named_parameters() if not p.requires_grad or p.grad is None] == []
+    assert [
+        name for name, p in model.named_parameters() if not p.requires_grad or p.grad is None
+    ] == []
     assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
     assert "crf.transitions" in before
 
@@ -251,7 +286,9 @@ def test_base_model_opens_a_tagger_folder_in_silence(
     finally:
         library.removeHandler(caplog.handler)
     assert not any(report.values())
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    ] == []
     weights = base.state_dict()
     assert all(torch.equal(weights[name], stored["nerco." + name]) for name in weights)
     ids = random_batch()["input_ids"]
@@ -260,20 +297,31 @@ def test_base_model_opens_a_tagger_folder_in_silence(
 
 
 @EVERY_ENCODER
-def test_tagger_opens_a_base_model_folder_and_misses_only_its_head(architecture: str, encoders: dict[str, str], tmp_path: Path) -> None:
+def test_tagger_opens_a_base_model_folder_and_misses_only_its_head(
+    architecture: str, encoders: dict[str, str], tmp_path: Path
+) -> None:
     base = NercoModel.from_encoder(encoders[architecture], id2label=dict(enumerate(LABELS)))
     base.save_pretrained(tmp_path)
     tagger, report = NercoForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
-    assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias", "crf.transitions"}
+    assert set(report["missing_keys"]) == {
+        "classifier.weight",
+        "classifier.bias",
+        "crf.transitions",
+    }
     assert not report["unexpected_keys"]
-    assert all(torch.equal(tensor, tagger.nerco.state_dict()[name]) for name, tensor in base.state_dict().items())
+    assert all(
+        torch.equal(tensor, tagger.nerco.state_dict()[name])
+        for name, tensor in base.state_dict().items()
+    )
     assert tagger.crf.transitions.eq(0).all()
     assert tagger.classifier.weight.isfinite().all()
 
 
 @EVERY_ENCODER
 @CRF
-def test_bf16_model_gives_a_finite_float32_loss_and_spans(architecture: str, use_crf: bool, encoders: dict[str, str]) -> None:
+def test_bf16_model_gives_a_finite_float32_loss_and_spans(
+    architecture: str, use_crf: bool, encoders: dict[str, str]
+) -> None:
     model = build_tagger(encoders[architecture], use_crf=use_crf)
     batch = random_batch()
     exact = model(**batch).loss
@@ -291,7 +339,9 @@ def test_bf16_model_gives_a_finite_float32_loss_and_spans(architecture: str, use
 
 @EVERY_ENCODER
 @CRF
-def test_autocast_gives_a_finite_float32_loss_and_spans(architecture: str, use_crf: bool, encoders: dict[str, str]) -> None:
+def test_autocast_gives_a_finite_float32_loss_and_spans(
+    architecture: str, use_crf: bool, encoders: dict[str, str]
+) -> None:
     model = build_tagger(encoders[architecture], use_crf=use_crf)
     batch = random_batch()
     exact = model(**batch).loss
@@ -306,8 +356,12 @@ def test_autocast_gives_a_finite_float32_loss_and_spans(architecture: str, use_c
     assert all(0 <= span.score <= 1 for span in spans)
 
 
-@pytest.mark.parametrize("architecture", [name for name in CONFIGS if name != "deberta-v2"])  # has no sdpa
-def test_sdpa_and_eager_attention_agree(architecture: str, encoders: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "architecture", [name for name in CONFIGS if name != "deberta-v2"]
+)  # has no sdpa
+def test_sdpa_and_eager_attention_agree(
+    architecture: str, encoders: dict[str, str], tmp_path: Path
+) -> None:
     build_tagger(encoders[architecture]).save_pretrained(tmp_path)
     batch, losses = random_batch(), {}
     for attention in ("sdpa", "eager"):
@@ -318,12 +372,16 @@ def test_sdpa_and_eager_attention_agree(architecture: str, encoders: dict[str, s
 
 
 @EVERY_ENCODER
-def test_gradient_checkpointing_gives_the_same_gradients(architecture: str, encoders: dict[str, str]) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(
+    architecture: str, encoders: dict[str, str]
+) -> None:
     model = build_tagger(encoders[architecture]).train()
     batch, gradients = random_batch(), []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
         assert model.is_gradient_checkpointing == checkpointing
         model.zero_grad()
         model(**batch).loss.backward()
@@ -331,10 +389,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(architecture: str, enco
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-# ---------------------------------------------------------------------------------------------------- masks and padding
+# -------------------------------------------------------------------------------- masks and padding
 @CRF
 @pytest.mark.parametrize("columns", [1, 7])
-def test_padding_changes_neither_loss_nor_spans(use_crf: bool, columns: int, encoders: dict[str, str]) -> None:
+def test_padding_changes_neither_loss_nor_spans(
+    use_crf: bool, columns: int, encoders: dict[str, str]
+) -> None:
     model, batch = build_tagger(encoders["bert"], use_crf=use_crf), random_batch()
     padded = widen(batch, columns)
     torch.testing.assert_close(model(**padded).loss, model(**batch).loss, rtol=1e-5, atol=1e-6)
@@ -352,15 +412,22 @@ def test_order_of_sentences_does_not_matter(use_crf: bool, encoders: dict[str, s
 
 
 @CRF
-def test_word_mask_excludes_positions_from_the_loss(use_crf: bool, encoders: dict[str, str]) -> None:
-    model, batch = build_tagger(encoders["bert"], use_crf=use_crf, constrain_transitions=False), random_batch()
+def test_word_mask_excludes_positions_from_the_loss(
+    use_crf: bool, encoders: dict[str, str]
+) -> None:
+    model, batch = (
+        build_tagger(encoders["bert"], use_crf=use_crf, constrain_transitions=False),
+        random_batch(),
+    )
     batch["word_mask"][:, 4:6] = False
     without_labels = batch["labels"].masked_fill(~batch["word_mask"], IGNORED)
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     masked = model(**batch).loss
     torch.testing.assert_close(masked, model(**inputs, labels=without_labels).loss)
     assert masked != model(**inputs, labels=batch["labels"]).loss
-    torch.testing.assert_close(model(**{**batch, "word_mask": batch["word_mask"].long()}).loss, masked)
+    torch.testing.assert_close(
+        model(**{**batch, "word_mask": batch["word_mask"].long()}).loss, masked
+    )
 
 
 def test_word_mask_excludes_positions_from_spans(bert: NercoForTokenClassification) -> None:
@@ -377,13 +444,19 @@ def test_word_mask_excludes_positions_from_spans(bert: NercoForTokenClassificati
 def logits_for(tags: list[str | None]) -> tuple[TokenClassifierOutput, Tensor]:
     """One sentence's sure logits, and the mask of the positions that have a tag; the others loudly say I-ORG."""
     ids = torch.tensor([LABELS.index(tag or "I-ORG") for tag in tags])
-    return TokenClassifierOutput(logits=20.0 * F.one_hot(ids, 5)[None].float()), torch.tensor([[tag is not None for tag in tags]])
+    return TokenClassifierOutput(logits=20.0 * F.one_hot(ids, 5)[None].float()), torch.tensor(
+        [[tag is not None for tag in tags]]
+    )
 
 
 @CRF
-def test_a_sub_word_tail_neither_splits_nor_joins_a_span(use_crf: bool, encoders: dict[str, str]) -> None:
+def test_a_sub_word_tail_neither_splits_nor_joins_a_span(
+    use_crf: bool, encoders: dict[str, str]
+) -> None:
     model = NercoForTokenClassification.from_encoder(encoders["bert"], LABELS, use_crf=use_crf)
-    outputs, word_mask = logits_for([None, "B-PER", None, None, "I-PER", "B-PER", None, "O", None, "B-ORG", None, "I-ORG", None])
+    outputs, word_mask = logits_for(
+        [None, "B-PER", None, None, "I-PER", "B-PER", None, "O", None, "B-ORG", None, "I-ORG", None]
+    )
     (spans,) = model.decode(outputs, word_mask)
     assert [span[:3] for span in spans] == [(0, 2, "PER"), (2, 3, "PER"), (4, 6, "ORG")]
     assert all(span.score > 0.99 for span in spans)
@@ -392,7 +465,9 @@ def test_a_sub_word_tail_neither_splits_nor_joins_a_span(use_crf: bool, encoders
 
 
 @CRF
-def test_a_sentence_without_a_labelled_position_does_not_count(use_crf: bool, encoders: dict[str, str]) -> None:
+def test_a_sentence_without_a_labelled_position_does_not_count(
+    use_crf: bool, encoders: dict[str, str]
+) -> None:
     model, batch = build_tagger(encoders["bert"], use_crf=use_crf), random_batch()
     three = {name: values[:3] for name, values in batch.items()}
     batch["word_mask"][3] = False
@@ -406,11 +481,14 @@ def test_a_sentence_without_a_labelled_position_does_not_count(use_crf: bool, en
     assert decode(model, batch) == [[], [], [], []]
 
 
-# ------------------------------------------------------------------------------------------------------ loss and training
+# -------------------------------------------------------------------------------- loss and training
 def test_loss_without_crf_is_the_mean_of_sentence_means(encoders: dict[str, str]) -> None:
     model, batch = build_tagger(encoders["bert"], use_crf=False), random_batch()
     outputs = model(**batch)
-    sentences = [F.cross_entropy(logits, labels) for logits, labels in zip(outputs.logits, batch["labels"], strict=True)]
+    sentences = [
+        F.cross_entropy(logits, labels)
+        for logits, labels in zip(outputs.logits, batch["labels"], strict=True)
+    ]
     torch.testing.assert_close(outputs.loss, torch.stack(sentences).mean())
 
 
@@ -419,7 +497,9 @@ def test_loss_with_crf_is_the_mean_negative_log_likelihood(encoders: dict[str, s
     outputs = model(**batch)
     transitions, start = model.crf.scores()
     losses = []
-    for logits, labels, keep in zip(outputs.logits, batch["labels"], batch["word_mask"], strict=True):
+    for logits, labels, keep in zip(
+        outputs.logits, batch["labels"], batch["word_mask"], strict=True
+    ):
         sequences = torch.tensor(list(product(range(5), repeat=int(keep.sum()))))  # (S, L)
         scores = start[sequences[:, 0]] + logits[keep].gather(1, sequences.T).sum(0)
         scores = scores + transitions[sequences[:, :-1], sequences[:, 1:]].sum(1)
@@ -428,12 +508,20 @@ def test_loss_with_crf_is_the_mean_negative_log_likelihood(encoders: dict[str, s
 
 
 @CRF
-def test_losses_of_single_sentences_average_to_the_batch_loss(use_crf: bool, encoders: dict[str, str]) -> None:
-    model, batch = build_tagger(encoders["bert"], use_crf=use_crf).train(), random_batch(sentences=8)
+def test_losses_of_single_sentences_average_to_the_batch_loss(
+    use_crf: bool, encoders: dict[str, str]
+) -> None:
+    model, batch = (
+        build_tagger(encoders["bert"], use_crf=use_crf).train(),
+        random_batch(sentences=8),
+    )
     gradients = []
     for size in (8, 1):
         model.zero_grad()
-        losses = [model(**{name: values[i : i + size] for name, values in batch.items()}).loss for i in range(0, 8, size)]
+        losses = [
+            model(**{name: values[i : i + size] for name, values in batch.items()}).loss
+            for i in range(0, 8, size)
+        ]
         loss = torch.stack(losses).mean()
         loss.backward()
         gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
@@ -441,7 +529,9 @@ def test_losses_of_single_sentences_average_to_the_batch_loss(use_crf: bool, enc
 
 
 @CRF
-def test_trainer_with_accumulation_takes_the_same_step(use_crf: bool, encoders: dict[str, str], tmp_path: Path) -> None:
+def test_trainer_with_accumulation_takes_the_same_step(
+    use_crf: bool, encoders: dict[str, str], tmp_path: Path
+) -> None:
     batch = random_batch(sentences=8)
     rows = [{name: values[i] for name, values in batch.items()} for i in range(8)]
     trained, start = [], build_tagger(encoders["bert"], use_crf=use_crf).state_dict()
@@ -460,14 +550,18 @@ def test_trainer_with_accumulation_takes_the_same_step(use_crf: bool, encoders: 
         model = build_tagger(encoders["bert"], use_crf=use_crf)
         Trainer(model=model, args=arguments, train_dataset=rows).train()
         trained.append(model.state_dict())
-    assert not torch.allclose(trained[0]["classifier.weight"], start["classifier.weight"], atol=1e-2)
+    assert not torch.allclose(
+        trained[0]["classifier.weight"], start["classifier.weight"], atol=1e-2
+    )
     torch.testing.assert_close(trained[1], trained[0], rtol=1e-4, atol=1e-5)
 
 
 @CRF
 def test_twenty_steps_overfit_eight_sentences(use_crf: bool, encoders: dict[str, str]) -> None:
     torch.manual_seed(0)
-    model = NercoForTokenClassification.from_encoder(encoders["bert"], LABELS, use_crf=use_crf).train()
+    model = NercoForTokenClassification.from_encoder(
+        encoders["bert"], LABELS, use_crf=use_crf
+    ).train()
     batch = random_batch(sentences=8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
@@ -479,22 +573,29 @@ def test_twenty_steps_overfit_eight_sentences(use_crf: bool, encoders: dict[str,
         losses.append(loss.item())
     model.eval()
     assert model(**batch).loss.item() < losses[0] / 10
-    gold = [spans_of([LABELS[tag] for tag in row[row != IGNORED].tolist()]) for row in batch["labels"]]
+    gold = [
+        spans_of([LABELS[tag] for tag in row[row != IGNORED].tolist()]) for row in batch["labels"]
+    ]
     assert [[span[:3] for span in row] for row in decode(model, batch)] == gold
 
 
 def test_output_dropout_acts_in_training_only(encoders: dict[str, str]) -> None:
-    model, ids = NercoModel.from_encoder(encoders["bert"], output_dropout=0.3), random_batch()["input_ids"]
+    model, ids = (
+        NercoModel.from_encoder(encoders["bert"], output_dropout=0.3),
+        random_batch()["input_ids"],
+    )
     dropped = model.train()(ids).last_hidden_state.eq(0).float().mean().item()
     assert dropped == pytest.approx(0.3, abs=0.05)
     assert torch.equal(model.eval()(ids).last_hidden_state, model.encoder(ids).last_hidden_state)
 
 
-# -------------------------------------------------------------------------------------------------------------- decoding
+# ----------------------------------------------------------------------------------------- decoding
 @pytest.mark.parametrize("use_crf", [False, True], ids=["softmax", "crf"])
 @pytest.mark.parametrize("constrain", [False, True], ids=["free", "bio"])
 @pytest.mark.parametrize("seed", range(3))
-def test_decode_equals_enumeration(use_crf: bool, constrain: bool, seed: int, encoders: dict[str, str]) -> None:
+def test_decode_equals_enumeration(
+    use_crf: bool, constrain: bool, seed: int, encoders: dict[str, str]
+) -> None:
     model = build_tagger(encoders["bert"], use_crf=use_crf, constrain_transitions=constrain)
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(6, 7, 5, generator=generator) * 2
@@ -504,7 +605,9 @@ def test_decode_equals_enumeration(use_crf: bool, constrain: bool, seed: int, en
     found = model.decode(TokenClassifierOutput(logits=logits), word_mask)
     for row in range(6):
         length = int(word_mask[row].sum())
-        sequences = torch.tensor(list(product(range(5), repeat=length)), dtype=torch.long).view(5**length, length)
+        sequences = torch.tensor(list(product(range(5), repeat=length)), dtype=torch.long).view(
+            5**length, length
+        )
         if length == 0:
             assert found[row] == []
             continue
@@ -513,9 +616,15 @@ def test_decode_equals_enumeration(use_crf: bool, constrain: bool, seed: int, en
         names = [LABELS[tag] for tag in sequences[scores.argmax()].tolist()]
         assert [span[:3] for span in found[row]] == spans_of(names)
         probabilities = scores.double().softmax(0)
-        readings = [set(spans_of([LABELS[tag] for tag in sequence])) for sequence in sequences.tolist()]
+        readings = [
+            set(spans_of([LABELS[tag] for tag in sequence])) for sequence in sequences.tolist()
+        ]
         for span in found[row]:  # the mass of every sequence that reads as this mention
-            mass = probabilities[torch.tensor([span[:3] in reading for reading in readings])].sum().item()
+            mass = (
+                probabilities[torch.tensor([span[:3] in reading for reading in readings])]
+                .sum()
+                .item()
+            )
             assert span.score == pytest.approx(mass, abs=1e-5)
     assert any(found)
 
@@ -525,7 +634,11 @@ def test_decode_equals_enumeration(use_crf: bool, constrain: bool, seed: int, en
 def test_scores_are_probabilities(use_crf: bool, scale: float, encoders: dict[str, str]) -> None:
     model = build_tagger(encoders["bert"], use_crf=use_crf)
     logits = torch.randn(8, 60, 5, generator=torch.Generator().manual_seed(0)) * scale
-    spans = [span for row in model.decode(TokenClassifierOutput(logits=logits), torch.ones(8, 60)) for span in row]
+    spans = [
+        span
+        for row in model.decode(TokenClassifierOutput(logits=logits), torch.ones(8, 60))
+        for span in row
+    ]
     assert len(spans) > 20
     assert all(isinstance(span.score, float) and 0 <= span.score <= 1 for span in spans)
 
@@ -541,8 +654,12 @@ def test_scores_are_probabilities(use_crf: bool, scale: float, encoders: dict[st
     ids=str,
 )
 @CRF
-def test_an_orphan_inside_tag_opens_a_span(use_crf: bool, tags: list[str], spans: list[tuple], encoders: dict[str, str]) -> None:
-    model = NercoForTokenClassification.from_encoder(encoders["bert"], LABELS, use_crf=use_crf, constrain_transitions=False)
+def test_an_orphan_inside_tag_opens_a_span(
+    use_crf: bool, tags: list[str], spans: list[tuple], encoders: dict[str, str]
+) -> None:
+    model = NercoForTokenClassification.from_encoder(
+        encoders["bert"], LABELS, use_crf=use_crf, constrain_transitions=False
+    )
     outputs, word_mask = logits_for(tags)
     (found,) = model.decode(outputs, word_mask)
     assert [span[:3] for span in found] == spans
@@ -554,7 +671,10 @@ def test_constrained_decoding_never_shows_an_orphan(encoders: dict[str, str]) ->
     outputs, word_mask = logits_for(["O", "I-PER", "B-ORG", "I-PER"])
     (tags,) = model.viterbi(outputs.logits, word_mask).tolist()
     names = [LABELS[tag] for tag in tags]
-    assert all(tag[0] != "I" or before in ("B" + tag[1:], tag) for before, tag in zip(["O", *names], names, strict=False))
+    assert all(
+        tag[0] != "I" or before in ("B" + tag[1:], tag)
+        for before, tag in zip(["O", *names], names, strict=False)
+    )
 
 
 def test_forward_returns_a_tuple_on_request(bert: NercoForTokenClassification) -> None:
@@ -566,11 +686,15 @@ def test_forward_returns_a_tuple_on_request(bert: NercoForTokenClassification) -
     assert [tuple(states.shape) for states in outputs.hidden_states] == [(4, 12, 32)] * 3
 
 
-# --------------------------------------------------------------------------------------------------- loading and config
+# ------------------------------------------------------------------------------- loading and config
 @pytest.mark.parametrize("constrain", [False, True], ids=["free", "bio"])
 @CRF
-def test_penalties_are_right_after_every_load(constrain: bool, use_crf: bool, encoders: dict[str, str], tmp_path: Path) -> None:
-    build_tagger(encoders["bert"], constrain_transitions=constrain, use_crf=use_crf).save_pretrained(tmp_path)
+def test_penalties_are_right_after_every_load(
+    constrain: bool, use_crf: bool, encoders: dict[str, str], tmp_path: Path
+) -> None:
+    build_tagger(
+        encoders["bert"], constrain_transitions=constrain, use_crf=use_crf
+    ).save_pretrained(tmp_path)
     assert not any("penalty" in name for name in load_file(tmp_path / "model.safetensors"))
     transitions, start = bio_penalties(LABELS)
     for _ in range(2):
@@ -601,14 +725,19 @@ def test_config_survives_saving(encoders: dict[str, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_half_precision_encoder_is_trained_and_reloaded_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_half_precision_encoder_is_trained_and_reloaded_in_float32(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     AutoModel.from_config(CONFIGS["bert"]()).to(dtype).save_pretrained(tmp_path / "encoder")
     model = build_tagger(str(tmp_path / "encoder"))
     model.save_pretrained(tmp_path / "tagger")
     loaded = NercoForTokenClassification.from_pretrained(tmp_path / "tagger")
     for tagger in (model, loaded):
         assert {p.dtype for p in tagger.parameters()} == {torch.float32}
-    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, loaded.state_dict()[name])
+        for name, tensor in model.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -625,7 +754,9 @@ def test_a_half_precision_encoder_is_trained_and_reloaded_in_float32(dtype: torc
         (["O", "B-", "I-"], "'B-' is not BIO"),
     ],
 )
-def test_labels_that_are_no_bio_raise(labels: list[str], message: str, encoders: dict[str, str]) -> None:
+def test_labels_that_are_no_bio_raise(
+    labels: list[str], message: str, encoders: dict[str, str]
+) -> None:
     with pytest.raises(ValueError, match=message):
         check_bio_labels(labels)
     with pytest.raises(ValueError, match=message):
@@ -662,9 +793,14 @@ def test_a_model_without_an_encoder_config_raises(model_class: type) -> None:
         model_class(NercoConfig(id2label=dict(enumerate(LABELS))))
 
 
-@pytest.mark.parametrize("build", [NercoModel.from_encoder, partial(NercoForTokenClassification.from_encoder, labels=LABELS)])
+@pytest.mark.parametrize(
+    "build",
+    [NercoModel.from_encoder, partial(NercoForTokenClassification.from_encoder, labels=LABELS)],
+)
 def test_an_encoder_decoder_is_refused(build: Callable, tmp_path: Path) -> None:
-    T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2).save_pretrained(tmp_path)
+    T5Config(
+        vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+    ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="t5 is an encoder-decoder"):
         build(str(tmp_path))
 
@@ -679,7 +815,10 @@ class Canary:
         return Path.touch, (self.trace,)
 
 
-@pytest.mark.parametrize("build", [NercoModel.from_encoder, partial(NercoForTokenClassification.from_encoder, labels=LABELS)])
+@pytest.mark.parametrize(
+    "build",
+    [NercoModel.from_encoder, partial(NercoForTokenClassification.from_encoder, labels=LABELS)],
+)
 def test_a_pickled_encoder_is_refused(build: Callable, tmp_path: Path) -> None:
     CONFIGS["bert"]().save_pretrained(tmp_path)
     torch.save({"weights": Canary(tmp_path / "trace")}, tmp_path / "pytorch_model.bin")
@@ -689,7 +828,9 @@ def test_a_pickled_encoder_is_refused(build: Callable, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model_class", [NercoModel, NercoForTokenClassification])
-def test_a_pickled_tagger_is_refused(model_class: type, bert: NercoForTokenClassification, tmp_path: Path) -> None:
+def test_a_pickled_tagger_is_refused(
+    model_class: type, bert: NercoForTokenClassification, tmp_path: Path
+) -> None:
     bert.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({"weights": Canary(tmp_path / "trace")}, tmp_path / "pytorch_model.bin")

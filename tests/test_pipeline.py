@@ -18,10 +18,17 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification
 from contrastive_ner.models.pipeline_ner import NerPipeline, text_reader
-from contrastive_ner.models.windows_ner import TextReader, Tokenized, Window, flat_spans, merge_windows, word_starts
-from contrastive_ner.serving.runtime_onnx import spans_of_path
+from contrastive_ner.models.windows_ner import (
+    TextReader,
+    Tokenized,
+    Window,
+    flat_spans,
+    merge_windows,
+    word_starts,
+)
 
 READ_AHEAD = 16  # batches
 PIECES = [
@@ -40,11 +47,22 @@ PIECES = [
     "   ",
     "x y",
 ]
-any_text = st.lists(st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=[]), max_size=8), max_size=6).map("".join)
-TEXTS = ["", " \n", "小明在北京大学读书。", "Hi 😀[SEP]", "ＡＢＣ" * 30, "张三", "\ud83d断", "我们去上海。" * 20]
+any_text = st.lists(
+    st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=[]), max_size=8), max_size=6
+).map("".join)
+TEXTS = [
+    "",
+    " \n",
+    "小明在北京大学读书。",
+    "Hi 😀[SEP]",
+    "ＡＢＣ" * 30,
+    "张三",
+    "\ud83d断",
+    "我们去上海。" * 20,
+]
 
 
-# ----------------------------------------------------------------------------------------------------------- tokenizers
+# --------------------------------------------------------------------------------------- tokenizers
 SPECIAL = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>"}
 PIECE_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.北京大学"
 
@@ -52,21 +70,37 @@ PIECE_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.北京大学"
 def wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
     """Special tokens around, as a BERT-like tokenizer has."""
     ends = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **{f"{name}_token": token for name, token in SPECIAL.items()})
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, **{f"{name}_token": token for name, token in SPECIAL.items()}
+    )
 
 
 def word_piece() -> PreTrainedTokenizerFast:
     pieces = [*SPECIAL.values(), *PIECE_CHARACTERS, *(f"##{c}" for c in PIECE_CHARACTERS)]
-    backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>")
+    )
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return wrap(backend)
 
 
 def unigram() -> PreTrainedTokenizerFast:
-    pieces = [*SPECIAL.values(), *(f"▁{c}" for c in PIECE_CHARACTERS), "▁", *PIECE_CHARACTERS, "北京", "o,", "▁he"]
-    backend = Tokenizer(models.Unigram([(piece, -1.0 - i / 9) for i, piece in enumerate(pieces)], unk_id=1))
+    pieces = [
+        *SPECIAL.values(),
+        *(f"▁{c}" for c in PIECE_CHARACTERS),
+        "▁",
+        *PIECE_CHARACTERS,
+        "北京",
+        "o,",
+        "▁he",
+    ]
+    backend = Tokenizer(
+        models.Unigram([(piece, -1.0 - i / 9) for i, piece in enumerate(pieces)], unk_id=1)
+    )
     backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     return wrap(backend)
@@ -88,13 +122,25 @@ WORD_TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 }
 
 
-# --------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 def firing_pipeline(
-    tokenizer: PreTrainedTokenizerFast, unit: str, *, begin: str, inside: str, window: int = 16, **kwargs: Any
+    tokenizer: PreTrainedTokenizerFast,
+    unit: str,
+    *,
+    begin: str,
+    inside: str,
+    window: int = 16,
+    **kwargs: Any,
 ) -> NerPipeline:
     """A tagger without layers, its weights set by hand: `begin` is B-PER, `inside` I-PER, all else O, whatever the context."""
     vocabulary = tokenizer.get_vocab()
-    encoder = BertConfig(vocab_size=len(tokenizer), hidden_size=4, num_hidden_layers=0, num_attention_heads=1, intermediate_size=4)
+    encoder = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=4,
+        num_hidden_layers=0,
+        num_attention_heads=1,
+        intermediate_size=4,
+    )
     names = ["O", "B-PER", "I-PER"]
     config = NercoConfig(
         encoder_config=encoder,
@@ -136,7 +182,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def pipe(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> NerPipeline:
+def pipe(
+    tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
+) -> NerPipeline:
     return tiny_tagger.pipeline(character_tok)
 
 
@@ -144,7 +192,9 @@ def pipe(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedToke
 def random_pipe(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast) -> NerPipeline:
     """Small windows and a random head: mentions everywhere, across every edge."""
     torch.manual_seed(2)
-    model = NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, label_unit="token", max_window_tokens=10)
+    model = NercoForTokenClassification.from_encoder(
+        str(tiny_encoder), LABELS, label_unit="token", max_window_tokens=10
+    )
     torch.nn.init.normal_(model.classifier.weight, std=2.0)
     return model.pipeline(character_tok)
 
@@ -156,18 +206,26 @@ def firing(character_tok: PreTrainedTokenizerFast) -> NerPipeline:
 
 @pytest.fixture(scope="module")
 def word_readers() -> dict[str, TextReader]:
-    return {name: text_reader(build(), label_unit="word", max_window_tokens=16) for name, build in WORD_TOKENIZERS.items()}
+    return {
+        name: text_reader(build(), label_unit="word", max_window_tokens=16)
+        for name, build in WORD_TOKENIZERS.items()
+    }
 
 
 @pytest.fixture(scope="module")
 def word_firing() -> dict[str, NerPipeline]:
-    return {name: firing_pipeline(build(), "word", begin="x", inside="y") for name, build in WORD_TOKENIZERS.items()}
+    return {
+        name: firing_pipeline(build(), "word", begin="x", inside="y")
+        for name, build in WORD_TOKENIZERS.items()
+    }
 
 
-# ----------------------------------------------------------------------------------------------------- what a mention is
+# -------------------------------------------------------------------------------- what a mention is
 @settings(deadline=None, max_examples=100)
 @given(texts=st.lists(any_text, min_size=1, max_size=4))
-def test_text_at_the_offsets_is_the_word_and_results_are_json(random_pipe: NerPipeline, texts: list[str]) -> None:
+def test_text_at_the_offsets_is_the_word_and_results_are_json(
+    random_pipe: NerPipeline, texts: list[str]
+) -> None:
     results = random_pipe(texts)
     assert json.loads(json.dumps(results)) == results
     for text, mentions in zip(texts, results, strict=True):
@@ -179,9 +237,13 @@ def test_text_at_the_offsets_is_the_word_and_results_are_json(random_pipe: NerPi
 @pytest.mark.parametrize("name", WORD_TOKENIZERS)
 @settings(deadline=None, max_examples=100)
 @given(texts=st.lists(any_text, min_size=1, max_size=4))
-def test_word_units_keep_offsets_exact_too(word_firing: dict[str, NerPipeline], name: str, texts: list[str]) -> None:
+def test_word_units_keep_offsets_exact_too(
+    word_firing: dict[str, NerPipeline], name: str, texts: list[str]
+) -> None:
     for text, mentions in zip(texts, word_firing[name](texts), strict=True):
-        assert all(text[m["start"] : m["end"]] == m["word"] == m["word"].strip() != "" for m in mentions)
+        assert all(
+            text[m["start"] : m["end"]] == m["word"] == m["word"].strip() != "" for m in mentions
+        )
 
 
 def test_a_mention_is_made_of_plain_python_values(pipe: NerPipeline) -> None:
@@ -200,7 +262,9 @@ def test_a_mention_is_made_of_plain_python_values(pipe: NerPipeline) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "\u3000"])
 @pytest.mark.parametrize("name", WORD_TOKENIZERS)
-def test_empty_text_has_no_mention(word_firing: dict[str, NerPipeline], firing: NerPipeline, name: str, text: str) -> None:
+def test_empty_text_has_no_mention(
+    word_firing: dict[str, NerPipeline], firing: NerPipeline, name: str, text: str
+) -> None:
     assert firing(text) == []
     assert word_firing[name]([text, "x"])[0] == []
 
@@ -210,7 +274,7 @@ def test_mentions_are_those_of_the_tags(firing: NerPipeline, text: str) -> None:
     assert offsets(firing(text)) == matches("甲乙*", text)
 
 
-# --------------------------------------------------------------------------------------------------- inputs and outputs
+# ------------------------------------------------------------------------------- inputs and outputs
 def test_a_string_gives_a_list_and_a_list_a_list_of_lists(firing: NerPipeline) -> None:
     [mention] = firing("在甲乙")
     assert firing(["在甲乙", "的", "在甲乙"]) == [[mention], [], [mention]]
@@ -238,8 +302,14 @@ class CountingTexts:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("as_input", [CountingTexts.texts, lambda rows: KeyDataset(rows, "text")], ids=["generator", "KeyDataset"])
-def test_iterables_are_read_as_results_are_asked_for(firing: NerPipeline, as_input: Callable, batch_size: int) -> None:
+@pytest.mark.parametrize(
+    "as_input",
+    [CountingTexts.texts, lambda rows: KeyDataset(rows, "text")],
+    ids=["generator", "KeyDataset"],
+)
+def test_iterables_are_read_as_results_are_asked_for(
+    firing: NerPipeline, as_input: Callable, batch_size: int
+) -> None:
     rows = CountingTexts(100)
     results = firing(as_input(rows), batch_size=batch_size)
     assert rows.read == 0
@@ -263,7 +333,10 @@ def test_an_endless_generator_gives_its_first_results(firing: NerPipeline) -> No
 
 @pytest.mark.parametrize("value", [3, None, b"bytes", {"text": "a"}, ["a", 3], [["a"]], [None]])
 def test_what_is_no_text_is_refused(firing: NerPipeline, value: Any) -> None:
-    with pytest.raises(ValueError, match=r"expected a string .*found (int|NoneType|bytes|dict|list)|expected a string, found"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a string .*found (int|NoneType|bytes|dict|list)|expected a string, found",
+    ):
         firing(value)
 
 
@@ -272,10 +345,13 @@ def test_what_is_no_text_in_a_generator_is_refused_by_its_number(firing: NerPipe
         list(firing(value for value in ["a", "b", 3]))
 
 
-# ---------------------------------------------------------------------------------------------------- batches and order
+# -------------------------------------------------------------------------------- batches and order
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
 def test_batch_size_does_not_change_results(random_pipe: NerPipeline, batch_size: int) -> None:
-    results, alone = random_pipe(TEXTS, batch_size=batch_size), [random_pipe(text) for text in TEXTS]
+    results, alone = (
+        random_pipe(TEXTS, batch_size=batch_size),
+        [random_pipe(text) for text in TEXTS],
+    )
     assert sum(map(len, alone)) > 20
     for mentions, expected in zip(results, alone, strict=True):
         assert [{**m, "score": pytest.approx(m["score"], abs=1e-5)} for m in mentions] == expected
@@ -291,19 +367,25 @@ def test_a_batch_of_no_window_is_refused(firing: NerPipeline, batch_size: int) -
 def test_results_keep_the_order_of_the_texts(firing: NerPipeline, batch_size: int | None) -> None:
     lengths = random.Random(0).sample(range(60), 30)
     texts = ["的" * length + "甲" for length in lengths]
-    assert [offsets(m) for m in firing(texts, batch_size=batch_size)] == [[(n, n + 1)] for n in lengths]
+    assert [offsets(m) for m in firing(texts, batch_size=batch_size)] == [
+        [(n, n + 1)] for n in lengths
+    ]
 
 
-def test_batch_size_of_the_constructor_is_used(character_tok: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_of_the_constructor_is_used(
+    character_tok: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", batch_size=3)
     sizes: list[int] = []
     forward = made._forward
-    monkeypatch.setattr(made, "_forward", lambda batch: sizes.append(len(batch["input_ids"])) or forward(batch))
+    monkeypatch.setattr(
+        made, "_forward", lambda batch: sizes.append(len(batch["input_ids"])) or forward(batch)
+    )
     made(["甲"] * 7)
     assert sizes == [3, 3, 1]
 
 
-# --------------------------------------------------------------------------------------------------------------- windows
+# ------------------------------------------------------------------------------------------ windows
 @pytest.mark.parametrize("text", ["小明在北京大学读书，Ｘ=1。😀\n[SEP]", "我们去上海" * 25])
 def test_text_of_one_window_gives_the_plain_decode(
     tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast, text: str
@@ -313,30 +395,54 @@ def test_text_of_one_window_gives_the_plain_decode(
     with torch.no_grad():
         [spans] = tiny_tagger.decode(tiny_tagger(**inputs), word_mask)
     assert spans
-    found = [(m["start"], m["end"], m["entity_group"], m["score"]) for m in tiny_tagger.pipeline(character_tok)(text)]
+    found = [
+        (m["start"], m["end"], m["entity_group"], m["score"])
+        for m in tiny_tagger.pipeline(character_tok)(text)
+    ]
     assert found == [(s.start, s.end, s.label, pytest.approx(s.score, abs=1e-6)) for s in spans]
 
 
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
-def test_windows_cover_every_position_and_overlap(character_tok: PreTrainedTokenizerFast, data: st.DataObject) -> None:
-    reader = text_reader(character_tok, label_unit="token", max_window_tokens=data.draw(st.integers(8, 20)))
+def test_windows_cover_every_position_and_overlap(
+    character_tok: PreTrainedTokenizerFast, data: st.DataObject
+) -> None:
+    reader = text_reader(
+        character_tok, label_unit="token", max_window_tokens=data.draw(st.integers(8, 20))
+    )
     overlap = data.draw(st.integers(0, reader.capacity - 1))
     gaps = data.draw(st.lists(st.integers(1, 9) | st.just(40), max_size=40))  # tokens of each word
     lead = data.draw(st.integers(0, 3))  # tokens before the first word
     first_token = list(itertools.accumulate(gaps[:-1], initial=lead)) if gaps else []
     last_token = [token + gap - 1 for token, gap in zip(first_token, gaps, strict=True)]
-    text = Tokenized(list(range(100, 100 + lead + sum(gaps))), first_token, last_token, [(i, i + 1) for i in range(len(gaps))])
+    text = Tokenized(
+        list(range(100, 100 + lead + sum(gaps))),
+        first_token,
+        last_token,
+        [(i, i + 1) for i in range(len(gaps))],
+    )
     windows = reader.overlapping_windows(text, overlap)
 
     assert sorted({p for w in windows for p in range(w.first, w.last)}) == list(range(len(gaps)))
     for window in windows:
         assert len(window.input_ids) == len(window.word_mask) <= reader.capacity + 2
-        marked = [token for token, is_first in zip(window.input_ids, window.word_mask, strict=True) if is_first]
+        marked = [
+            token
+            for token, is_first in zip(window.input_ids, window.word_mask, strict=True)
+            if is_first
+        ]
         assert marked == [100 + token for token in first_token[window.first : window.last]]
-        marked = [token for token, is_last in zip(window.input_ids, window.word_end_mask, strict=True) if is_last]
-        seen = 100 + first_token[window.first] + reader.capacity - 1  # the last token of a word that is cut
-        assert marked == [min(100 + token, seen) for token in last_token[window.first : window.last]]
+        marked = [
+            token
+            for token, is_last in zip(window.input_ids, window.word_end_mask, strict=True)
+            if is_last
+        ]
+        seen = (
+            100 + first_token[window.first] + reader.capacity - 1
+        )  # the last token of a word that is cut
+        assert marked == [
+            min(100 + token, seen) for token in last_token[window.first : window.last]
+        ]
     for window, following in itertools.pairwise(windows):
         assert window.first < following.first <= window.last <= following.last
         shared = first_token[window.last] - first_token[following.first]
@@ -349,7 +455,9 @@ def test_no_window_lies_inside_the_one_before(character_tok: PreTrainedTokenizer
     reader = text_reader(character_tok, label_unit="token", max_window_tokens=14)
     words = [1] * 12 + [40]
     first_token = list(itertools.accumulate(words[:-1], initial=0))
-    text = Tokenized(list(range(52)), first_token, [*range(12), 51], [(i, i + 1) for i in range(13)])
+    text = Tokenized(
+        list(range(52)), first_token, [*range(12), 51], [(i, i + 1) for i in range(13)]
+    )
     assert [(w.first, w.last) for w in reader.overlapping_windows(text, 4)] == [(0, 12), (12, 13)]
 
 
@@ -359,7 +467,9 @@ ENGLISH = ["x", "x y", "x y y", "foo", "ab", "京", "1,2"]
 
 @settings(deadline=None, max_examples=100)
 @given(parts=st.lists(st.sampled_from(CHINESE), max_size=60), stride=st.integers(4, 13))
-def test_windows_lose_and_add_nothing_in_characters(firing: NerPipeline, parts: list[str], stride: int) -> None:
+def test_windows_lose_and_add_nothing_in_characters(
+    firing: NerPipeline, parts: list[str], stride: int
+) -> None:
     text = "".join(parts)
     assert offsets(firing(text, stride=stride)) == matches("甲乙*", text)
 
@@ -367,7 +477,9 @@ def test_windows_lose_and_add_nothing_in_characters(firing: NerPipeline, parts: 
 @pytest.mark.parametrize("name", WORD_TOKENIZERS)
 @settings(deadline=None, max_examples=60)
 @given(parts=st.lists(st.sampled_from(ENGLISH), max_size=40), stride=st.integers(4, 6))
-def test_windows_lose_and_add_nothing_in_words(word_firing: dict[str, NerPipeline], name: str, parts: list[str], stride: int) -> None:
+def test_windows_lose_and_add_nothing_in_words(
+    word_firing: dict[str, NerPipeline], name: str, parts: list[str], stride: int
+) -> None:
     text = " ".join(parts)
     assert offsets(word_firing[name](text, stride=stride)) == matches(r"\bx(?: y)*", text)
 
@@ -384,24 +496,31 @@ def test_an_endless_word_is_read(word_firing: dict[str, NerPipeline], name: str)
 
 
 @pytest.mark.parametrize("name", ["Unigram", "byte-level"])
-def test_an_endless_word_is_read_whole_in_parts(word_firing: dict[str, NerPipeline], name: str) -> None:
+def test_an_endless_word_is_read_whole_in_parts(
+    word_firing: dict[str, NerPipeline], name: str
+) -> None:
     result = word_firing[name]("x" * 100_000, coverage=True)
     found = offsets(result["entities"])
     assert (found[0][0], found[-1][1], result["coverage"]) == (0, 100_000, 1.0)
     assert all(left[1] == right[0] for left, right in itertools.pairwise(found))
 
 
-def test_a_window_without_room_beside_the_special_tokens_is_refused(character_tok: PreTrainedTokenizerFast) -> None:
+def test_a_window_without_room_beside_the_special_tokens_is_refused(
+    character_tok: PreTrainedTokenizerFast,
+) -> None:
     with pytest.raises(ValueError, match="max_window_tokens is 2: too small"):
         text_reader(character_tok, label_unit="token", max_window_tokens=2)
 
 
-# ---------------------------------------------------------------------------------------------------------------- merge
+# -------------------------------------------------------------------------------------------- merge
 def window(first: int, last: int) -> Window:
     return Window([], [], [], first, last)
 
 
-PAIR = [window(0, 10), window(6, 16)]  # share 6..9; a span belongs to the first while first + last <= 16
+PAIR = [
+    window(0, 10),
+    window(6, 16),
+]  # share 6..9; a span belongs to the first while first + last <= 16
 
 
 @pytest.mark.parametrize(
@@ -409,17 +528,35 @@ PAIR = [window(0, 10), window(6, 16)]  # share 6..9; a span belongs to the first
     [
         ([], [], []),
         ([(1, 3, "P", 0.5)], [(5, 7, "P", 0.5)], [(1, 3, "P", 0.5), (11, 13, "P", 0.5)]),
-        ([(7, 9, "P", 0.5)], [(1, 3, "P", 0.9)], [(7, 9, "P", 0.5)]),  # farther from the first one's edge: it decides
-        ([(8, 9, "P", 0.9)], [(2, 3, "P", 0.5)], [(8, 9, "P", 0.5)]),  # farther from the second one's edge
+        (
+            [(7, 9, "P", 0.5)],
+            [(1, 3, "P", 0.9)],
+            [(7, 9, "P", 0.5)],
+        ),  # farther from the first one's edge: it decides
+        (
+            [(8, 9, "P", 0.9)],
+            [(2, 3, "P", 0.5)],
+            [(8, 9, "P", 0.5)],
+        ),  # farther from the second one's edge
         ([(8, 10, "P", 0.9)], [], []),  # only the window that does not own it saw it
         ([], [(0, 2, "P", 0.9)], []),
         ([(7, 9, "P", 0.5)], [(1, 3, "Q", 0.9)], [(7, 9, "P", 0.5)]),
-        ([(5, 8, "P", 0.6)], [(1, 6, "P", 0.9)], [(7, 12, "P", 0.9)]),  # overlapping mentions: the more probable one
+        (
+            [(5, 8, "P", 0.6)],
+            [(1, 6, "P", 0.9)],
+            [(7, 12, "P", 0.9)],
+        ),  # overlapping mentions: the more probable one
         ([(5, 8, "P", 0.9)], [(1, 6, "P", 0.6)], [(5, 8, "P", 0.9)]),
-        ([(5, 8, "P", 0.6)], [(2, 6, "P", 0.9)], [(5, 8, "P", 0.6), (8, 12, "P", 0.9)]),  # touching is no overlap
+        (
+            [(5, 8, "P", 0.6)],
+            [(2, 6, "P", 0.9)],
+            [(5, 8, "P", 0.6), (8, 12, "P", 0.9)],
+        ),  # touching is no overlap
     ],
 )
-def test_the_window_in_which_a_mention_is_farther_from_the_edge_decides(left: list, right: list, expected: list) -> None:
+def test_the_window_in_which_a_mention_is_farther_from_the_edge_decides(
+    left: list, right: list, expected: list
+) -> None:
     assert flat_spans(merge_windows(PAIR, [left, right])) == expected
 
 
@@ -438,7 +575,11 @@ def test_one_window_or_none_is_taken_as_it_is() -> None:
 
 def test_nested_mentions_of_two_windows_all_stay() -> None:
     left, right = [(5, 8, "P", 0.6), (6, 7, "Q", 0.9)], [(1, 6, "P", 0.9)]
-    assert merge_windows(PAIR, [left, right]) == [(5, 8, "P", 0.6), (6, 7, "Q", 0.9), (7, 12, "P", 0.9)]
+    assert merge_windows(PAIR, [left, right]) == [
+        (5, 8, "P", 0.6),
+        (6, 7, "Q", 0.9),
+        (7, 12, "P", 0.9),
+    ]
 
 
 @settings(deadline=None, max_examples=200)
@@ -450,14 +591,20 @@ def test_merged_mentions_are_ordered_and_never_overlap(data: st.DataObject) -> N
     spans: list[list[tuple]] = []
     for _ in windows:
         edges = sorted(data.draw(st.sets(st.integers(0, size), max_size=6)))
-        spans.append([(a, b, "P", data.draw(score)) for a, b in zip(edges[::2], edges[1::2], strict=False)])
+        spans.append(
+            [(a, b, "P", data.draw(score)) for a, b in zip(edges[::2], edges[1::2], strict=False)]
+        )
     merged = flat_spans(merge_windows(windows, spans))
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(merged))
-    seen = {(a + w.first, b + w.first, label, p) for w, own in zip(windows, spans, strict=True) for a, b, label, p in own}
+    seen = {
+        (a + w.first, b + w.first, label, p)
+        for w, own in zip(windows, spans, strict=True)
+        for a, b, label, p in own
+    }
     assert set(merged) <= seen
 
 
-# -------------------------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 @pytest.mark.parametrize("stride", [-1, 14, 1000])
 def test_stride_outside_the_window_is_refused(firing: NerPipeline, stride: int) -> None:
     with pytest.raises(ValueError, match=f"stride is {stride}: expected 0 to 13 tokens"):
@@ -465,18 +612,26 @@ def test_stride_outside_the_window_is_refused(firing: NerPipeline, stride: int) 
 
 
 @pytest.mark.parametrize("stride", [0, 1, 13])
-def test_stride_within_the_window_is_accepted(character_tok: PreTrainedTokenizerFast, firing: NerPipeline, stride: int) -> None:
+def test_stride_within_the_window_is_accepted(
+    character_tok: PreTrainedTokenizerFast, firing: NerPipeline, stride: int
+) -> None:
     text = "的甲的" * 30
     assert offsets(firing(text, stride=stride)) == matches("甲", text)
     made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", stride=stride)
     assert offsets(made(text)) == matches("甲", text)
 
 
-def test_stride_is_the_overlap_of_the_windows(character_tok: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stride_is_the_overlap_of_the_windows(
+    character_tok: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", stride=5)
     overlaps: list[int] = []
     read = made.reader.overlapping_windows
-    monkeypatch.setattr(made.reader, "overlapping_windows", lambda text, overlap: overlaps.append(overlap) or read(text, overlap))
+    monkeypatch.setattr(
+        made.reader,
+        "overlapping_windows",
+        lambda text, overlap: overlaps.append(overlap) or read(text, overlap),
+    )
     made("的")
     made("的", stride=0)
     assert overlaps == [5, 0]
@@ -487,12 +642,18 @@ def test_every_aggregation_strategy_gives_whole_mentions(
     firing: NerPipeline, character_tok: PreTrainedTokenizerFast, strategy: str
 ) -> None:
     assert firing("的甲乙", aggregation_strategy=strategy) == firing("的甲乙")
-    made = firing_pipeline(character_tok, "token", begin="甲", inside="乙", aggregation_strategy=strategy)
+    made = firing_pipeline(
+        character_tok, "token", begin="甲", inside="乙", aggregation_strategy=strategy
+    )
     assert made("的甲乙") == firing("的甲乙")
 
 
-def test_an_unknown_argument_is_refused(firing: NerPipeline, character_tok: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"unknown pipeline arguments \['strid'\]: expected stride, long_text"):
+def test_an_unknown_argument_is_refused(
+    firing: NerPipeline, character_tok: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown pipeline arguments \['strid'\]: expected stride, long_text"
+    ):
         firing("甲", strid=3)
     with pytest.raises(ValueError, match=r"unknown pipeline arguments \['grouped'\]"):
         firing_pipeline(character_tok, "token", begin="甲", inside="乙", grouped=True)
@@ -500,7 +661,10 @@ def test_an_unknown_argument_is_refused(firing: NerPipeline, character_tok: PreT
 
 def test_long_texts_are_refused_on_demand(pipe: NerPipeline) -> None:
     texts = ["小明在北京大学读书。", "好" * (pipe.reader.capacity + 1)]
-    with pytest.raises(ValueError, match=f"text 1 has {pipe.reader.capacity + 1} tokens: expected at most {pipe.reader.capacity}"):
+    with pytest.raises(
+        ValueError,
+        match=f"text 1 has {pipe.reader.capacity + 1} tokens: expected at most {pipe.reader.capacity}",
+    ):
         pipe(texts, long_text="error")
     assert pipe(texts, long_text="window") == pipe(texts)
     assert pipe([texts[0], texts[1][1:]], long_text="error") == pipe([texts[0], texts[1][1:]])
@@ -513,8 +677,12 @@ def test_mentions_that_do_not_exceed_the_least_score_are_left_out(pipe: NerPipel
     found = pipe(text)
     limit = sorted(m["score"] for m in found)[len(found) // 2]
     assert pipe(text, min_score=limit) == [m for m in found if m["score"] > limit]
-    assert pipe(text, min_score={"PER": limit}) == [m for m in found if m["score"] > limit or m["entity_group"] != "PER"]
-    with pytest.raises(ValueError, match="min_score names LOC: expected entity groups of the model, PER, ORG"):
+    assert pipe(text, min_score={"PER": limit}) == [
+        m for m in found if m["score"] > limit or m["entity_group"] != "PER"
+    ]
+    with pytest.raises(
+        ValueError, match="min_score names LOC: expected entity groups of the model, PER, ORG"
+    ):
         pipe(text, min_score={"LOC": 0.5})
     for wrong in (0, 1, "0.5", {"PER": 2.0}):
         with pytest.raises(ValueError, match="min_score is"):
@@ -525,14 +693,18 @@ def test_mentions_below_a_limit_are_marked_and_stay(pipe: NerPipeline) -> None:
     text = "小明在北京大学读书，小红在上海工作。" * 3
     found = pipe(text)
     limit = sorted(m["score"] for m in found)[len(found) // 2]
-    assert pipe(text, abstain_below=limit) == [{**m, "abstained": m["score"] <= limit} for m in found]
+    assert pipe(text, abstain_below=limit) == [
+        {**m, "abstained": m["score"] <= limit} for m in found
+    ]
     by_type = pipe(text, abstain_below={"PER": limit}, min_score={"ORG": limit})
     assert by_type == [
         {**m, "abstained": m["entity_group"] == "PER" and m["score"] <= limit}
         for m in found
         if m["entity_group"] == "PER" or m["score"] > limit
     ]
-    with pytest.raises(ValueError, match="abstain_below names LOC: expected entity groups of the model"):
+    with pytest.raises(
+        ValueError, match="abstain_below names LOC: expected entity groups of the model"
+    ):
         pipe(text, abstain_below={"LOC": 0.5})
 
 
@@ -541,7 +713,9 @@ def test_the_best_types_of_a_span_have_its_posterior_with_each(
     tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, constrain: bool
 ) -> None:
     torch.manual_seed(4)
-    model = NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, label_unit="token", constrain_transitions=constrain)
+    model = NercoForTokenClassification.from_encoder(
+        str(tiny_encoder), LABELS, label_unit="token", constrain_transitions=constrain
+    )
     torch.nn.init.normal_(model.classifier.weight, std=0.5)
     encoded = character_tok(["小明在北京大"], return_tensors="pt")
     mask = torch.tensor([[False, *[True] * 6, False]])
@@ -554,7 +728,11 @@ def test_the_best_types_of_a_span_have_its_posterior_with_each(
     transitions, start = (scores.double() for scores in model.crf.scores())
     chance: dict[tuple, float] = {}
     for path in itertools.product(range(len(LABELS)), repeat=6):
-        score = start[path[0]] + emissions[range(6), path].sum() + transitions[path[:-1], path[1:]].sum()
+        score = (
+            start[path[0]]
+            + emissions[range(6), path].sum()
+            + transitions[path[:-1], path[1:]].sum()
+        )
         if score > -1000:
             chance[path] = score.exp().item()
     total = sum(chance.values())
@@ -565,11 +743,14 @@ def test_the_best_types_of_a_span_have_its_posterior_with_each(
             holds = (
                 value
                 for path, value in chance.items()
-                if (span.start, span.end - 1, label) in {(i, j, kind) for i, j, kind in spans_of_path(path, LABELS)}
+                if (span.start, span.end, label)
+                in tags_to_spans([LABELS[tag] for tag in path], "BIO")[0]
             )
             assert score == pytest.approx(sum(holds) / total, abs=1e-5)
     assert [span[:4] for span in model.decode(outputs, mask)[0]] == [span[:4] for span in spans]
-    assert [len(span.labels) for span in model.decode(outputs, mask, top_k=1)[0]] == [1] * len(spans)
+    assert [len(span.labels) for span in model.decode(outputs, mask, top_k=1)[0]] == [1] * len(
+        spans
+    )
 
 
 def test_top_k_in_the_pipeline(pipe: NerPipeline) -> None:
@@ -602,13 +783,20 @@ def test_coverage_is_counted_not_claimed(character_tok: PreTrainedTokenizerFast)
     assert reader.coverage(read, windows[-1:]) == pytest.approx(last / 35)
     assert reader.coverage(read, [windows[0], windows[-1]]) == pytest.approx((10 + last) / 35)
     assert reader.coverage(read, []) == 0.0
-    one_character = Tokenized(list(range(30)), [0, 1], [0, 29], [(0, 1), (1, 2)])  # the second has more tokens than a window
+    one_character = Tokenized(
+        list(range(30)), [0, 1], [0, 29], [(0, 1), (1, 2)]
+    )  # the second has more tokens than a window
     assert reader.coverage(one_character, reader.overlapping_windows(one_character, 2)) == 0.5
 
 
 @settings(deadline=None, max_examples=100)
-@given(words=st.lists(st.text(alphabet="甲乙的 ", max_size=4), max_size=12), delimiter=st.sampled_from(["", " ", "的"]))
-def test_words_that_a_mention_touches(firing: NerPipeline, words: list[str], delimiter: str) -> None:
+@given(
+    words=st.lists(st.text(alphabet="甲乙的 ", max_size=4), max_size=12),
+    delimiter=st.sampled_from(["", " ", "的"]),
+)
+def test_words_that_a_mention_touches(
+    firing: NerPipeline, words: list[str], delimiter: str
+) -> None:
     text, at, offsets_of_words = delimiter.join(words), 0, []
     for word in words:
         offsets_of_words.append((at, at + len(word)))
@@ -616,15 +804,23 @@ def test_words_that_a_mention_touches(firing: NerPipeline, words: list[str], del
     found = firing(words, is_split_into_words=True, delimiter=delimiter)
     assert [{key: m[key] for key in m if not key.endswith("_word")} for m in found] == firing(text)
     for m in found:
-        touched = [i for i, (start, end) in enumerate(offsets_of_words) if start < m["end"] and end > m["start"] and start < end]
+        touched = [
+            i
+            for i, (start, end) in enumerate(offsets_of_words)
+            if start < m["end"] and end > m["start"] and start < end
+        ]
         if touched:  # a mention may lie in a delimiter
             assert (m["start_word"], m["end_word"]) == (touched[0], touched[-1] + 1)
 
 
-def test_lists_and_streams_of_words(firing: NerPipeline, word_firing: dict[str, NerPipeline]) -> None:
+def test_lists_and_streams_of_words(
+    firing: NerPipeline, word_firing: dict[str, NerPipeline]
+) -> None:
     rows = [["的", "甲乙"], [], ["甲"]]
     results = firing(rows, is_split_into_words=True)
-    assert [[(m["word"], m["start_word"], m["end_word"]) for m in mentions] for mentions in results] == [
+    assert [
+        [(m["word"], m["start_word"], m["end_word"]) for m in mentions] for mentions in results
+    ] == [
         [("甲乙", 1, 2)],
         [],
         [("甲", 0, 1)],
@@ -634,14 +830,22 @@ def test_lists_and_streams_of_words(firing: NerPipeline, word_firing: dict[str, 
     (entities,) = firing([rows[0]], is_split_into_words=True, coverage=True)
     assert entities["entities"] == results[0]
     # Models of words join with a space unless told otherwise.
-    assert [(m["word"], m["start"]) for m in word_firing["WordPiece"](["a", "x"], is_split_into_words=True)] == [("x", 2)]
-    for wrong, reason in ((["甲", 3], "expected a list of words"), ([["甲"], "乙"], "text 1: expected a list of words")):
+    assert [
+        (m["word"], m["start"])
+        for m in word_firing["WordPiece"](["a", "x"], is_split_into_words=True)
+    ] == [("x", 2)]
+    for wrong, reason in (
+        (["甲", 3], "expected a list of words"),
+        ([["甲"], "乙"], "text 1: expected a list of words"),
+    ):
         with pytest.raises(ValueError, match=reason):
             list(firing(iter(wrong) if wrong[1] == 3 else wrong, is_split_into_words=True))
 
 
 def test_ignored_labels_are_left_out(
-    pipe: NerPipeline, tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
+    pipe: NerPipeline,
+    tiny_tagger: NercoForTokenClassification,
+    character_tok: PreTrainedTokenizerFast,
 ) -> None:
     text = "小明在北京大学读书，小红在上海工作。" * 3
     found = pipe(text)
@@ -660,7 +864,9 @@ def test_a_missing_or_slow_tokenizer_is_refused(tiny_tagger: NercoForTokenClassi
         tiny_tagger.pipeline(ByT5Tokenizer())
 
 
-def test_dropout_is_off_in_the_pipeline(tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast) -> None:
+def test_dropout_is_off_in_the_pipeline(
+    tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
+) -> None:
     made = tiny_tagger.train().pipeline(character_tok)
     assert made("小明在北京大学读书") == made("小明在北京大学读书")
     assert not tiny_tagger.training
@@ -675,7 +881,7 @@ def test_pipeline_of_the_object_equals_pipeline_of_the_folder(
         assert loaded(TEXTS) == pipe(TEXTS)
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
+# -------------------------------------------------------------------------------------------- words
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -708,24 +914,36 @@ def test_word_starts(text: str, words: list[str]) -> None:
 @pytest.mark.parametrize("name", WORD_TOKENIZERS)
 @settings(deadline=None, max_examples=300)
 @given(text=any_text)
-def test_word_positions_start_at_words_in_order(word_readers: dict[str, TextReader], name: str, text: str) -> None:
+def test_word_positions_start_at_words_in_order(
+    word_readers: dict[str, TextReader], name: str, text: str
+) -> None:
     reader = word_readers[name]
     [read] = reader.tokenize([text])
     readable = re.sub("[\ud800-\udfff]", "\ufffd", text)
     starts = word_starts(readable)
-    tokens = [last - first + 1 for first, last in zip(read.first_token, read.last_token, strict=True)]
-    for number, (start, _) in enumerate(read.spans):  # but for the parts of a word that no window can hold
+    tokens = [
+        last - first + 1 for first, last in zip(read.first_token, read.last_token, strict=True)
+    ]
+    for number, (start, _) in enumerate(
+        read.spans
+    ):  # but for the parts of a word that no window can hold
         assert start in starts or (number and read.spans[number - 1][1] <= start)
     beyond = [number for number, count in enumerate(tokens) if count > reader.capacity]
     offsets_of_tokens = next(iter(reader.encode([readable])))[1]
-    for number in beyond:  # characters that share tokens: U+FDFA is 18 letters, and a token may reach into the next
+    for number in (
+        beyond
+    ):  # characters that share tokens: U+FDFA is 18 letters, and a token may reach into the next
         end = offsets_of_tokens[read.first_token[number]][1]
-        for start, following in offsets_of_tokens[read.first_token[number] + 1 : read.last_token[number] + 1]:
+        for start, following in offsets_of_tokens[
+            read.first_token[number] + 1 : read.last_token[number] + 1
+        ]:
             assert start < end
             end = max(end, following)
     covered = reader.coverage(read, reader.overlapping_windows(read, 3))
     assert covered == (1 - len(beyond) / len(read.spans) if read.spans else 1.0)
-    assert all(readable[start:end] == readable[start:end].strip() != "" for start, end in read.spans)
+    assert all(
+        readable[start:end] == readable[start:end].strip() != "" for start, end in read.spans
+    )
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(read.spans))
     assert all(left < right for left, right in itertools.pairwise(read.first_token))
     assert len(read.first_token) == len(read.spans)
@@ -733,14 +951,28 @@ def test_word_positions_start_at_words_in_order(word_readers: dict[str, TextRead
 
 
 @pytest.mark.parametrize("name", WORD_TOKENIZERS)
-def test_words_are_the_same_for_every_tokenizer(word_readers: dict[str, TextReader], name: str) -> None:
+def test_words_are_the_same_for_every_tokenizer(
+    word_readers: dict[str, TextReader], name: str
+) -> None:
     text = " Hello  wörld, 北京 a1\n1,2"
     [read] = word_readers[name].tokenize([text])
-    assert [text[start:end] for start, end in read.spans] == ["Hello", "wörld", ",", "北", "京", "a1", "1", ",", "2"]
+    assert [text[start:end] for start, end in read.spans] == [
+        "Hello",
+        "wörld",
+        ",",
+        "北",
+        "京",
+        "a1",
+        "1",
+        ",",
+        "2",
+    ]
 
 
 @pytest.mark.parametrize("unit", ["token", "word"])
-def test_reading_many_texts_is_reading_each(character_tok: PreTrainedTokenizerFast, unit: str) -> None:
+def test_reading_many_texts_is_reading_each(
+    character_tok: PreTrainedTokenizerFast, unit: str
+) -> None:
     reader = text_reader(character_tok, label_unit=unit, max_window_tokens=16)
     assert reader.tokenize(TEXTS) == [reader.tokenize([text])[0] for text in TEXTS]
     assert reader.tokenize([]) == []

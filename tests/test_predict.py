@@ -24,7 +24,13 @@ from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, chunks, read_rows
 from contrastive_ner.serving import predict as predict_module
 
-TEXTS = ["小明在北京大学读书，小红在上海工作。", "", "Hi 😀[SEP]ＡＢＣ 张三, 李四", "我们去上海。" * 60, '引号"和，逗号']
+TEXTS = [
+    "小明在北京大学读书，小红在上海工作。",
+    "",
+    "Hi 😀[SEP]ＡＢＣ 张三, 李四",
+    "我们去上海。" * 60,
+    '引号"和，逗号',
+]
 WORDS = ["小明", "在", "北京大学"]
 
 
@@ -35,14 +41,18 @@ def tag(saved_tagger: Path, tmp_path: Path) -> Callable[..., tuple[int, list[dic
     def run(file: Path | str, *options: str) -> tuple[int, list[dict]]:
         output = tmp_path / "out.jsonl"
         code = main(["predict", str(saved_tagger), str(file), "--output", str(output), *options])
-        rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.exists() else []
+        rows = (
+            [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+            if output.exists()
+            else []
+        )
         output.unlink(missing_ok=True)
         return code, rows
 
     return run
 
 
-# ---------------------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------------------ sources
 def write_source(kind: str, folder: Path) -> str:
     import datasets
 
@@ -50,11 +60,15 @@ def write_source(kind: str, folder: Path) -> str:
     if kind == "txt":
         path.write_text("".join(text + "\n" for text in TEXTS), "utf-8")
     elif kind == "jsonl":
-        path.write_text("".join(json.dumps({"text": text, "label": [1]}) + "\n\n" for text in TEXTS), "utf-8")
+        path.write_text(
+            "".join(json.dumps({"text": text, "label": [1]}) + "\n\n" for text in TEXTS), "utf-8"
+        )
     elif kind == "disk":
         datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(path))
     elif kind == "split":
-        datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk(str(path))
+        datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk(
+            str(path)
+        )
         return f"{path}@test"
     elif kind == "parquet":
         datasets.Dataset.from_dict({"text": TEXTS}).to_parquet(str(path))
@@ -74,8 +88,17 @@ def test_every_source_gives_the_same_mentions(tag, tmp_path, tiny_tagger, charac
     assert code == 0
     assert [row["text"] for row in rows] == TEXTS
     expected = tiny_tagger.pipeline(character_tok)(TEXTS)
-    found = [[{"entity_group": e["label"], "start": e["start"], "end": e["end"]} for e in row["entities"]] for row in rows]
-    assert found == [[{key: m[key] for key in ("entity_group", "start", "end")} for m in mentions] for mentions in expected]
+    found = [
+        [
+            {"entity_group": e["label"], "start": e["start"], "end": e["end"]}
+            for e in row["entities"]
+        ]
+        for row in rows
+    ]
+    assert found == [
+        [{key: m[key] for key in ("entity_group", "start", "end")} for m in mentions]
+        for mentions in expected
+    ]
     assert any(found)
 
 
@@ -83,27 +106,51 @@ def test_ids_documents_and_another_text_column(tag, tmp_path):
     (tmp_path / "in.csv").write_text("id,doc,body\na7,d1,张三\n,,李四\n", "utf-8")
     code, rows = tag(tmp_path / "in.csv", "--text_column", "body")
     assert code == 0
-    assert [(row["id"], row.get("doc"), row["text"]) for row in rows] == [("a7", "d1", "张三"), ("2", None, "李四")]
+    assert [(row["id"], row.get("doc"), row["text"]) for row in rows] == [
+        ("a7", "d1", "张三"),
+        ("2", None, "李四"),
+    ]
 
 
 def test_words_are_a_text_and_columns_come_back_over_them(tag, saved_tagger, tmp_path, capsys):
     (tmp_path / "in.jsonl").write_text(json.dumps({"tokens": WORDS}) + "\n", "utf-8")
     assert tag(tmp_path / "in.jsonl")[1][0]["text"] == "".join(WORDS)
-    assert main(["predict", str(saved_tagger), str(tmp_path / "in.jsonl"), "--output_format", "columns"]) == 0
+    assert (
+        main(
+            ["predict", str(saved_tagger), str(tmp_path / "in.jsonl"), "--output_format", "columns"]
+        )
+        == 0
+    )
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [*WORDS, ""]
 
 
 BAD = {
     "in.txt": ("好\n".encode() + b"\xff\n" + "好\n".encode(), {2: "not UTF-8 at byte 1"}),
     "in.jsonl": (
-        '{"text": "好"}\n{"text": 3}\n{"body": "好"}\n[]\n{\n{"text": "好"}\n'.encode() + b'"\xff"\n' + b"[" * 100_000 + b"\n",
-        {2: "found 3", 3: "found None", 4: "found list", 5: "Expecting property name", 7: "codec", 8: "deep"},
+        '{"text": "好"}\n{"text": 3}\n{"body": "好"}\n[]\n{\n{"text": "好"}\n'.encode()
+        + b'"\xff"\n'
+        + b"[" * 100_000
+        + b"\n",
+        {
+            2: "found 3",
+            3: "found None",
+            4: "found list",
+            5: "Expecting property name",
+            7: "codec",
+            8: "deep",
+        },
     ),
-    "in.csv": ("id,text\n1,好\n2\n3,".encode() + b"\xff\n" + "4,好\n".encode(), {2: "found None", 3: "found b'"}),
+    "in.csv": (
+        "id,text\n1,好\n2\n3,".encode() + b"\xff\n" + "4,好\n".encode(),
+        {2: "found None", 3: "found b'"},
+    ),
     "first.txt": (b"\xff\n" + "好\n好\n".encode(), {1: "not UTF-8"}),
     "first.jsonl": ('[]\n{"text": "好"}\n{"text": "好"}\n'.encode(), {1: "found list"}),
     "deep.jsonl": (b'{"a":' * 100_000 + '\n{"text": "好"}\n{"text": "好"}\n'.encode(), {1: "deep"}),
-    "offsets.jsonl": ('{"text": "好", "tokens": [[0, Infinity]]}\n{"text": "好"}\n{"text": "好"}\n'.encode(), {1: "infinity"}),
+    "offsets.jsonl": (
+        '{"text": "好", "tokens": [[0, Infinity]]}\n{"text": "好"}\n{"text": "好"}\n'.encode(),
+        {1: "infinity"},
+    ),
     "quotes.csv": (
         'id,text\n1,"好"\n2,"好"的\n3,好\n4,好,的\n5\n6,"的\n7,的\n'.encode(),
         {2: "no CSV", 4: "3 cells under a header of 2", 5: "found None", 6: "unexpected end"},
@@ -119,7 +166,9 @@ def test_a_bad_row_is_reported_with_its_number_and_the_rest_is_tagged(tag, tmp_p
     assert (code, [row["text"] for row in rows]) == (0, ["好", "好"])
     said = capsys.readouterr().err
     for number, reason in faults.items():
-        (line,) = [line for line in said.splitlines() if line.startswith(f"row {number} is left out")]
+        (line,) = [
+            line for line in said.splitlines() if line.startswith(f"row {number} is left out")
+        ]
         assert reason in line
     assert f"{len(faults)} rows left out" in said
 
@@ -128,13 +177,17 @@ def test_a_bad_row_is_reported_with_its_number_and_the_rest_is_tagged(tag, tmp_p
 
 
 def test_tokens_that_are_neither_words_nor_offsets_do_not_matter(tag, tmp_path):
-    rows = [{"text": "好", "tokens": tokens} for tokens in ([101, 7], 3, "好", {"a": 1}, [], ["好", ""])]
+    rows = [
+        {"text": "好", "tokens": tokens} for tokens in ([101, 7], 3, "好", {"a": 1}, [], ["好", ""])
+    ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     assert [row["text"] for row in tag(tmp_path / "in.jsonl")[1]] == ["好"] * len(rows)
 
 
 def test_labels_of_cluener_that_are_wrong_leave_the_text_to_tag(tag, tmp_path):
-    (tmp_path / "in.json").write_text('{"text": "好", "label": {}}\n{"text": "好", "label": {"A": 3}}\n', "utf-8")
+    (tmp_path / "in.json").write_text(
+        '{"text": "好", "label": {}}\n{"text": "好", "label": {"A": 3}}\n', "utf-8"
+    )
     assert len(tag(tmp_path / "in.json")[1]) == 2
 
 
@@ -142,14 +195,26 @@ def test_given_mentions_are_read_beside_another_text_column_and_words(tmp_path):
     mention = {"start": 0, "end": 2, "label": "PER"}
     rows = [{"body": "小明在", "entities": [mention]}, {"tokens": WORDS, "entities": [mention]}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    read = list(read_rows(str(tmp_path / "in.jsonl"), Layout(), text_column="body", keep_entities=True).rows)
+    read = list(
+        read_rows(str(tmp_path / "in.jsonl"), Layout(), text_column="body", keep_entities=True).rows
+    )
     found = [(row.text, [m[:3] for m in row.entities]) for row in read]
     assert found == [("小明在", [(0, 2, "PER")]), ("".join(WORDS), [(0, 2, "PER")])]
 
 
-def test_a_record_says_coverage_words_best_types_and_what_is_abstained(tag, tmp_path, tiny_tagger, character_tok):
+def test_a_record_says_coverage_words_best_types_and_what_is_abstained(
+    tag, tmp_path, tiny_tagger, character_tok
+):
     (tmp_path / "in.jsonl").write_text(json.dumps({"tokens": WORDS}) + "\n", "utf-8")
-    code, (row,) = tag(tmp_path / "in.jsonl", "--top_k", "1", "--abstain_below", "PER=0.4,ORG=0.9", "--min_score", "0.1")
+    code, (row,) = tag(
+        tmp_path / "in.jsonl",
+        "--top_k",
+        "1",
+        "--abstain_below",
+        "PER=0.4,ORG=0.9",
+        "--min_score",
+        "0.1",
+    )
     assert (code, row["coverage"]) == (0, 1.0)
     options = {"top_k": 1, "abstain_below": {"PER": 0.4, "ORG": 0.9}, "min_score": 0.1}
     expected = tiny_tagger.pipeline(character_tok)(WORDS, is_split_into_words=True, **options)
@@ -157,8 +222,12 @@ def test_a_record_says_coverage_words_best_types_and_what_is_abstained(tag, tmp_
     for entity, mention in zip(row["entities"], expected, strict=True):
         assert entity["words"] == [mention["start_word"], mention["end_word"]]
         assert entity["abstained"] == mention["abstained"]
-        assert [best["label"] for best in entity["labels"]] == [best["label"] for best in mention["labels"]]
-    (tmp_path / "again.jsonl").write_text(json.dumps(row) + "\n", "utf-8")  # what was written can be read
+        assert [best["label"] for best in entity["labels"]] == [
+            best["label"] for best in mention["labels"]
+        ]
+    (tmp_path / "again.jsonl").write_text(
+        json.dumps(row) + "\n", "utf-8"
+    )  # what was written can be read
     assert read_records(str(tmp_path / "again.jsonl"))[0][0].text == "".join(WORDS)
 
 
@@ -176,14 +245,24 @@ def test_limits_that_are_none_are_refused(tag, tmp_path, capsys, limits):
 @pytest.mark.parametrize("option", ["--top_k", "--abstain_below"])
 def test_what_columns_cannot_say_is_refused_not_lost(tag, tmp_path, capsys, option):
     (tmp_path / "in.bio").write_text("好\tO\n", "utf-8")
-    assert tag(tmp_path / "in.bio", option, "1" if option == "--top_k" else "0.5", "--output_format", "same") == (2, [])
-    assert f"{option[2:]}: columns cannot say it of a mention; write jsonl" in capsys.readouterr().err
+    assert tag(
+        tmp_path / "in.bio",
+        option,
+        "1" if option == "--top_k" else "0.5",
+        "--output_format",
+        "same",
+    ) == (2, [])
+    assert (
+        f"{option[2:]}: columns cannot say it of a mention; write jsonl" in capsys.readouterr().err
+    )
 
 
 def test_bfloat16_finds_about_the_same(tag, tmp_path):
     (tmp_path / "in.txt").write_text("小明在北京大学读书，小红在上海工作。\n" * 3, "utf-8")
     exact, rough = tag(tmp_path / "in.txt")[1], tag(tmp_path / "in.txt", "--dtype", "bfloat16")[1]
-    places = [{(e["start"], e["end"], e["label"]) for e in rows[0]["entities"]} for rows in (exact, rough)]
+    places = [
+        {(e["start"], e["end"], e["label"]) for e in rows[0]["entities"]} for rows in (exact, rough)
+    ]
     assert len(places[0] & places[1]) > 0.7 * len(places[0] | places[1])
     assert exact != rough
 
@@ -191,8 +270,14 @@ def test_bfloat16_finds_about_the_same(tag, tmp_path):
 @pytest.mark.slow
 def test_a_compiled_encoder_finds_the_same(tag, tmp_path):
     (tmp_path / "in.txt").write_text("小明在北京大学读书，小红在上海工作。\n好\n" * 40, "utf-8")
-    plain, compiled = tag(tmp_path / "in.txt")[1], tag(tmp_path / "in.txt", "--compile", "--batch_size", "8")[1]
-    places = [[[(e["start"], e["end"], e["label"]) for e in row["entities"]] for row in rows] for rows in (plain, compiled)]
+    plain, compiled = (
+        tag(tmp_path / "in.txt")[1],
+        tag(tmp_path / "in.txt", "--compile", "--batch_size", "8")[1],
+    )
+    places = [
+        [[(e["start"], e["end"], e["label"]) for e in row["entities"]] for row in rows]
+        for rows in (plain, compiled)
+    ]
     assert places[0] == places[1]
 
 
@@ -202,7 +287,20 @@ def test_a_million_characters_without_a_space(kind, length, saved_tagger, saved_
     model = saved_tagger if kind == "nerco" else saved_binder[0]
     (tmp_path / "in.txt").write_text("a" * length + "\n好\n", "utf-8")
     output = tmp_path / "out.jsonl"
-    assert main(["predict", str(model), str(tmp_path / "in.txt"), "--output", str(output), "--min_score", "0.9999"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                str(model),
+                str(tmp_path / "in.txt"),
+                "--output",
+                str(output),
+                "--min_score",
+                "0.9999",
+            ]
+        )
+        == 0
+    )
     long, short = (json.loads(line) for line in output.read_text("utf-8").splitlines())
     assert (len(long["text"]), long["coverage"], short["text"]) == (length, 1.0, "好")
     assert all(0 <= e["start"] < e["end"] <= length for e in long["entities"])
@@ -211,16 +309,30 @@ def test_a_million_characters_without_a_space(kind, length, saved_tagger, saved_
 @pytest.mark.parametrize("name", ["in.txt", "in.jsonl", "in.csv"])
 def test_null_bytes_are_characters(tag, tmp_path, name):
     text = "小明\0在\0\0北京"
-    content = {"in.txt": text + "\n", "in.jsonl": json.dumps({"text": text}) + "\n", "in.csv": f'text\n"{text}"\n'}[name]
+    content = {
+        "in.txt": text + "\n",
+        "in.jsonl": json.dumps({"text": text}) + "\n",
+        "in.csv": f'text\n"{text}"\n',
+    }[name]
     (tmp_path / name).write_bytes(content.encode())
     code, rows = tag(tmp_path / name)
     assert (code, [row["text"] for row in rows]) == (0, [text])
 
 
 def test_columns_are_written_of_texts_with_line_ends(saved_tagger, tmp_path, capsys):
-    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "\n\t小明\n\n在\t\n" * 8}) + "\n", "utf-8")
-    assert main(["predict", str(saved_tagger), str(tmp_path / "in.jsonl"), "--output_format", "columns"]) == 0
-    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [*"小明在" * 8, ""]
+    (tmp_path / "in.jsonl").write_text(
+        json.dumps({"text": "\n\t小明\n\n在\t\n" * 8}) + "\n", "utf-8"
+    )
+    assert (
+        main(
+            ["predict", str(saved_tagger), str(tmp_path / "in.jsonl"), "--output_format", "columns"]
+        )
+        == 0
+    )
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [
+        *"小明在" * 8,
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +354,10 @@ def test_a_source_that_is_none_is_refused(tag, tmp_path, capsys, name, content, 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    rows=st.lists(st.builds(Record, st.just("1"), st.text(max_size=9), doc=st.sampled_from([None, "a", "b"])) | st.just(BadRow(1, "x"))),
+    rows=st.lists(
+        st.builds(Record, st.just("1"), st.text(max_size=9), doc=st.sampled_from([None, "a", "b"]))
+        | st.just(BadRow(1, "x"))
+    ),
     texts=st.integers(1, 4),
     characters=st.integers(1, 12),
 )
@@ -251,27 +366,48 @@ def test_chunks_hold_every_row_in_order_and_documents_whole(rows, texts, charact
     assert [row for part in parts for row in part] == rows
     for part, following in pairwise(parts):
         last, first = part[-1], following[0]
-        assert not (isinstance(last, Record) and isinstance(first, Record) and last.doc is not None and last.doc == first.doc)
+        assert not (
+            isinstance(last, Record)
+            and isinstance(first, Record)
+            and last.doc is not None
+            and last.doc == first.doc
+        )
     for part in parts:
-        assert len(part) <= texts or any(isinstance(row, Record) and row.doc for row in part[texts - 1 :])
+        assert len(part) <= texts or any(
+            isinstance(row, Record) and row.doc for row in part[texts - 1 :]
+        )
 
 
 @settings(max_examples=60, deadline=None)
-@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")).filter(lambda t: t[:1] != "\ufeff")))
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")).filter(
+            lambda t: t[:1] != "\ufeff"
+        )
+    )
+)
 def test_lines_are_read_as_written(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("lines") / "in.txt"
     path.write_text("".join(text + "\n" for text in texts), "utf-8", newline="\n")
     assert [row.text for row in read_rows(str(path), Layout(format="text")).rows] == texts
 
 
-# ------------------------------------------------------------------------------------------------- stops, kills, processes
+# -------------------------------------------------------------------------- stops, kills, processes
 @pytest.fixture
 def job(saved_tagger: Path, tmp_path: Path) -> tuple[list[str], Path]:
     """A command that tags 480 texts, sixteen at a time, and its output."""
     lines = [f"第{i}天，小明在北京大学读书，小红在上海工作。" for i in range(480)]
     (tmp_path / "many.txt").write_text("\n".join(lines) + "\n", "utf-8")
     output = tmp_path / "many.jsonl"
-    command = [sys.executable, str(ROOT / "run_ner.py"), "predict", str(saved_tagger), str(tmp_path / "many.txt"), "--batch_size", "1"]
+    command = [
+        sys.executable,
+        str(ROOT / "run_ner.py"),
+        "predict",
+        str(saved_tagger),
+        str(tmp_path / "many.txt"),
+        "--batch_size",
+        "1",
+    ]
     return [*command, "--output", str(output)], output
 
 
@@ -287,7 +423,9 @@ def start_and_signal(command: list[str], output: Path, number: int) -> tuple[int
 
 
 @pytest.mark.slow
-def test_a_job_that_is_stopped_or_killed_goes_on_and_nothing_is_lost_or_written_twice(job, tmp_path):
+def test_a_job_that_is_stopped_or_killed_goes_on_and_nothing_is_lost_or_written_twice(
+    job, tmp_path
+):
     command, output = job
     whole = tmp_path / "whole.jsonl"
     subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True)
@@ -306,7 +444,9 @@ def test_a_job_that_is_stopped_or_killed_goes_on_and_nothing_is_lost_or_written_
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"going on after row {more}" in done.stderr
     assert output.read_bytes() == whole.read_bytes()
-    assert [path.name for path in tmp_path.glob(".*.jsonl.*") if not path.name.endswith(".lock")] == []
+    assert [
+        path.name for path in tmp_path.glob(".*.jsonl.*") if not path.name.endswith(".lock")
+    ] == []
 
 
 @pytest.mark.slow
@@ -343,12 +483,17 @@ def test_workers_end_with_a_killed_process(job):
     progress = output.with_name(f".{output.name}.progress")
     while not progress.is_file() and process.poll() is None:
         time.sleep(0.01)
-    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = [
+        int(pid)
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
     process.kill()
     process.wait()
     assert len(workers) >= 2
     end = time.monotonic() + 30
-    while (left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < end:
+    while (
+        left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    ) and time.monotonic() < end:
         time.sleep(0.1)
     assert left == []
 
@@ -356,13 +501,23 @@ def test_workers_end_with_a_killed_process(job):
 @pytest.mark.slow
 def test_a_worker_says_why_it_has_no_model(tmp_path, capsys):
     (tmp_path / "in.txt").write_text("好\n", "utf-8")
-    given = ["predict", str(tmp_path), str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl"), "--num_processes", "2"]
+    given = [
+        "predict",
+        str(tmp_path),
+        str(tmp_path / "in.txt"),
+        "--output",
+        str(tmp_path / "out.jsonl"),
+        "--num_processes",
+        "2",
+    ]
     assert main(given) == 2
     assert "is no model folder" in capsys.readouterr().err
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_other_standard_input_or_another_data_set_is_not_gone_on_with(saved_tagger, tmp_path, monkeypatch, capsys):
+def test_other_standard_input_or_another_data_set_is_not_gone_on_with(
+    saved_tagger, tmp_path, monkeypatch, capsys
+):
     import datasets
 
     def stdin(text: str) -> None:
@@ -376,7 +531,13 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(saved_tagg
     finish = predict_module.FileOutput.finish
     monkeypatch.setattr(predict_module.FileOutput, "finish", full)
     for source in ("-", f"{folder}@train"):
-        command = ["predict", str(saved_tagger), source, "--output", str(tmp_path / f"out{len(source)}.jsonl")]
+        command = [
+            "predict",
+            str(saved_tagger),
+            source,
+            "--output",
+            str(tmp_path / f"out{len(source)}.jsonl"),
+        ]
         stdin("好\n")
         assert main(command) == 2
         assert "No space left" in capsys.readouterr().err
@@ -438,14 +599,28 @@ finally:
 def test_an_error_of_the_disk_is_explained_and_leaves_no_lock(tmp_path):
     given = [sys.executable, "-c", LIMITED, str(tmp_path / "out.jsonl")]
     done = subprocess.run(given, capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large; 3 rows are written, goes on"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "OSError: [Errno 27] File too large; 3 rows are written, goes on"
+    )
     assert not (tmp_path / ".out.jsonl.lock").exists()
 
 
 def test_an_output_that_exists_stays_as_it_is(saved_tagger, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("好\n", "utf-8")
     (tmp_path / "out.jsonl").write_text("precious")
-    assert main(["predict", str(saved_tagger), str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert (
+        main(
+            [
+                "predict",
+                str(saved_tagger),
+                str(tmp_path / "in.txt"),
+                "--output",
+                str(tmp_path / "out.jsonl"),
+            ]
+        )
+        == 2
+    )
     assert "exists; remove it" in capsys.readouterr().err
     assert (tmp_path / "out.jsonl").read_text() == "precious"
 
@@ -462,7 +637,10 @@ def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
 
     monkeypatch.setattr(predict_module.FileOutput, "write", full)
     assert main(command[2:]) == 2
-    assert "No space left on device; 32 rows are written, the same command goes on there" in capsys.readouterr().err
+    assert (
+        "No space left on device; 32 rows are written, the same command goes on there"
+        in capsys.readouterr().err
+    )
     monkeypatch.undo()
     assert main(command[2:]) == 0
     assert [row.id for row in read_records(output)[0]] == [str(number) for number in range(1, 481)]
@@ -475,11 +653,24 @@ def test_a_model_that_changes_meanwhile_is_noticed(saved_tagger, tmp_path, monke
     tagger = predict_module.Tagger.__call__
 
     def changing(self, rows):
-        (model / "config.json").write_text((model / "config.json").read_text("utf-8") + "\n", "utf-8")
+        (model / "config.json").write_text(
+            (model / "config.json").read_text("utf-8") + "\n", "utf-8"
+        )
         return tagger(self, rows)
 
     monkeypatch.setattr(predict_module.Tagger, "__call__", changing)
-    assert main(["predict", str(model), str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert (
+        main(
+            [
+                "predict",
+                str(model),
+                str(tmp_path / "in.txt"),
+                "--output",
+                str(tmp_path / "out.jsonl"),
+            ]
+        )
+        == 2
+    )
     assert "changed while it was in use" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -489,7 +680,11 @@ def test_the_types_of_a_job_are_encoded_once(saved_binder, tmp_path, monkeypatch
 
     folder, _ = saved_binder
     encode, calls = BinderModel.encode_types, []
-    monkeypatch.setattr(BinderModel, "encode_types", lambda self, *given: calls.append(given) or encode(self, *given))
+    monkeypatch.setattr(
+        BinderModel,
+        "encode_types",
+        lambda self, *given: calls.append(given) or encode(self, *given),
+    )
     (tmp_path / "types.yaml").write_text("types:\n  河流: 江河的名字。\n", "utf-8")
     (tmp_path / "in.txt").write_text("长江\n" * 40, "utf-8")
     options = ["--types", str(tmp_path / "types.yaml"), "--batch_size", "1"]

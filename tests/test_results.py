@@ -6,9 +6,16 @@ from statistics import mean
 import numpy as np
 import pytest
 import torch
-from segmentation import alignment_and_uniformity, segmentation
 
-from benchmarks.tables import ablation_table, between, difference_table, held_out_table, interval, score_table
+from benchmarks.segmentation import alignment_and_uniformity, segmentation
+from benchmarks.tables import (
+    ablation_table,
+    between,
+    difference_table,
+    held_out_table,
+    interval,
+    score_table,
+)
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 
@@ -28,12 +35,20 @@ def micro_f1(rows: np.ndarray) -> float:
 def test_interval_equals_a_bootstrap_written_out():
     ours, theirs = counts(0, skill=0.8), counts(1, skill=0.5)
     found_mean, found_interval = interval(ours, theirs)
-    assert float(found_mean) == pytest.approx(mean(100 * (micro_f1(a) - micro_f1(b)) for a, b in zip(ours, theirs, strict=True)), abs=0.051)
+    assert float(found_mean) == pytest.approx(
+        mean(100 * (micro_f1(a) - micro_f1(b)) for a, b in zip(ours, theirs, strict=True)),
+        abs=0.051,
+    )
     generator = random.Random(5)
     drawn = []
     for _ in range(4000):
         rows = [generator.randrange(40) for _ in range(40)]
-        drawn.append(mean(100 * (micro_f1(a[rows]) - micro_f1(b[rows])) for a, b in zip(ours, theirs, strict=True)))
+        drawn.append(
+            mean(
+                100 * (micro_f1(a[rows]) - micro_f1(b[rows]))
+                for a, b in zip(ours, theirs, strict=True)
+            )
+        )
     low, high = (float(part) for part in found_interval.split(" to "))
     assert (low, high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=1.0)
 
@@ -48,7 +63,14 @@ def run(method: str, seed: int, rows: np.ndarray, recurring: list[int]) -> dict:
     micro = {"precision": correct / predicted, "recall": correct / gold, "f1": micro_f1(rows)}
     test = {"micro": micro, "counts": rows.flatten().tolist(), "recurring_texts": recurring}
     config = {"train_file": "${NER_DATA}/weibo/train"}
-    return {"method": method, "seed": seed, "config": config, "dev": {"micro": micro}, "test": test, "phases": {"full": {"epochs": 3}}}
+    return {
+        "method": method,
+        "seed": seed,
+        "config": config,
+        "dev": {"micro": micro},
+        "test": test,
+        "phases": {"full": {"epochs": 3}},
+    }
 
 
 def test_differences_compare_equal_seeds_and_leave_out_recurring_texts():
@@ -73,24 +95,40 @@ def test_content_goes_between_the_markers_and_missing_markers_are_refused():
 
 def test_ablations_are_compared_with_nerco_of_the_same_seed():
     def dev_run(name: str, seed: int, f1: float, **phases: dict) -> dict:
-        return {"seed": seed, "config": {"output_dir": f"runs/{name}-{{seed}}"}, "dev": {"micro": {"f1": f1}}, "phases": phases}
+        return {
+            "seed": seed,
+            "config": {"output_dir": f"runs/{name}-{{seed}}"},
+            "dev": {"micro": {"f1": f1}},
+            "phases": phases,
+        }
 
     stage1 = {"best": 0.5}
     groups = {
-        ("weibo", "nerco"): [dev_run("weibo-nerco", seed, f1, stage1=stage1) for seed, f1 in enumerate((0.60, 0.70, 0.65, 0.1))],
+        ("weibo", "nerco"): [
+            dev_run("weibo-nerco", seed, f1, stage1=stage1)
+            for seed, f1 in enumerate((0.60, 0.70, 0.65, 0.1))
+        ],
         ("weibo", "crf"): [dev_run("weibo-crf", seed, 0.5) for seed in range(5)],
     }
-    ablations = [dev_run("ablation-with_o", 1, 0.72, stage1=stage1), dev_run("ablation-with_o", 2, 0.65, stage1=stage1)]
-    base, crf, other = ([cell.strip() for cell in line.strip("|").split("|")] for line in ablation_table(groups, ablations)[2:])
+    ablations = [
+        dev_run("ablation-with_o", 1, 0.72, stage1=stage1),
+        dev_run("ablation-with_o", 2, 0.65, stage1=stage1),
+    ]
+    base, crf, other = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in ablation_table(groups, ablations)[2:]
+    )
     assert base == ["nothing (nerco)", "67.5 ± 3.5", "", "50.0 ± 0.0", "1, 2"]
     assert crf[1:] == ["50.0 ± 0.0", "-17.5 ± 3.5", "-", "1, 2"]
     assert other == ["with o", "68.5 ± 4.9", "+1.0 ± 1.4", "50.0 ± 0.0", "1, 2"]
 
 
-# ----------------------------------------------------------------------------------------------------- representations
+# ---------------------------------------------------------------------------------- representations
 def tokens(seed: int = 0, count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 6, generator=generator), torch.randint(0, 5, (count,), generator=generator)
+    return torch.randn(count, 6, generator=generator), torch.randint(
+        0, 5, (count,), generator=generator
+    )
 
 
 def test_segmentation_equals_the_mean_over_pairs_written_out():
@@ -101,7 +139,10 @@ def test_segmentation_equals_the_mean_over_pairs_written_out():
 
     kind = [LABELS[tag] for tag in tags]
     pairs = [(i, j) for i in range(60) for j in range(60)]
-    b_i = mean(mean(distance(i, j) for i, j in pairs if kind[i] == f"B-{t}" and kind[j] == f"I-{t}") for t in ("PER", "ORG"))
+    b_i = mean(
+        mean(distance(i, j) for i, j in pairs if kind[i] == f"B-{t}" and kind[j] == f"I-{t}")
+        for t in ("PER", "ORG")
+    )
     types = mean(distance(i, j) for i, j in pairs if kind[i][2:] == "PER" and kind[j][2:] == "ORG")
     found = segmentation(embeddings, tags, LABELS)
     assert found["b_i"] == pytest.approx(b_i, abs=1e-5)
@@ -111,7 +152,9 @@ def test_segmentation_equals_the_mean_over_pairs_written_out():
 
 def test_segmentation_is_nothing_where_a_type_is_one_point():
     embeddings = torch.eye(3)[[0, 1, 1, 2, 2]]
-    assert segmentation(embeddings, torch.tensor([0, 1, 2, 3, 4]), LABELS) == pytest.approx({"b_i": 0.0, "types": 1.0, "ratio": 0.0})
+    assert segmentation(embeddings, torch.tensor([0, 1, 2, 3, 4]), LABELS) == pytest.approx(
+        {"b_i": 0.0, "types": 1.0, "ratio": 0.0}
+    )
 
 
 def test_one_type_has_no_segmentation():
@@ -126,17 +169,30 @@ def test_alignment_and_uniformity_equal_their_definition():
     pairs = [(i, j) for i in range(len(z)) for j in range(len(z)) if i != j]
     squared = {(i, j): float((z[i] - z[j]).square().sum()) for i, j in pairs}
     found = alignment_and_uniformity(embeddings, classes)
-    assert found["alignment"] == pytest.approx(mean(squared[p] for p in pairs if classes[p[0]] == classes[p[1]]), rel=1e-4)
-    assert found["uniformity"] == pytest.approx(np.log(mean(np.exp(-2 * squared[p]) for p in pairs)), rel=1e-4)
+    assert found["alignment"] == pytest.approx(
+        mean(squared[p] for p in pairs if classes[p[0]] == classes[p[1]]), rel=1e-4
+    )
+    assert found["uniformity"] == pytest.approx(
+        np.log(mean(np.exp(-2 * squared[p]) for p in pairs)), rel=1e-4
+    )
 
 
 def test_held_out_types_have_a_row_for_each_way_of_training():
     def scores(variant: str, seed: int, f1: float) -> dict:
         micro = {"precision": 0.5, "recall": 0.25, "f1": f1, "gold": 40}
         chosen = {**micro, "f1": 2 * f1, "min_score": 0.25}
-        return {"domain": "ai", "variant": variant, "seed": seed, "held_out": ["algorithm", "task"], "micro": micro, "chosen": chosen}
+        return {
+            "domain": "ai",
+            "variant": variant,
+            "seed": seed,
+            "held_out": ["algorithm", "task"],
+            "micro": micro,
+            "chosen": chosen,
+        }
 
-    rows = held_out_table([scores("both", 0, 0.4), scores("plain", 1, 0.2), scores("plain", 0, 0.1)])[2:]
+    rows = held_out_table(
+        [scores("both", 0, 0.4), scores("plain", 1, 0.2), scores("plain", 0, 0.1)]
+    )[2:]
     assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
         [
             "ai",

@@ -50,7 +50,9 @@ def everything(splits: dict[str, list[Record]]) -> list[Record]:
 def test_splits_are_what_convert_makes_from_the_source(corpus_copy: Path) -> None:
     convert.main()
     for name in SPLITS:
-        assert (corpus_copy / f"{name}.jsonl").read_bytes() == (SAMPLES / "zh" / f"{name}.jsonl").read_bytes()
+        assert (corpus_copy / f"{name}.jsonl").read_bytes() == (
+            SAMPLES / "zh" / f"{name}.jsonl"
+        ).read_bytes()
 
 
 def test_check_writes_nothing(corpus_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +62,14 @@ def test_check_writes_nothing(corpus_copy: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_source_is_in_the_splits_once(splits: dict[str, list[Record]]) -> None:
-    source = [record for path in (SAMPLES / "zh" / "source").glob("*.txt") for record in convert.read_source(path)]
-    assert sorted(everything(splits), key=lambda record: record.id) == sorted(source, key=lambda record: record.id)
+    source = [
+        record
+        for path in (SAMPLES / "zh" / "source").glob("*.txt")
+        for record in convert.read_source(path)
+    ]
+    assert sorted(everything(splits), key=lambda record: record.id) == sorted(
+        source, key=lambda record: record.id
+    )
     assert len({record.id for record in source}) == len(source)
 
 
@@ -79,7 +87,9 @@ def test_corpus_is_large_enough_to_learn_from(splits: dict[str, list[Record]]) -
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_every_split_has_the_six_types_and_no_other(splits: dict[str, list[Record]], name: str) -> None:
+def test_every_split_has_the_six_types_and_no_other(
+    splits: dict[str, list[Record]], name: str
+) -> None:
     types = {mention.label for record in splits[name] for mention in record.entities}
     assert types == {"PER", "ORG", "LOC", "GPE", "TITLE", "PRODUCT"}
 
@@ -88,7 +98,9 @@ def test_every_split_has_a_fair_share_of_every_register(splits: dict[str, list[R
     registers = Counter(record.id.rpartition("-")[0] for record in everything(splits))
     for name, share in convert.SHARES.items():
         own = Counter(record.id.rpartition("-")[0] for record in splits[name])
-        assert {r: own[r] / n for r, n in registers.items()} == pytest.approx(dict.fromkeys(registers, share), abs=0.1)
+        assert {r: own[r] / n for r, n in registers.items()} == pytest.approx(
+            dict.fromkeys(registers, share), abs=0.1
+        )
 
 
 def test_no_text_is_there_twice(splits: dict[str, list[Record]]) -> None:
@@ -97,7 +109,11 @@ def test_no_text_is_there_twice(splits: dict[str, list[Record]]) -> None:
 
 
 def test_no_document_straddles_splits(splits: dict[str, list[Record]]) -> None:
-    documents = [(name, doc) for name, records in splits.items() for doc in {record.doc for record in records}]
+    documents = [
+        (name, doc)
+        for name, records in splits.items()
+        for doc in {record.doc for record in records}
+    ]
     assert None not in {doc for _, doc in documents}
     assert [doc for doc, count in Counter(doc for _, doc in documents).items() if count > 1] == []
 
@@ -118,7 +134,7 @@ def test_mentions_nest_but_do_not_cross(splits: dict[str, list[Record]]) -> None
     assert crossing == []
 
 
-# ----------------------------------------------------------------------------------------------------------------- markup
+# ------------------------------------------------------------------------------------------- markup
 @pytest.mark.parametrize(
     ("line", "text", "mentions"),
     [

@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tracked files in a directory of their own, with this environment's Python as its .venv."""
     folder = tmp_path_factory.mktemp("clone")
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for name in filter(None, files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -27,7 +29,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: list[str], clone: Path, **variables: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"HF_HOME": str(clone / "hf-cache"), **variables}
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {
+        "HF_HOME": str(clone / "hf-cache"),
+        **variables,
+    }
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -54,7 +59,9 @@ def test_demo_trains_for_minutes_not_hours(demo: str):
 
 
 def test_demo_learns_something(demo: str):
-    micro = [line for line in demo.splitlines() if line.startswith("micro") and len(line.split()) == 8]
+    micro = [
+        line for line in demo.splitlines() if line.startswith("micro") and len(line.split()) == 8
+    ]
     scores = [float(line.split()[3]) for line in micro]
     assert len(scores) == 2
     assert min(scores) > 50
@@ -69,7 +76,12 @@ def test_commands_of_the_readme_run(demo: str, clone: Path):
 
 
 def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: Path):
-    page = (clone / "docs" / "sharing.md").read_text("utf-8").replace("mine-nerco-0", "demo-nerco-0").replace("USER/NAME", "tester/model")
+    page = (
+        (clone / "docs" / "sharing.md")
+        .read_text("utf-8")
+        .replace("mine-nerco-0", "demo-nerco-0")
+        .replace("USER/NAME", "tester/model")
+    )
     push, bundle, versions = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
     (load,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
     with TestHub(tmp_path / "hub") as hub:
@@ -77,14 +89,26 @@ def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: P
         assert "tester/model would be created" in run(["bash", "-euc", push], clone, **variables)
         pushed = run(["bash", "-euc", push.replace("--dry_run", "")], clone, **variables)
         commit = re.search("commit ([0-9a-f]{40})", pushed).group(1)
-        run([sys.executable, "-c", load.replace('"..."', f'"{commit}"') + "assert ner('李明在北京')"], tmp_path, **variables)
+        run(
+            [
+                sys.executable,
+                "-c",
+                load.replace('"..."', f'"{commit}"') + "assert ner('李明在北京')",
+            ],
+            tmp_path,
+            **variables,
+        )
         assert "repeats its stored predictions" in run(["bash", "-euc", bundle], clone, **variables)
     assert "transformers 5.6.0: passes" in run(["bash", "-euc", versions], clone)
 
 
 def test_the_page_on_serving_runs(demo: str, clone: Path):
-    page = (clone / "docs" / "serving.md").read_text("utf-8").replace("mine-nerco-0", "demo-nerco-0")
-    commands, programs = (re.findall(rf"```{language}\n(.*?)```", page, flags=re.S) for language in ("bash", "python"))
+    page = (
+        (clone / "docs" / "serving.md").read_text("utf-8").replace("mine-nerco-0", "demo-nerco-0")
+    )
+    commands, programs = (
+        re.findall(rf"```{language}\n(.*?)```", page, flags=re.S) for language in ("bash", "python")
+    )
     assert commands
     assert programs
     for command in commands:
@@ -95,7 +119,9 @@ def test_the_page_on_serving_runs(demo: str, clone: Path):
 
 
 def test_python_of_the_readme_runs(demo: str, clone: Path):
-    blocks = re.findall(r"```python\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S
+    )
     assert len(blocks) == 2
     for block in blocks:
         run([sys.executable, "-c", block], clone)

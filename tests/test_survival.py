@@ -16,7 +16,13 @@ from contrastive_ner.cli import main
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # 40 sentences in batches of 8: 5 steps an epoch; 10 in stage one, 5 head-only, 15 in the full phase.
-OPTIONS = {"stage1_epochs": 2, "head_epochs": 1, "stage2_epochs": 3, "stage1_patience": 5, "stage2_patience": 5}
+OPTIONS = {
+    "stage1_epochs": 2,
+    "head_epochs": 1,
+    "stage2_epochs": 3,
+    "stage1_patience": 5,
+    "stage2_patience": 5,
+}
 STAGE1_STEP = "contrastive_ner.training.contrastive:ContrastiveTrainer.training_step"
 STAGE2_STEP = "transformers.Trainer.training_step"  # stage one's calls it, too
 WRITING = "transformers.Trainer._save_optimizer_and_scheduler"  # the checkpoint's weights are there, its state is not
@@ -36,12 +42,18 @@ def struck(place: str, call: int, blow: str, command: list[str]) -> subprocess.C
 
 
 def assert_same_outcome(run_dir: Path, undisturbed: Path) -> None:
-    for folder in [path.parent.relative_to(undisturbed) for path in undisturbed.rglob("model.safetensors")]:
-        weights, expected = (load_file(root / folder / "model.safetensors") for root in (run_dir, undisturbed))
+    for folder in [
+        path.parent.relative_to(undisturbed) for path in undisturbed.rglob("model.safetensors")
+    ]:
+        weights, expected = (
+            load_file(root / folder / "model.safetensors") for root in (run_dir, undisturbed)
+        )
         assert weights.keys() == expected.keys()
         for name, tensor in expected.items():
             assert torch.equal(weights[name], tensor), f"{folder}: {name}"
-    found, expected = (json.loads((root / "metrics.json").read_text("utf-8")) for root in (run_dir, undisturbed))
+    found, expected = (
+        json.loads((root / "metrics.json").read_text("utf-8")) for root in (run_dir, undisturbed)
+    )
     assert found["dev"] == expected["dev"]
     assert found["test"] == expected["test"]
     for phase, values in expected["phases"].items():
@@ -66,7 +78,9 @@ KILLED = {
 
 
 @pytest.mark.parametrize("place", KILLED)
-def test_killed_run_ends_as_if_nothing_had_happened(place, files, tiny_encoder, tmp_path, undisturbed):
+def test_killed_run_ends_as_if_nothing_had_happened(
+    place, files, tiny_encoder, tmp_path, undisturbed
+):
     command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
     done = struck(*KILLED[place], "SIGKILL", command)
     assert done.returncode == -signal.SIGKILL
@@ -80,13 +94,25 @@ def test_killed_run_ends_as_if_nothing_had_happened(place, files, tiny_encoder, 
 def binder_options(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """One phase of 15 steps, in which texts of types and types themselves are drawn."""
     types = tmp_path_factory.mktemp("types") / "types.yaml"
-    types.write_text("types:\n  PER: 人物：人的名字。\n  ORG: 机构：公司的名字。\n  GPE: 政区：城市的名字。\n", "utf-8")
+    types.write_text(
+        "types:\n  PER: 人物：人的名字。\n  ORG: 机构：公司的名字。\n  GPE: 政区：城市的名字。\n",
+        "utf-8",
+    )
     drawn = {"type_variants": True, "types_per_batch": 2}
-    return {**OPTIONS, **drawn, "method": "binder", "types_file": types, "stage1_epochs": 0, "head_epochs": 0}
+    return {
+        **OPTIONS,
+        **drawn,
+        "method": "binder",
+        "types_file": types,
+        "stage1_epochs": 0,
+        "head_epochs": 0,
+    }
 
 
 @pytest.fixture(scope="module")
-def undisturbed_binder(files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory, binder_options: dict) -> Path:
+def undisturbed_binder(
+    files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory, binder_options: dict
+) -> Path:
     run_dir = tmp_path_factory.mktemp("undisturbed-binder") / "run"
     assert main(arguments(files, tiny_encoder, run_dir, **binder_options)) == 0
     return run_dir
@@ -101,17 +127,26 @@ BINDER_STRUCK = {
 
 
 @pytest.mark.parametrize("place", BINDER_STRUCK)
-def test_struck_binder_run_ends_as_if_nothing_had_happened(place, files, tiny_encoder, tmp_path, undisturbed_binder, binder_options):
+def test_struck_binder_run_ends_as_if_nothing_had_happened(
+    place, files, tiny_encoder, tmp_path, undisturbed_binder, binder_options
+):
     command = arguments(files, tiny_encoder, tmp_path / "run", **binder_options)
-    assert struck(*BINDER_STRUCK[place], command).returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
+    assert struck(*BINDER_STRUCK[place], command).returncode in (
+        -signal.SIGKILL,
+        128 + signal.SIGTERM,
+    )
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert main(command) == 0
     assert_same_outcome(tmp_path / "run", undisturbed_binder)
 
 
 @pytest.mark.parametrize("blow", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize(("place", "call"), [(STAGE1_STEP, 7), (STAGE2_STEP, 15 + 8)], ids=["stage one", "full"])
-def test_stop_in_the_middle_of_an_epoch_loses_nothing(place, call, blow, files, tiny_encoder, tmp_path, undisturbed):
+@pytest.mark.parametrize(
+    ("place", "call"), [(STAGE1_STEP, 7), (STAGE2_STEP, 15 + 8)], ids=["stage one", "full"]
+)
+def test_stop_in_the_middle_of_an_epoch_loses_nothing(
+    place, call, blow, files, tiny_encoder, tmp_path, undisturbed
+):
     command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
     done = struck(place, call, blow, command)
     assert done.returncode == 128 + getattr(signal, blow), done.stderr
@@ -132,13 +167,18 @@ def test_early_stopping_is_not_forgotten(files, tiny_encoder, tmp_path, capsys):
     expected = json.loads((expected_dir / "full" / "DONE.json").read_text("utf-8"))
     assert expected["epochs"] < 8, "the premise: early stopping ended the phase"
     command = arguments(files, tiny_encoder, tmp_path / "run", **options)
-    assert struck("transformers.Trainer._finalize_training", 3, "SIGKILL", command).returncode == -signal.SIGKILL
+    assert (
+        struck("transformers.Trainer._finalize_training", 3, "SIGKILL", command).returncode
+        == -signal.SIGKILL
+    )
     capsys.readouterr()
     assert main(command) == 0
     assert "'loss'" not in capsys.readouterr().out, "nothing was trained"
     found = json.loads((tmp_path / "run" / "full" / "DONE.json").read_text("utf-8"))
     assert (found["epochs"], found["best"]) == (expected["epochs"], expected["best"])
-    weights, wanted = (load_file(root / "model" / "model.safetensors") for root in (tmp_path / "run", expected_dir))
+    weights, wanted = (
+        load_file(root / "model" / "model.safetensors") for root in (tmp_path / "run", expected_dir)
+    )
     assert all(torch.equal(weights[name], tensor) for name, tensor in wanted.items())
 
 
@@ -148,7 +188,9 @@ def test_full_disk_is_said_and_costs_nothing(files, tiny_encoder, tmp_path, undi
     assert done.returncode == 2, done.stderr
     assert "no space left" in done.stderr
     assert "give the same command again" in done.stderr
-    assert [path.name for path in (tmp_path / "run" / "stage1").glob("checkpoint-*")] == ["checkpoint-5"]
+    assert [path.name for path in (tmp_path / "run" / "stage1").glob("checkpoint-*")] == [
+        "checkpoint-5"
+    ]
     assert main(command) == 0
     assert_same_outcome(tmp_path / "run", undisturbed)
 
@@ -156,11 +198,16 @@ def test_full_disk_is_said_and_costs_nothing(files, tiny_encoder, tmp_path, undi
 def test_seconds_of_all_starts_are_counted(files, tiny_encoder, tmp_path):
     command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
     struck(STAGE1_STEP, 7, "SIGTERM", command)
-    state = json.loads((tmp_path / "run" / "stage1" / "checkpoint-7" / "trainer_state.json").read_text("utf-8"))
+    state = json.loads(
+        (tmp_path / "run" / "stage1" / "checkpoint-7" / "trainer_state.json").read_text("utf-8")
+    )
     before = state["stateful_callbacks"]["Stopwatch"]["attributes"]["before"]
     assert before > 0
     assert main(command) == 0
-    assert json.loads((tmp_path / "run" / "stage1" / "DONE.json").read_text("utf-8"))["seconds"] > before
+    assert (
+        json.loads((tmp_path / "run" / "stage1" / "DONE.json").read_text("utf-8"))["seconds"]
+        > before
+    )
 
 
 def test_two_runs_in_one_directory_are_refused(files, tiny_encoder, tmp_path, capsys):
@@ -168,7 +215,12 @@ def test_two_runs_in_one_directory_are_refused(files, tiny_encoder, tmp_path, ca
 
     command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
     lock = lock_run_dir(tmp_path / "run")
-    done = subprocess.run([sys.executable, str(ROOT / "run_ner.py"), *command], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_ner.py"), *command],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     lock.release()
     assert done.returncode == 2
     assert "another process trains there" in done.stderr

@@ -57,7 +57,9 @@ def test_batches_are_a_function_of_seed_and_epoch(sentences, batch_size, seed, e
 
 def test_batches_differ_between_epochs_and_seeds():
     sentences = [[0, 1, 1, 0]] * 40
-    batches = {str(sentence_batches(sentences, 8, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    batches = {
+        str(sentence_batches(sentences, 8, seed, epoch)) for seed in range(3) for epoch in range(3)
+    }
     assert len(batches) == 9
 
 
@@ -65,13 +67,17 @@ def test_every_batch_offers_a_pair_where_the_data_allow():
     # Four sentences with a pair of their own among forty, four batches: random batches would leave some without.
     sentences = [[0] * 5 for _ in range(36)] + [[1, 1, 0]] * 4
     for epoch in range(20):
-        assert all(offers_a_pair(batch, sentences) for batch in sentence_batches(sentences, 10, 0, epoch))
+        assert all(
+            offers_a_pair(batch, sentences) for batch in sentence_batches(sentences, 10, 0, epoch)
+        )
 
 
 def test_two_sentences_with_one_token_of_a_class_share_a_batch():
     sentences = [[0, 0]] * 6 + [[0, 1], [2, 0], [1, 0], [0, 2]]
     for epoch in range(20):
-        assert all(offers_a_pair(batch, sentences) for batch in sentence_batches(sentences, 5, 0, epoch))
+        assert all(
+            offers_a_pair(batch, sentences) for batch in sentence_batches(sentences, 5, 0, epoch)
+        )
 
 
 def test_knn_and_prototypes_find_the_clusters():
@@ -97,16 +103,25 @@ def test_token_f1_ignores_true_outside_tokens():
     assert token_f1(torch.zeros(5), torch.zeros(5)) == 0.0
 
 
-# --------------------------------------------------------------------------------------------------------------- trainer
+# ------------------------------------------------------------------------------------------ trainer
 def features(tokenizer: PreTrainedTokenizerFast, count: int = 24) -> list[dict]:
     """张三 is a person, 华为 an organisation."""
     records = [
-        Record(str(i), f"张三{'又' * (i % 3)}去华为了", [Mention(0, 2, "PER"), Mention(3 + i % 3, 5 + i % 3, "ORG")]) for i in range(count)
+        Record(
+            str(i),
+            f"张三{'又' * (i % 3)}去华为了",
+            [Mention(0, 2, "PER"), Mention(3 + i % 3, 5 + i % 3, "ORG")],
+        )
+        for i in range(count)
     ]
-    return tag_features(records, text_reader(tokenizer, label_unit="token", max_window_tokens=64), LABELS)[0]
+    return tag_features(
+        records, text_reader(tokenizer, label_unit="token", max_window_tokens=64), LABELS
+    )[0]
 
 
-def make_trainer(tiny_encoder: Path, tokenizer: PreTrainedTokenizerFast, output: Path, **arguments) -> ContrastiveTrainer:
+def make_trainer(
+    tiny_encoder: Path, tokenizer: PreTrainedTokenizerFast, output: Path, **arguments
+) -> ContrastiveTrainer:
     set_seed(0)
     defaults = {
         "num_train_epochs": 3,
@@ -131,7 +146,16 @@ def make_trainer(tiny_encoder: Path, tokenizer: PreTrainedTokenizerFast, output:
     )
 
 
-@pytest.mark.parametrize("arguments", [{}, {"with_o": True}, {"class_reduction": "mean"}, {"contrastive_loss": "supcon"}, {"bf16": True}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"with_o": True},
+        {"class_reduction": "mean"},
+        {"contrastive_loss": "supcon"},
+        {"bf16": True},
+    ],
+)
 def test_stage_one_lowers_the_loss(tiny_encoder, character_tok, tmp_path, arguments):
     trainer = make_trainer(tiny_encoder, character_tok, tmp_path, **arguments)
     before = trainer.evaluate()["eval_loss"]
@@ -143,17 +167,31 @@ def test_stage_one_lowers_the_loss(tiny_encoder, character_tok, tmp_path, argume
 
 def test_stage_one_moves_every_trainable_parameter(tiny_encoder, character_tok, tmp_path):
     trainer = make_trainer(tiny_encoder, character_tok, tmp_path, num_train_epochs=1)
-    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    before = {
+        name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()
+    }
     trainer.train()
-    still = [name for name, parameter in trainer.model.named_parameters() if torch.equal(parameter, before[name])]
+    still = [
+        name
+        for name, parameter in trainer.model.named_parameters()
+        if torch.equal(parameter, before[name])
+    ]
     assert still == []
 
 
 def test_frozen_layers_and_embeddings_stay(tiny_encoder, character_tok, tmp_path):
-    trainer = make_trainer(tiny_encoder, character_tok, tmp_path, num_train_epochs=1, freeze_layers=1)
-    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer = make_trainer(
+        tiny_encoder, character_tok, tmp_path, num_train_epochs=1, freeze_layers=1
+    )
+    before = {
+        name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()
+    }
     trainer.train()
-    moved = {name for name, parameter in trainer.model.named_parameters() if not torch.equal(parameter, before[name])}
+    moved = {
+        name
+        for name, parameter in trainer.model.named_parameters()
+        if not torch.equal(parameter, before[name])
+    }
     assert moved == {name for name in before if ".layer.1." in name}
 
 
@@ -167,8 +205,20 @@ def test_freezing_everything_is_refused(tiny_encoder, character_tok, tmp_path):
 
 
 def test_criteria_do_not_depend_on_the_batch_size(tiny_encoder, character_tok, tmp_path):
-    small = make_trainer(tiny_encoder, character_tok, tmp_path, per_device_eval_batch_size=1, per_device_train_batch_size=2).evaluate()
-    large = make_trainer(tiny_encoder, character_tok, tmp_path, per_device_eval_batch_size=8, per_device_train_batch_size=8).evaluate()
+    small = make_trainer(
+        tiny_encoder,
+        character_tok,
+        tmp_path,
+        per_device_eval_batch_size=1,
+        per_device_train_batch_size=2,
+    ).evaluate()
+    large = make_trainer(
+        tiny_encoder,
+        character_tok,
+        tmp_path,
+        per_device_eval_batch_size=8,
+        per_device_train_batch_size=8,
+    ).evaluate()
     for name in ("eval_knn_f1", "eval_prototype_f1"):
         assert small[name] == pytest.approx(large[name])
 
@@ -177,13 +227,24 @@ def test_trainer_walks_through_the_sampler_s_epochs(tiny_encoder, character_tok,
     trainer = make_trainer(tiny_encoder, character_tok, tmp_path, num_train_epochs=2)
     seen: list[torch.Tensor] = []
     plain = trainer.compute_loss
-    trainer.compute_loss = lambda model, inputs, **k: (seen.append(inputs["input_ids"].clone()), plain(model, inputs, **k))[1]
+    trainer.compute_loss = lambda model, inputs, **k: (
+        seen.append(inputs["input_ids"].clone()),
+        plain(model, inputs, **k),
+    )[1]
     trainer.train()
-    sentences = [[semantic_classes(LABELS)[x] for x in f["labels"] if x >= 0] for f in trainer.train_dataset]
-    expected = [batch for epoch in range(2) for batch in sentence_batches(sentences, 8, trainer.args.seed, epoch)]
+    sentences = [
+        [semantic_classes(LABELS)[x] for x in f["labels"] if x >= 0] for f in trainer.train_dataset
+    ]
+    expected = [
+        batch
+        for epoch in range(2)
+        for batch in sentence_batches(sentences, 8, trainer.args.seed, epoch)
+    ]
     assert len(seen) == len(expected)
     for ids, batch in zip(seen, expected, strict=True):
-        assert torch.equal(ids, trainer.data_collator([trainer.train_dataset[i] for i in batch])["input_ids"])
+        assert torch.equal(
+            ids, trainer.data_collator([trainer.train_dataset[i] for i in batch])["input_ids"]
+        )
 
 
 def test_best_epoch_by_criterion_is_loaded_at_the_end(tiny_encoder, character_tok, tmp_path):
@@ -224,14 +285,18 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
         ContrastiveTrainingArguments(output_dir=str(tmp_path), **arguments)
 
 
-# ------------------------------------------------------------------------------------------------------ gradient caching
-def one_step(trainer: ContrastiveTrainer, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+# --------------------------------------------------------------------------------- gradient caching
+def one_step(
+    trainer: ContrastiveTrainer, batch: dict[str, torch.Tensor]
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of one training step, from a fixed state of the random generator."""
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.zero_grad()
     torch.manual_seed(7)
     loss = float(trainer.training_step(trainer.model, batch))
-    return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return loss, {
+        name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None
+    }
 
 
 def without_dropout(trainer: ContrastiveTrainer) -> ContrastiveTrainer:
@@ -243,9 +308,13 @@ def without_dropout(trainer: ContrastiveTrainer) -> ContrastiveTrainer:
 
 @pytest.mark.parametrize("options", [{}, {"with_o": True}, {"contrastive_loss": "supcon"}], ids=str)
 @pytest.mark.parametrize("chunk_size", [1, 3, 8, 23])
-def test_chunks_give_the_gradient_of_the_whole_batch(tiny_encoder, character_tok, tmp_path, chunk_size, options):
+def test_chunks_give_the_gradient_of_the_whole_batch(
+    tiny_encoder, character_tok, tmp_path, chunk_size, options
+):
     whole = without_dropout(make_trainer(tiny_encoder, character_tok, tmp_path, **options))
-    chunked = without_dropout(make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=chunk_size, **options))
+    chunked = without_dropout(
+        make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=chunk_size, **options)
+    )
     batch = whole.data_collator(whole.train_dataset)
     loss, gradients = one_step(whole, batch)
     found_loss, found = one_step(chunked, batch)
@@ -262,13 +331,17 @@ def test_chunks_are_embedded_twice_under_the_same_dropout(tiny_encoder, characte
     loss, gradients = one_step(trainer, batch)
     trainer.model.zero_grad()
     torch.manual_seed(7)
-    parts = [trainer.token_embeddings(trainer.model.train(), chunk) for chunk in chunks_of(batch, 5)]
+    parts = [
+        trainer.token_embeddings(trainer.model.train(), chunk) for chunk in chunks_of(batch, 5)
+    ]
     embeddings, classes = (torch.cat(part) for part in zip(*parts, strict=True))
     expected = trainer.contrastive_loss(embeddings, classes)
     expected.backward()
     assert loss == pytest.approx(float(expected), rel=1e-6)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, trainer.model.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            gradient, trainer.model.get_parameter(name).grad, atol=1e-6, rtol=1e-5
+        )
 
 
 class SavedBytes:
@@ -309,27 +382,46 @@ def test_memory_of_chunks_does_not_grow_with_the_batch(tiny_encoder, character_t
     assert peak_of_step(chunked, 24) <= peak_of_step(chunked, 6) + token_vectors
 
 
-def test_accumulated_chunks_are_scaled_as_accumulated_batches(tiny_encoder, character_tok, tmp_path):
+def test_accumulated_chunks_are_scaled_as_accumulated_batches(
+    tiny_encoder, character_tok, tmp_path
+):
     """A run of two accumulated batches a step ends with the same weights with and without chunks."""
     ends = []
     for chunk_size in (0, 2):
-        options = {"gradient_accumulation_steps": 2, "num_train_epochs": 1, "learning_rate": 1e-4, "eval_strategy": "no"}
-        trainer = without_dropout(make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=chunk_size, **options))
+        options = {
+            "gradient_accumulation_steps": 2,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-4,
+            "eval_strategy": "no",
+        }
+        trainer = without_dropout(
+            make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=chunk_size, **options)
+        )
         trainer.train()
-        ends.append({name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()})
+        ends.append(
+            {
+                name: parameter.detach().clone()
+                for name, parameter in trainer.model.named_parameters()
+            }
+        )
     for name, parameter in ends[0].items():
         torch.testing.assert_close(ends[1][name], parameter, atol=2e-5, rtol=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------------- several processes
+# -------------------------------------------------------------------------------- several processes
 @given(CORPUS, st.integers(1, 6), st.integers(0, 3), st.integers(1, 4), st.booleans())
 @settings(deadline=None)
-def test_processes_get_equal_parts_without_a_repeated_sentence(sentences, batch_size, epoch, processes, paired):
+def test_processes_get_equal_parts_without_a_repeated_sentence(
+    sentences, batch_size, epoch, processes, paired
+):
     if len(sentences) < processes:
         with pytest.raises(ValueError, match="expected at least one for each"):
             sentence_batches(sentences, batch_size, 0, epoch, processes=processes, paired=paired)
         return
-    samplers = [EpochBatches(sentences, batch_size, 0, paired=paired, process=process, processes=processes) for process in range(processes)]
+    samplers = [
+        EpochBatches(sentences, batch_size, 0, paired=paired, process=process, processes=processes)
+        for process in range(processes)
+    ]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     parts = [list(sampler) for sampler in samplers]
@@ -344,7 +436,11 @@ def test_processes_get_equal_parts_without_a_repeated_sentence(sentences, batch_
 def test_sentences_left_out_are_others_in_every_epoch():
     sentences = [[0, 1, 1]] * 9
     left_out = {
-        (set(range(9)) - {n for batch in sentence_batches(sentences, 2, 0, epoch, processes=2) for n in batch}).pop() for epoch in range(20)
+        (
+            set(range(9))
+            - {n for batch in sentence_batches(sentences, 2, 0, epoch, processes=2) for n in batch}
+        ).pop()
+        for epoch in range(20)
     }
     assert len(left_out) > 3
 
@@ -354,13 +450,19 @@ def test_one_process_gathers_nothing():
     assert gather_tokens(embeddings, classes) == (embeddings, classes)
 
 
-# ---------------------------------------------------------------------------------------------------------- joint training
-def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(tiny_encoder, character_tok, tmp_path):
-    model = NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, label_unit="token", output_dropout=0.0)
+# ----------------------------------------------------------------------------------- joint training
+def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(
+    tiny_encoder, character_tok, tmp_path
+):
+    model = NercoForTokenClassification.from_encoder(
+        str(tiny_encoder), LABELS, label_unit="token", output_dropout=0.0
+    )
     data = features(character_tok)
     trainer = JointTrainer(
         model=model,
-        args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False),
+        args=TrainingArguments(
+            str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False
+        ),
         train_dataset=data,
         data_collator=TagCollator(character_tok.pad_token_id),
         label_classes=semantic_classes(LABELS),
@@ -373,7 +475,11 @@ def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(tiny_encoder, cha
             module.p = 0.0
     model.train()
     outputs = model(**batch, output_hidden_states=True)
-    contrast = pairwise_contrastive_loss(outputs.hidden_states[-1], classes_of(batch["labels"], semantic_classes(LABELS)), temperature=0.1)
+    contrast = pairwise_contrastive_loss(
+        outputs.hidden_states[-1],
+        classes_of(batch["labels"], semantic_classes(LABELS)),
+        temperature=0.1,
+    )
     torch.testing.assert_close(trainer.compute_loss(model, batch), outputs.loss + 0.3 * contrast)
     model.eval()
     torch.testing.assert_close(trainer.compute_loss(model, batch), model(**batch).loss)

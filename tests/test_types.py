@@ -14,7 +14,9 @@ from contrastive_ner.errors import DataError
 
 TYPES = ROOT / "configs" / "types"
 GENIA = "DNA RNA cell_line cell_type protein"
-GERMEVAL = [name + suffix for name in ("LOC", "ORG", "OTH", "PER") for suffix in ("", "deriv", "part")]
+GERMEVAL = [
+    name + suffix for name in ("LOC", "ORG", "OTH", "PER") for suffix in ("", "deriv", "part")
+]
 SHARED = "country location misc organisation person"  # by all domains of CrossNER
 
 LABELS = {
@@ -36,7 +38,9 @@ LABELS = {
     "ncbi_disease": "Disease",
     "resume": "CONT EDU LOC NAME ORG PRO RACE TITLE",
     "samples_zh": "GPE LOC ORG PER PRODUCT TITLE",
-    "weibo": " ".join(f"{name}.{kind}" for name in ("GPE", "LOC", "ORG", "PER") for kind in ("NAM", "NOM")),
+    "weibo": " ".join(
+        f"{name}.{kind}" for name in ("GPE", "LOC", "ORG", "PER") for kind in ("NAM", "NOM")
+    ),
 }
 # Files of the data sets, below the folder that NER_DATA names; the sample corpus is always here.
 FILES = {
@@ -46,11 +50,16 @@ FILES = {
     "ncbi_disease": "ncbi_disease/*.tsv",
     "resume": "resume/*.bmes",
     "weibo": "weibo/weiboNER_2nd_conll.*",
-    **{f"crossner_{domain}": f"crossner/{domain}/*.txt" for domain in ("ai", "literature", "music", "politics", "science")},
+    **{
+        f"crossner_{domain}": f"crossner/{domain}/*.txt"
+        for domain in ("ai", "literature", "music", "politics", "science")
+    },
 }
 DATA = {"samples_zh": sorted((ROOT / "samples" / "zh").glob("*.jsonl"))}
 if "NER_DATA" in os.environ:
-    found = {name: sorted(Path(os.environ["NER_DATA"]).glob(pattern)) for name, pattern in FILES.items()}
+    found = {
+        name: sorted(Path(os.environ["NER_DATA"]).glob(pattern)) for name, pattern in FILES.items()
+    }
     DATA |= {name: paths for name, paths in found.items() if paths}
 
 
@@ -83,16 +92,28 @@ types:
 
 
 def test_a_byte_order_mark_and_crlf_are_no_fault(tmp_path: Path) -> None:
-    assert read_types(written(tmp_path, "\ufefftypes:\r\n  LOC: A place.\r\n")) == [EntityType("LOC", "LOC", "A place.", "ours")]
+    assert read_types(written(tmp_path, "\ufefftypes:\r\n  LOC: A place.\r\n")) == [
+        EntityType("LOC", "LOC", "A place.", "ours")
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "place", "found", "fix"),
     [
         ("types: [a", ":1: ", "expected ',' or ']'", "quote a text"),
-        ("types:\n  PER: person: by name\n", ":2: ", "mapping values are not allowed", "quote a text"),
+        (
+            "types:\n  PER: person: by name\n",
+            ":2: ",
+            "mapping values are not allowed",
+            "quote a text",
+        ),
         ("types:\n\tPER: a\n", ":2: ", "cannot start any token", "indent by spaces"),
-        ("types:\n  PER: !!python/name:os.system a\n", ":2: ", "could not determine a constructor", "quote"),
+        (
+            "types:\n  PER: !!python/name:os.system a\n",
+            ":2: ",
+            "could not determine a constructor",
+            "quote",
+        ),
         ("types:\n  PER: 2020-13-45\n", ": ", "month must be in 1..12", "quote"),
         ("types:\n  PER: \x07\n", ": ", "special characters are not allowed", "quote"),
         ("", ": ", "found nothing", "write 'types:'"),
@@ -101,33 +122,105 @@ def test_a_byte_order_mark_and_crlf_are_no_fault(tmp_path: Path) -> None:
         ("source: ours\n", ": types: ", "found nothing", "write 'LABEL: description'"),
         ("types: {}\n", ": types: ", "found dict {}", "write 'LABEL: description'"),
         ("types: [PER]\n", ": types: ", "found list ['PER']", "write 'LABEL: description'"),
-        ("types:\n  PER: a\n  LOC: b\n  PER: c\n", ":4: ", "found 'PER' as in line 2", "remove one"),
+        (
+            "types:\n  PER: a\n  LOC: b\n  PER: c\n",
+            ":4: ",
+            "found 'PER' as in line 2",
+            "remove one",
+        ),
         ("types: {PER: a, 'PER': c}\n", ":1: ", "found 'PER' as in line 1", "remove one"),
-        ("types:\n  PER:\n    description: a\n    description: b\n", ":4: ", "found 'description' as in line 3", "remove one"),
-        ("types: {PER: a}\nsource: ours\ntypes: {LOC: b}\n", ":3: ", "found 'types' as in line 1", "remove one"),
+        (
+            "types:\n  PER:\n    description: a\n    description: b\n",
+            ":4: ",
+            "found 'description' as in line 3",
+            "remove one",
+        ),
+        (
+            "types: {PER: a}\nsource: ours\ntypes: {LOC: b}\n",
+            ":3: ",
+            "found 'types' as in line 1",
+            "remove one",
+        ),
         ("types:\n  PER:\n", ": types.PER: ", "found nothing", "write a description"),
         ("types:\n  PER: ''\n", ": types.PER.description: ", "found str ''", "write it"),
-        ("types:\n  PER: {name: person}\n", ": types.PER.description: ", "found nothing", "write it"),
-        ("types:\n  PER: {description: ' \u3000 '}\n", ": types.PER.description: ", "found str", "write it"),
-        ("types:\n  PER: {description: yes}\n", ": types.PER.description: ", "found bool True", "in quotes"),
-        ("types:\n  PER: {description: a, name: 7}\n", ": types.PER.name: ", "found int 7", "in quotes"),
-        ("types:\n  PER: {description: a, name:}\n", ": types.PER.name: ", "found nothing", "write it"),
-        ("types:\n  PER: [a, b]\n", ": types.PER: ", "found list ['a', 'b']", "write a description"),
+        (
+            "types:\n  PER: {name: person}\n",
+            ": types.PER.description: ",
+            "found nothing",
+            "write it",
+        ),
+        (
+            "types:\n  PER: {description: ' \u3000 '}\n",
+            ": types.PER.description: ",
+            "found str",
+            "write it",
+        ),
+        (
+            "types:\n  PER: {description: yes}\n",
+            ": types.PER.description: ",
+            "found bool True",
+            "in quotes",
+        ),
+        (
+            "types:\n  PER: {description: a, name: 7}\n",
+            ": types.PER.name: ",
+            "found int 7",
+            "in quotes",
+        ),
+        (
+            "types:\n  PER: {description: a, name:}\n",
+            ": types.PER.name: ",
+            "found nothing",
+            "write it",
+        ),
+        (
+            "types:\n  PER: [a, b]\n",
+            ": types.PER: ",
+            "found list ['a', 'b']",
+            "write a description",
+        ),
         ("types:\n  PER: 3\n", ": types.PER: ", "found int 3", "write a description"),
-        ("types:\n  PER: {description: a, desc: b, 1: c}\n", ": types.PER: ", "found 'desc', 1", "write a description"),
-        ("types:\n  PER: {description: a, source: web}\n", ": types.PER: source: ", "found str 'web'", "say who wrote"),
-        ("types:\n  PER: {description: a, source: [ours]}\n", ": types.PER: source: ", "found list ['ours']", "say who wrote"),
-        ("source: Wikipedia\ntypes:\n  PER: a\n", ": source: ", "found str 'Wikipedia'", "say who wrote"),
+        (
+            "types:\n  PER: {description: a, desc: b, 1: c}\n",
+            ": types.PER: ",
+            "found 'desc', 1",
+            "write a description",
+        ),
+        (
+            "types:\n  PER: {description: a, source: web}\n",
+            ": types.PER: source: ",
+            "found str 'web'",
+            "say who wrote",
+        ),
+        (
+            "types:\n  PER: {description: a, source: [ours]}\n",
+            ": types.PER: source: ",
+            "found list ['ours']",
+            "say who wrote",
+        ),
+        (
+            "source: Wikipedia\ntypes:\n  PER: a\n",
+            ": source: ",
+            "found str 'Wikipedia'",
+            "say who wrote",
+        ),
         ("source:\ntypes:\n  PER: a\n", ": source: ", "found nothing", "say who wrote"),
         ("types:\n  NO: a\n", ": types: ", "found bool False", "quote it"),
         ("types:\n  1: a\n", ": types: ", "found int 1", "quote it"),
         ("types:\n  ~: a\n", ": types: ", "found nothing", "quote it"),
         ("types:\n  ' ': a\n", ": types: ", "found str ' '", "quote it"),
-        ("types:\n  PER: A person.\n  ORG: b\n  LOC: a  PERSON.\n", ": types.LOC: ", "found that of 'PER'", "write what parts them"),
+        (
+            "types:\n  PER: A person.\n  ORG: b\n  LOC: a  PERSON.\n",
+            ": types.LOC: ",
+            "found that of 'PER'",
+            "write what parts them",
+        ),
         (b"types:\n  PER: \xff\n", ":2: ", "not UTF-8 at byte 8", "convert"),
     ],
 )
-def test_a_fault_is_refused_with_file_place_finding_and_fix(tmp_path: Path, text: str | bytes, place: str, found: str, fix: str) -> None:
+def test_a_fault_is_refused_with_file_place_finding_and_fix(
+    tmp_path: Path, text: str | bytes, place: str, found: str, fix: str
+) -> None:
     path = written(tmp_path, text)
     with pytest.raises(DataError) as caught:
         read_types(path)
@@ -188,15 +281,25 @@ def test_a_label_means_the_same_in_every_domain_of_crossner() -> None:
     described: dict[str, dict[str, set[str]]] = {}
     for path in TYPES.glob("crossner_*.yaml"):
         for item in read_types(path):
-            described.setdefault(item.label, {}).setdefault(item.description, set()).add(path.stem.removeprefix("crossner_"))
-    differing = {label: sorted(map(sorted, texts.values())) for label, texts in described.items() if len(texts) > 1}
+            described.setdefault(item.label, {}).setdefault(item.description, set()).add(
+                path.stem.removeprefix("crossner_")
+            )
+    differing = {
+        label: sorted(map(sorted, texts.values()))
+        for label, texts in described.items()
+        if len(texts) > 1
+    }
     # Universities have a type of their own in two domains, and are organisations in the others.
     assert differing == {"organisation": [["ai", "science"], ["literature", "music", "politics"]]}
 
 
-@pytest.mark.parametrize(("one", "other"), [("genia", "jnlpba"), ("bc5cdr", "bc5_chem"), ("bc5cdr", "bc5_disease")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("genia", "jnlpba"), ("bc5cdr", "bc5_chem"), ("bc5cdr", "bc5_disease")]
+)
 def test_parts_and_versions_of_a_data_set_share_their_descriptions(one: str, other: str) -> None:
-    first, second = ({item.label: item for item in read_types(TYPES / f"{name}.yaml")} for name in (one, other))
+    first, second = (
+        {item.label: item for item in read_types(TYPES / f"{name}.yaml")} for name in (one, other)
+    )
     assert all(first[label] == item for label, item in second.items())
 
 
@@ -204,4 +307,8 @@ def test_no_two_descriptions_of_a_domain_are_near_copies() -> None:
     for path in TYPES.glob("*.yaml"):
         for a, b in itertools.combinations(read_types(path), 2):
             words = [set(item.description.lower().split()) for item in (a, b)]
-            assert len(words[0] & words[1]) < 0.7 * len(words[0] | words[1]), (path.stem, a.label, b.label)
+            assert len(words[0] & words[1]) < 0.7 * len(words[0] | words[1]), (
+                path.stem,
+                a.label,
+                b.label,
+            )

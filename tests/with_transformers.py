@@ -22,24 +22,54 @@ def environment(version: str) -> Path:
         venv.create(folder, with_pip=True, symlinks=True)
         own = next((folder / "lib").glob("python*/site-packages"))
         (own / "base.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"transformers=={version}"], check=True)
+        subprocess.run(
+            [
+                python,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                f"transformers=={version}",
+            ],
+            check=True,
+        )
     return python
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("versions", nargs="+", help="versions of transformers")
-    parser.add_argument("--tests", nargs="+", default=CONTRACTS, help="files of tests to run [the contract tests]")
+    parser.add_argument(
+        "--tests", nargs="+", default=CONTRACTS, help="files of tests to run [the contract tests]"
+    )
     arguments = parser.parse_args()
     passed = {}
     for version in arguments.versions:
         python = environment(version)
         found = subprocess.run(
-            [python, "-c", "import transformers; print(transformers.__version__)"], capture_output=True, text=True, check=True
+            [python, "-c", "import transformers; print(transformers.__version__)"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         if found.stdout.strip() != version:
-            raise SystemExit(f"expected transformers {version}, the environment has {found.stdout.strip()}")
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slow or not slow", *arguments.tests]
+            raise SystemExit(
+                f"expected transformers {version}, the environment has {found.stdout.strip()}"
+            )
+        command = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "slow or not slow",
+            *arguments.tests,
+        ]
         passed[version] = subprocess.run(command, cwd=ROOT).returncode == 0
     for version, ok in passed.items():
         print(f"transformers {version}: {'passes' if ok else 'FAILS'}")

@@ -32,7 +32,9 @@ from contrastive_ner.logs import show_messages
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 2 for an error that the user can fix, 128 + N for signal N."""
     arguments = build_parser().parse_args(argv)
-    show_messages(logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO)
+    show_messages(
+        logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
+    )
     try:
         code = arguments.command(arguments)
         sys.stdout.flush()  # a closed pipe is met here, not at the end of the process
@@ -52,12 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="contrastive-ner", description="Contrastive named-entity recognition.")
+    parser = argparse.ArgumentParser(
+        prog="contrastive-ner", description="Contrastive named-entity recognition."
+    )
     parser.add_argument("--version", action="version", version=f"contrastive-ner {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--quiet", action="store_true", help="show warnings and results only")
-    level.add_argument("--verbose", action="store_true", help="show more messages and the training log")
+    level.add_argument(
+        "--verbose", action="store_true", help="show more messages and the training log"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train_command(commands)
     add_tagging_commands(commands)

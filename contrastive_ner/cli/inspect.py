@@ -18,7 +18,10 @@ def add_inspect_command(commands: Any) -> None:
     """inspect."""
     command = commands.add_parser("inspect", help="report what annotated files contain")
     command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
-    command.add_argument("--tokenizer", help="encoder or model folder: count the mentions that match none of its token boundaries")
+    command.add_argument(
+        "--tokenizer",
+        help="encoder or model folder: count the mentions that match none of its token boundaries",
+    )
     add_layout_options(command)
     command.set_defaults(command=command_inspect)
 
@@ -35,11 +38,19 @@ def command_inspect(arguments: argparse.Namespace) -> int:
         counts = Counter(mention.label for record in records for mention in record.entities)
         across = Counter(seen[record.text] for record in records if record.text in seen)
         print(f"{name}: {report.format}{', ' + report.scheme if report.scheme else ''}")
-        print(f"  sentences            {len(records)} ({sum(not record.entities for record in records)} without entity)")
-        print(f"  entities             {counts.total()}" + "".join(f", {label} {n}" for label, n in counts.most_common()))
+        print(
+            f"  sentences            {len(records)} ({sum(not record.entities for record in records)} without entity)"
+        )
+        print(
+            f"  entities             {counts.total()}"
+            + "".join(f", {label} {n}" for label, n in counts.most_common())
+        )
         print(f"  overlapping          {inner} mentions inside or across a longer one")
         print(f"  longest text         {len(longest.text)} characters (record {longest.id})")
-        print(f"  repaired tags        {report.repaired_tags}" + "".join(f"\n    {repair}" for repair in report.repairs))
+        print(
+            f"  repaired tags        {report.repaired_tags}"
+            + "".join(f"\n    {repair}" for repair in report.repairs)
+        )
         print(f"  duplicates within    {sum(count - 1 for count in texts.values())}")
         for other, count in across.items():
             print(f"  also in {other}: {count} sentences")
@@ -63,7 +74,9 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
 
         # A folder's own tokenizer.json needs none of the code that a model folder carries.
         local = (Path(tokenizer_name) / "tokenizer.json").is_file()
-        tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(tokenizer_name)
+        tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(
+            tokenizer_name
+        )
         unit = "token" if is_character_tokenizer(tokenizer) else "word"
         own = list(records)
         reader = text_reader(tokenizer, label_unit=unit, max_window_tokens=128)

@@ -32,7 +32,9 @@ from contrastive_ner.training.task import Data, Task
 
 def add_train_command(commands: Any) -> None:
     """train."""
-    keys = "\n".join(f"  {f.name:<30} {f.metadata['help']} [{f.default}]" for f in fields(RunConfig))
+    keys = "\n".join(
+        f"  {f.name:<30} {f.metadata['help']} [{f.default}]" for f in fields(RunConfig)
+    )
     command = commands.add_parser(
         "train",
         help="train a model from a configuration; the same command resumes an interrupted run",
@@ -41,7 +43,9 @@ def add_train_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("config", help="YAML file with the keys below")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the file")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="overrides a key of the file"
+    )
     command.set_defaults(command=lambda a: command_train(load_config(a.config, a.overrides)))
 
 
@@ -97,7 +101,10 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
     """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
     pipeline = load_pipeline(model_dir)
     splits = [split for split in ("dev", "test") if split in data.records]
-    scores: dict[str, Any] = {split: evaluate_records(pipeline, data.records[split], data.records["train"]) for split in splits}
+    scores: dict[str, Any] = {
+        split: evaluate_records(pipeline, data.records[split], data.records["train"])
+        for split in splits
+    }
     phases = {}
     for name in finished_phases(config.run_dir):
         done = read_json(config.run_dir / name / "DONE.json")
@@ -125,10 +132,19 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
     }
 
 
-def card_examples(model_dir: Path, records: Sequence[Record], count: int = 3) -> list[dict[str, Any]]:
+def card_examples(
+    model_dir: Path, records: Sequence[Record], count: int = 3
+) -> list[dict[str, Any]]:
     """Short texts of the development set with what the model finds in them, those with most types: {"text", "mentions"}."""
     pipeline = load_pipeline(model_dir)
-    short = [record.text for record in records if len(record.text) <= 60 and not set(record.text) & set('"\\\n')] or [records[0].text[:60]]
+    short = [
+        record.text
+        for record in records
+        if len(record.text) <= 60 and not set(record.text) & set('"\\\n')
+    ] or [records[0].text[:60]]
     found = pipeline(short[:200])
-    best = sorted(range(len(found)), key=lambda i: (-len({mention["entity_group"] for mention in found[i]}), len(short[i])))[:count]
+    best = sorted(
+        range(len(found)),
+        key=lambda i: (-len({mention["entity_group"] for mention in found[i]}), len(short[i])),
+    )[:count]
     return [{"text": short[i], "mentions": found[i]} for i in best]

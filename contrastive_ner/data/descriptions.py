@@ -42,18 +42,27 @@ def read_types(path: str | Path) -> list[EntityType]:
     content = _load(path)
     entries = content.get("types")
     if not isinstance(entries, dict) or not entries:
-        raise DataError(f"{path}: types: expected labels with descriptions, found {_found(entries)}; write 'LABEL: description' under it")
-    types = [_entity_type(label, entry, _source(content, "ours", path), path) for label, entry in entries.items()]
+        raise DataError(
+            f"{path}: types: expected labels with descriptions, found {_found(entries)}; write 'LABEL: description' under it"
+        )
+    types = [
+        _entity_type(label, entry, _source(content, "ours", path), path)
+        for label, entry in entries.items()
+    ]
     described: dict[str, str] = {}
     for item in types:
         # The type encoder could not tell the two apart, an uncased one not even by case.
         other = described.setdefault(item.description.casefold(), item.label)
         if other != item.label:
-            raise DataError(f"{path}: types.{item.label}: expected its own description, found that of {other!r}; write what parts them")
+            raise DataError(
+                f"{path}: types.{item.label}: expected its own description, found that of {other!r}; write what parts them"
+            )
     return types
 
 
-def check_types(types: Sequence[EntityType], labels_in_data: Iterable[str], where: str | Path) -> list[str]:
+def check_types(
+    types: Sequence[EntityType], labels_in_data: Iterable[str], where: str | Path
+) -> list[str]:
     """The labels of `types` that do not occur in the data, in the order of the file. `where`: the types file, for the message.
 
     Raises:
@@ -72,19 +81,25 @@ def check_types(types: Sequence[EntityType], labels_in_data: Iterable[str], wher
 def _load(path: str | Path) -> dict[Any, Any]:
     import yaml
 
-    class UniqueKeyLoader(yaml.SafeLoader):  # PyYAML keeps the last of two equal keys and says nothing
+    class UniqueKeyLoader(
+        yaml.SafeLoader
+    ):  # PyYAML keeps the last of two equal keys and says nothing
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
             lines: dict[tuple[str, str], int] = {}
             for key in (pair[0] for pair in node.value):
                 same, line = (key.tag, str(key.value)), key.start_mark.line + 1
                 if same in lines:
-                    raise DataError(f"{path}:{line}: expected every key once, found {key.value!r} as in line {lines[same]}; remove one")
+                    raise DataError(
+                        f"{path}:{line}: expected every key once, found {key.value!r} as in line {lines[same]}; remove one"
+                    )
                 lines[same] = line
             return node
 
     if not Path(path).is_file():
-        raise DataError(f"{path}: expected a types file (YAML), found no such file; check the path, see configs/types/ for examples")
+        raise DataError(
+            f"{path}: expected a types file (YAML), found no such file; check the path, see configs/types/ for examples"
+        )
     text = "\n".join(line for _, line in read_lines(str(path)))
     try:
         content = yaml.load(text, Loader=UniqueKeyLoader)
@@ -94,33 +109,54 @@ def _load(path: str | Path) -> dict[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         place = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise DataError(f"{place}: expected YAML, found a fault: {said}; quote a text with ': ' or ' #' in it, indent by spaces") from error
+        raise DataError(
+            f"{place}: expected YAML, found a fault: {said}; quote a text with ': ' or ' #' in it, indent by spaces"
+        ) from error
     return _mapping(content, ("source", "types"), path, "write 'types:' and the types under it")
 
 
 def _entity_type(label: Any, entry: Any, default: str, path: str | Path) -> EntityType:
     if not isinstance(label, str) or not label.strip():
-        raise DataError(f"{path}: types: expected text as a label, found {_found(label)}; quote it ('NO', 'on', '1' need quotes in YAML)")
+        raise DataError(
+            f"{path}: types: expected text as a label, found {_found(label)}; quote it ('NO', 'on', '1' need quotes in YAML)"
+        )
     where = f"{path}: types.{label}"
-    values = {"description": entry} if isinstance(entry, str) else _mapping(entry, KEYS, where, "write a description as text")
+    values = (
+        {"description": entry}
+        if isinstance(entry, str)
+        else _mapping(entry, KEYS, where, "write a description as text")
+    )
     name = _text(values.get("name", label), "name", where)
-    return EntityType(label, name, _text(values.get("description"), "description", where), _source(values, default, where))
+    return EntityType(
+        label,
+        name,
+        _text(values.get("description"), "description", where),
+        _source(values, default, where),
+    )
 
 
 def _text(value: Any, key: str, where: str | Path) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}.{key}: expected text, found {_found(value)}; write it, in quotes where YAML reads another kind of value")
+        raise DataError(
+            f"{where}.{key}: expected text, found {_found(value)}; write it, in quotes where YAML reads another kind of value"
+        )
     return " ".join(value.split())
 
 
 def _source(values: dict[Any, Any], default: str, where: str | Path) -> str:
     if (source := values.get("source", default)) not in SOURCES:
-        raise DataError(f"{where}: source: expected one of {', '.join(SOURCES)}, found {_found(source)}; say who wrote the text")
+        raise DataError(
+            f"{where}: source: expected one of {', '.join(SOURCES)}, found {_found(source)}; say who wrote the text"
+        )
     return str(source)
 
 
 def _mapping(value: Any, keys: Sequence[str], where: str | Path, fix: str) -> dict[Any, Any]:
-    wrong = ", ".join(repr(key) for key in value if key not in keys) if isinstance(value, dict) else _found(value)
+    wrong = (
+        ", ".join(repr(key) for key in value if key not in keys)
+        if isinstance(value, dict)
+        else _found(value)
+    )
     if wrong:
         raise DataError(f"{where}: expected the keys {', '.join(keys)}, found {wrong}; {fix}")
     return value

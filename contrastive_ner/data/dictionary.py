@@ -23,13 +23,17 @@ from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import atomic_writer
 
-UNWRITABLE = re.compile("^#|[\t\r\n\ud800-\udfff]")  # what the file format cannot hold in a term or type
+UNWRITABLE = re.compile(
+    "^#|[\t\r\n\ud800-\udfff]"
+)  # what the file format cannot hold in a term or type
 
 
-# ------------------------------------------------------------------------------------------------------ folding and words
+# -------------------------------------------------------------------------------- folding and words
 @lru_cache(maxsize=1 << 16)
 def _fold_character(character: str, case: bool, width: bool) -> str:
-    if "\ud800" <= character <= "\udfff":  # a lone surrogate has no UTF-8; the models read it as U+FFFD, too
+    if (
+        "\ud800" <= character <= "\udfff"
+    ):  # a lone surrogate has no UTF-8; the models read it as U+FFFD, too
         return "\ufffd"
     form, *code_points = unicodedata.decomposition(character).split() or [""]
     if width and form in ("<wide>", "<narrow>") and len(code_points) == 1:
@@ -58,10 +62,13 @@ def words(text: str) -> list[tuple[int, int]]:
     from contrastive_ner.models.windows_ner import word_starts
 
     starts = sorted(word_starts(text))
-    return [(start, start + len(text[start:following].rstrip())) for start, following in pairwise([*starts, len(text)])]
+    return [
+        (start, start + len(text[start:following].rstrip()))
+        for start, following in pairwise([*starts, len(text)])
+    ]
 
 
-# --------------------------------------------------------------------------------------------------------- the dictionary
+# ----------------------------------------------------------------------------------- the dictionary
 class Dictionary:
     """Terms to look for. `types`: folded term -> its entity types in the order of the entries; mentions get the first one.
 
@@ -71,12 +78,21 @@ class Dictionary:
         min_length: shorter terms are left out, in characters.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, str]], *, fold_case: bool = True, fold_width: bool = True, min_length: int = 1) -> None:
+    def __init__(
+        self,
+        entries: Iterable[tuple[str, str]],
+        *,
+        fold_case: bool = True,
+        fold_width: bool = True,
+        min_length: int = 1,
+    ) -> None:
         from ahocorasick_rs import AhoCorasick
 
         self.fold_case, self.fold_width, self.min_length = fold_case, fold_width, min_length
         self.types: dict[str, list[str]] = {}
-        self.repeated = self.short = 0  # entries that say what an earlier one says, or are too short
+        self.repeated = self.short = (
+            0  # entries that say what an earlier one says, or are too short
+        )
         for term, label in entries:
             if len(term) < max(min_length, 1):
                 self.short += 1
@@ -89,7 +105,9 @@ class Dictionary:
         self.terms = list(self.types)
         self.automaton = AhoCorasick(self.terms)
 
-    def find(self, text: str, tokens: Sequence[tuple[int, int]] | None = None) -> list[tuple[int, int, str]]:
+    def find(
+        self, text: str, tokens: Sequence[tuple[int, int]] | None = None
+    ) -> list[tuple[int, int, str]]:
         """Matches (start, end, folded term) in order, without overlap: the longest at the leftmost place, then on behind it.
 
         Args:
@@ -101,13 +119,17 @@ class Dictionary:
         folded = fold(text, case=self.fold_case, width=self.fold_width)
         matches = self.automaton.find_matches_as_indexes(folded, overlapping=True)
         found: list[tuple[int, int, str]] = []
-        for start, minus_end, term in sorted((start, -end, term) for term, start, end in matches if start in starts and end in ends):
+        for start, minus_end, term in sorted(
+            (start, -end, term) for term, start, end in matches if start in starts and end in ends
+        ):
             if not found or start >= found[-1][1]:
                 found.append((start, -minus_end, self.terms[term]))
         return found
 
 
-def read_dictionary(path: str | Path, *, fold_case: bool = True, fold_width: bool = True, min_length: int = 1) -> Dictionary:
+def read_dictionary(
+    path: str | Path, *, fold_case: bool = True, fold_width: bool = True, min_length: int = 1
+) -> Dictionary:
     """The dictionary of a file; options as for `Dictionary`.
 
     Raises:
@@ -119,17 +141,25 @@ def read_dictionary(path: str | Path, *, fold_case: bool = True, fold_width: boo
             continue
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) != 2 or not all(cells):
-            raise DataError(f"{path}:{number}: expected a term, a tab and an entity type, found {line[:60]!r}; mend or remove the line")
+            raise DataError(
+                f"{path}:{number}: expected a term, a tab and an entity type, found {line[:60]!r}; mend or remove the line"
+            )
         entries.append((cells[0], cells[1]))
     if not entries:
-        raise DataError(f"{path}: no entry found (expected a term, a tab and an entity type a line); is this the dictionary?")
-    dictionary = Dictionary(entries, fold_case=fold_case, fold_width=fold_width, min_length=min_length)
+        raise DataError(
+            f"{path}: no entry found (expected a term, a tab and an entity type a line); is this the dictionary?"
+        )
+    dictionary = Dictionary(
+        entries, fold_case=fold_case, fold_width=fold_width, min_length=min_length
+    )
     if not dictionary.terms:
-        raise DataError(f"{path}: expected a term of at least {min_length} characters, found none; lower min_length")
+        raise DataError(
+            f"{path}: expected a term of at least {min_length} characters, found none; lower min_length"
+        )
     return dictionary
 
 
-# ------------------------------------------------------------------------------------------------------------- annotation
+# --------------------------------------------------------------------------------------- annotation
 @dataclass
 class AnnotationReport:
     """What a dictionary found."""
@@ -142,7 +172,9 @@ class AnnotationReport:
 
     def __str__(self) -> str:
         own = self.dictionary
-        conflicts = [f"{term!r} {', '.join(types)}" for term, types in own.types.items() if len(types) > 1]
+        conflicts = [
+            f"{term!r} {', '.join(types)}" for term, types in own.types.items() if len(types) > 1
+        ]
         return "\n".join(
             [
                 f"{self.texts} texts, {self.mentions.total()} mentions"
@@ -154,7 +186,9 @@ class AnnotationReport:
         )
 
 
-def annotate(records: Sequence[Record], dictionary: Dictionary, *, give_words: bool = False) -> tuple[list[Record], AnnotationReport]:
+def annotate(
+    records: Sequence[Record], dictionary: Dictionary, *, give_words: bool = False
+) -> tuple[list[Record], AnnotationReport]:
     """New records with the dictionary's mentions, and the counts. Given mentions are replaced.
 
     Args:
@@ -173,8 +207,10 @@ def annotate(records: Sequence[Record], dictionary: Dictionary, *, give_words: b
     return labelled, report
 
 
-# -------------------------------------------------------------------------------------------------- building a dictionary
-def collect_terms(records: Iterable[Record], *, min_count: int = 1) -> tuple[list[tuple[str, str]], str]:
+# ---------------------------------------------------------------------------- building a dictionary
+def collect_terms(
+    records: Iterable[Record], *, min_count: int = 1
+) -> tuple[list[tuple[str, str]], str]:
     """The surface forms of mentions, each with its most frequent type (ties: the first by name), and a line on what was left out.
 
     Frequent terms come first, so that of those that fold alike the most frequent one's type counts.
@@ -205,20 +241,35 @@ def collect_terms(records: Iterable[Record], *, min_count: int = 1) -> tuple[lis
         f"frequent is taken); left out: {rare} rarer than {min_count}, {unwritable} that a line cannot hold (tab, line end, # in front)"
     )
     if not entries:
-        raise DataError(f"expected mentions to make a dictionary of, found {report}; name annotated files or lower min_count")
+        raise DataError(
+            f"expected mentions to make a dictionary of, found {report}; name annotated files or lower min_count"
+        )
     return entries, report
 
 
-def build_dictionary(files: Sequence[str], output: str | Path, layout: Layout, *, min_count: int = 1) -> str:
+def build_dictionary(
+    files: Sequence[str], output: str | Path, layout: Layout, *, min_count: int = 1
+) -> str:
     """Write the terms of annotated files to a dictionary file, which appears complete or not at all; returns a report.
 
     Raises:
         DataError: a file cannot be read, or no term is found.
     """
     read = [read_records(name, layout) for name in files]
-    entries, report = collect_terms((record for records, _ in read for record in records), min_count=min_count)
+    entries, report = collect_terms(
+        (record for records, _ in read for record in records), min_count=min_count
+    )
     with atomic_writer(output) as file:
         # Without this first line, a first term that starts with U+FEFF would lose it as a byte-order mark.
         file.write("# term, tab, entity type\n")
         file.writelines(f"{term}\t{label}\n" for term, label in entries)
-    return "\n".join([report, *(f"{found.repaired_tags} tags repaired in {found.path}" for _, found in read if found.repaired_tags)])
+    return "\n".join(
+        [
+            report,
+            *(
+                f"{found.repaired_tags} tags repaired in {found.path}"
+                for _, found in read
+                if found.repaired_tags
+            ),
+        ]
+    )

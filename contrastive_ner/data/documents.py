@@ -6,7 +6,7 @@ from itertools import groupby
 
 from contrastive_ner.data.records import Mention, Record
 
-# ------------------------------------------------------------------------------------------------------- whole documents
+# ---------------------------------------------------------------------------------- whole documents
 SENTENCE_BREAK = "\n"
 
 
@@ -22,19 +22,30 @@ class Document:
 def join_documents(records: Sequence[Record]) -> list[Document]:
     """Documents of records that name one (`doc`); a record that names none is one by itself."""
     documents = []
-    for (_, doc), group in groupby(enumerate(records), key=lambda item: (item[0] if item[1].doc is None else -1, item[1].doc)):
+    for (_, doc), group in groupby(
+        enumerate(records), key=lambda item: (item[0] if item[1].doc is None else -1, item[1].doc)
+    ):
         parts = [record for _, record in group]
         offsets, mentions, position = [], [], 0
         for part in parts:
             offsets.append(position)
-            mentions += [Mention(m.start + position, m.end + position, m.label, m.score) for m in part.entities]
+            mentions += [
+                Mention(m.start + position, m.end + position, m.label, m.score)
+                for m in part.entities
+            ]
             position += len(part.text) + len(SENTENCE_BREAK)
         text = SENTENCE_BREAK.join(part.text for part in parts)
-        documents.append(Document(Record(parts[0].id if doc is None else doc, text, mentions, doc), parts, offsets))
+        documents.append(
+            Document(
+                Record(parts[0].id if doc is None else doc, text, mentions, doc), parts, offsets
+            )
+        )
     return documents
 
 
-def split_document(document: Document, mentions: Sequence[Mention]) -> tuple[list[list[Mention]], int]:
+def split_document(
+    document: Document, mentions: Sequence[Mention]
+) -> tuple[list[list[Mention]], int]:
     """Mentions of each part, with offsets in it, and how many lie across parts and so belong to none."""
     found: list[list[Mention]] = []
     for part, offset in zip(document.parts, document.offsets, strict=True):

@@ -27,7 +27,9 @@ class ReadReport:
     format: str = ""
     scheme: str | None = None
     repaired_tags: int = 0
-    repairs: list[str] = field(default_factory=list)  # the first ten, as "line 12: I-PER without B-PER"
+    repairs: list[str] = field(
+        default_factory=list
+    )  # the first ten, as "line 12: I-PER without B-PER"
 
     def repair(self, where: str) -> None:
         self.repaired_tags += 1
@@ -35,7 +37,7 @@ class ReadReport:
             self.repairs.append(where)
 
 
-# ----------------------------------------------------------------------------------------------------- reading and writing
+# ------------------------------------------------------------------------------ reading and writing
 @dataclass(frozen=True)
 class Layout:
     """How a file is laid out; everything has a default that looks at the file.
@@ -70,9 +72,13 @@ def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Reco
     report = ReadReport(path=name)
     report.format = detect_format(name) if layout.format == "auto" else layout.format
     if report.format not in FORMATS:
-        raise DataError(f"{name}: format {report.format!r} is unknown (expected one of {', '.join(FORMATS)})")
+        raise DataError(
+            f"{name}: format {report.format!r} is unknown (expected one of {', '.join(FORMATS)})"
+        )
     if layout.tag_scheme not in ("auto", *SCHEMES):
-        raise DataError(f"{name}: tag_scheme {layout.tag_scheme!r} is unknown (expected one of {', '.join(SCHEMES)})")
+        raise DataError(
+            f"{name}: tag_scheme {layout.tag_scheme!r} is unknown (expected one of {', '.join(SCHEMES)})"
+        )
     readers: dict[str, Callable[[str, Layout, ReadReport], list[Record]]] = {
         "columns": _read_columns,
         "jsonl": lambda *given: list(_read_json_rows(*given, parse=record_from_dict)),
@@ -81,7 +87,9 @@ def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Reco
     }
     records = readers[report.format](name, layout, report)
     if not records:
-        raise DataError(f"{name}: no sentence found (expected {report.format}); is the file empty, or of another format?")
+        raise DataError(
+            f"{name}: no sentence found (expected {report.format}); is the file empty, or of another format?"
+        )
     return records, report
 
 
@@ -115,7 +123,9 @@ def read_lines(name: str) -> Iterator[tuple[int, str]]:
         try:
             yield number, raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{name}:{number}: not UTF-8 at byte {error.start + 1}; convert the file to UTF-8") from error
+            raise DataError(
+                f"{name}:{number}: not UTF-8 at byte {error.start + 1}; convert the file to UTF-8"
+            ) from error
 
 
 # -- columns
@@ -134,7 +144,11 @@ def _read_columns(name: str, layout: Layout, report: ReadReport) -> list[Record]
     scheme = layout.tag_scheme
     if scheme == "auto":
         try:
-            columns = ([row.tags[c] for row in sentence] for sentence, _ in sentences for c in range(len(rows[0].tags)))
+            columns = (
+                [row.tags[c] for row in sentence]
+                for sentence, _ in sentences
+                for c in range(len(rows[0].tags))
+            )
             scheme = detect_scheme(columns)
         except ValueError as error:
             first = next(row for row in rows if any(tag.startswith("M-") for tag in row.tags))
@@ -152,19 +166,25 @@ def _read_columns(name: str, layout: Layout, report: ReadReport) -> list[Record]
     return records
 
 
-def _column_spans(name: str, sentence: Sequence[_Row], column: int, scheme: str, report: ReadReport) -> list[tuple[int, int, str]]:
+def _column_spans(
+    name: str, sentence: Sequence[_Row], column: int, scheme: str, report: ReadReport
+) -> list[tuple[int, int, str]]:
     tags = [row.tags[column] for row in sentence]
     try:
         spans, repairs = tags_to_spans(tags, scheme)
     except ValueError as error:
-        line = next(row.line for row, tag in zip(sentence, tags, strict=True) if repr(tag) in str(error))
+        line = next(
+            row.line for row, tag in zip(sentence, tags, strict=True) if repr(tag) in str(error)
+        )
         raise DataError(f"{name}:{line}: {error}") from error
     for i in repairs:
         report.repair(f"line {sentence[i].line}: {tags[i]} where {scheme} does not allow it")
     return spans
 
 
-def _column_sentences(name: str, layout: Layout, delimiter: str) -> Iterator[tuple[list[_Row], str | None]]:
+def _column_sentences(
+    name: str, layout: Layout, delimiter: str
+) -> Iterator[tuple[list[_Row], str | None]]:
     """Blank lines part sentences; -DOCSTART- starts a document."""
     sentence: list[_Row] = []
     doc: str | None = None
@@ -187,7 +207,11 @@ def _column_sentences(name: str, layout: Layout, delimiter: str) -> Iterator[tup
         if not width:
             width = len(cells)
             tag_columns = tag_columns or _tag_columns(cells, layout.token_column)
-        if len(cells) != width or not tag_columns or max(layout.token_column, *tag_columns) >= width:
+        if (
+            len(cells) != width
+            or not tag_columns
+            or max(layout.token_column, *tag_columns) >= width
+        ):
             raise DataError(
                 f"{name}:{number}: expected {max(width, 2)} columns parted by {delimiter!r}, token in column "
                 f"{layout.token_column} and tags after it, found {len(cells)}: {line[:60]!r}; set delimiter, token_column, tag_columns"
@@ -195,10 +219,14 @@ def _column_sentences(name: str, layout: Layout, delimiter: str) -> Iterator[tup
         token = cells[layout.token_column]
         if layout.indexed_characters:
             if len(token) < 2 or not token[-1].isdigit():
-                raise DataError(f"{name}:{number}: expected a character and its index, found {token!r}; unset indexed_characters")
+                raise DataError(
+                    f"{name}:{number}: expected a character and its index, found {token!r}; unset indexed_characters"
+                )
             token = token[0]
         if not token:
-            raise DataError(f"{name}:{number}: empty token in column {layout.token_column}: {line[:60]!r}")
+            raise DataError(
+                f"{name}:{number}: empty token in column {layout.token_column}: {line[:60]!r}"
+            )
         tags = [cells[c] for c in tag_columns]
         for tag in tags:
             try:
@@ -219,7 +247,9 @@ def _tag_columns(cells: Sequence[str], token_column: int) -> tuple[int, ...]:
         except ValueError:
             break
         columns.insert(0, column)
-    if columns and columns[0] != token_column + 1:  # other annotation stands between, as in CoNLL-2003: part of speech, chunks
+    if (
+        columns and columns[0] != token_column + 1
+    ):  # other annotation stands between, as in CoNLL-2003: part of speech, chunks
         return (columns[-1],)
     return tuple(columns) or ((len(cells) - 1,) if len(cells) > token_column + 1 else ())
 
@@ -230,7 +260,11 @@ def _delimiter(name: str, layout: Layout) -> str:
         return given
     if layout.delimiter != "auto":
         raise DataError(f"delimiter is {layout.delimiter!r}: expected auto, tab or space")
-    rows = (line for _, line in read_lines(name) if line.strip(" \t\r") and not line.startswith("-DOCSTART-"))
+    rows = (
+        line
+        for _, line in read_lines(name)
+        if line.strip(" \t\r") and not line.startswith("-DOCSTART-")
+    )
     return next(("\t" if "\t" in line else " " for line in rows), " ")
 
 
@@ -253,9 +287,13 @@ def record_from_dict(row: Any, number: int) -> Record:
     if not isinstance(row, dict):
         raise DataError(f"expected an object, found {type(row).__name__}")
     if not isinstance(row.get("text"), str):
-        raise DataError(f"expected a string in 'text', found {sorted(row)}; is the text in another column?")
+        raise DataError(
+            f"expected a string in 'text', found {sorted(row)}; is the text in another column?"
+        )
     if "entities" not in row and isinstance(row.get("label"), list):
-        raise DataError("expected mentions in 'entities' as {start, end, label}, found a list in 'label'; rename and convert it")
+        raise DataError(
+            "expected mentions in 'entities' as {start, end, label}, found a list in 'label'; rename and convert it"
+        )
     text, entities = row["text"], row.get("entities", [])
     if not isinstance(entities, list):
         raise DataError(f"expected a list in 'entities', found {type(entities).__name__}")
@@ -263,34 +301,52 @@ def record_from_dict(row: Any, number: int) -> Record:
     for entity in entities:
         if not isinstance(entity, dict) or not {"start", "end", "label"} <= entity.keys():
             raise DataError(f"expected entities with start, end, label, found {entity!r}")
-        mentions.append(_mention(text, entity["start"], entity["end"], entity["label"], entity.get("score")))
+        mentions.append(
+            _mention(text, entity["start"], entity["end"], entity["label"], entity.get("score"))
+        )
     tokens = row.get("tokens")
     if tokens is not None:
         tokens = [(int(start), int(end)) for start, end in tokens]
         ordered = all(a[1] <= b[0] for a, b in itertools.pairwise(tokens))
         if not ordered or any(not 0 <= start < end <= len(text) for start, end in tokens):
-            raise DataError(f"tokens overlap, are out of order or lie outside the text of {len(text)} characters")
-    return Record(str(row.get("id", number)), text, sorted(dict.fromkeys(mentions)), row.get("doc"), tokens)
+            raise DataError(
+                f"tokens overlap, are out of order or lie outside the text of {len(text)} characters"
+            )
+    return Record(
+        str(row.get("id", number)), text, sorted(dict.fromkeys(mentions)), row.get("doc"), tokens
+    )
 
 
 def _mention(text: str, start: Any, end: Any, label: Any, score: float | None = None) -> Mention:
     if not (isinstance(start, int) and isinstance(end, int) and isinstance(label, str) and label):
         raise DataError(f"expected integer offsets and a label, found {(start, end, label)!r}")
     if start >= end:
-        raise DataError(f"entity {(start, end, label)!r} is empty or reversed (expected start < end, half-open)")
+        raise DataError(
+            f"entity {(start, end, label)!r} is empty or reversed (expected start < end, half-open)"
+        )
     if start < 0 or end > len(text):
-        raise DataError(f"entity {(start, end, label)!r} lies outside the text of {len(text)} characters")
+        raise DataError(
+            f"entity {(start, end, label)!r} lies outside the text of {len(text)} characters"
+        )
     return Mention(start, end, label, score)
 
 
 def record_from_cluener(row: Any, number: int) -> Record:
     """{"text": ..., "label": {type: {surface: [[first, last]]}}} with inclusive ends."""
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("label", {}), dict):
-        raise DataError("expected CLUENER's 'text' and 'label' (type -> surface -> [[first, last]])")
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("text"), str)
+        or not isinstance(row.get("label", {}), dict)
+    ):
+        raise DataError(
+            "expected CLUENER's 'text' and 'label' (type -> surface -> [[first, last]])"
+        )
     mentions = []
     for label, surfaces in row.get("label", {}).items():
         if not isinstance(surfaces, dict):
-            raise DataError(f"expected surface -> [[first, last]] under {label!r}, found {surfaces!r}")
+            raise DataError(
+                f"expected surface -> [[first, last]] under {label!r}, found {surfaces!r}"
+            )
         for surface, places in surfaces.items():
             for first, last in places:
                 mention = _mention(row["text"], first, last + 1, label)
@@ -300,7 +356,9 @@ def record_from_cluener(row: Any, number: int) -> Record:
     return Record(str(row.get("id", number)), row["text"], sorted(mentions))
 
 
-def _read_json_rows(name: str, layout: Layout, report: ReadReport, *, parse: Callable[[Any, int], Record]) -> Iterator[Record]:
+def _read_json_rows(
+    name: str, layout: Layout, report: ReadReport, *, parse: Callable[[Any, int], Record]
+) -> Iterator[Record]:
     for number, line in read_lines(name):
         if not line.strip():
             continue
@@ -318,17 +376,26 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
     has_split = "@" in Path(name).name and not Path(name).is_dir()
     place, _, split = name.rpartition("@") if has_split else (name, "", "")
     try:
-        data = datasets.load_from_disk(place) if Path(place).is_dir() else datasets.load_dataset(place)
+        data = (
+            datasets.load_from_disk(place) if Path(place).is_dir() else datasets.load_dataset(place)
+        )
     except Exception as error:
-        raise DataError(f"{place}: no data set could be loaded from disk or Hub: {error}") from error
+        raise DataError(
+            f"{place}: no data set could be loaded from disk or Hub: {error}"
+        ) from error
     if isinstance(data, dict):
         if split not in data:
-            raise DataError(f"{name}: split {split!r} not found (there are {sorted(data)}); write {place}@SPLIT")
+            raise DataError(
+                f"{name}: split {split!r} not found (there are {sorted(data)}); write {place}@SPLIT"
+            )
         data = data[split]
     missing = {"tokens", "ner_tags"} - set(data.column_names)
     if missing:
         raise DataError(f"{name}: column {sorted(missing)} is missing (found {data.column_names})")
-    rows = [_dataset_row(name, number, row, data.features["ner_tags"]) for number, row in enumerate(data)]
+    rows = [
+        _dataset_row(name, number, row, data.features["ner_tags"])
+        for number, row in enumerate(data)
+    ]
     scheme = layout.tag_scheme
     if scheme == "auto":
         try:
@@ -346,26 +413,40 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
             raise DataError(f"{name}: row {number}: {error}") from error
         for i in repairs:
             report.repair(f"row {number}: {tags[i]} where {scheme} does not allow it")
-        mentions = [Mention(tokens[start][0], tokens[end - 1][1], label) for start, end, label in spans]
-        records.append(Record(f"{split or Path(place).name}-{number}", text, mentions, None, tokens))
+        mentions = [
+            Mention(tokens[start][0], tokens[end - 1][1], label) for start, end, label in spans
+        ]
+        records.append(
+            Record(f"{split or Path(place).name}-{number}", text, mentions, None, tokens)
+        )
     return records
 
 
-def _dataset_row(name: str, number: int, row: dict[str, Any], feature: Any) -> tuple[list[str], list[str]]:
+def _dataset_row(
+    name: str, number: int, row: dict[str, Any], feature: Any
+) -> tuple[list[str], list[str]]:
     """Tokens and tag names of a data set's row; DataError where they are not that."""
     where = f"{name}: row {number}"
     tokens, tags = row["tokens"], row["ner_tags"]
     if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
-        raise DataError(f"{where}: expected as many ner_tags as tokens, found {tags!r} for {tokens!r}")
+        raise DataError(
+            f"{where}: expected as many ner_tags as tokens, found {tags!r} for {tokens!r}"
+        )
     if any(not isinstance(token, str) or not token for token in tokens):
-        raise DataError(f"{where}: expected strings in tokens, none of them empty, found {tokens!r}")
+        raise DataError(
+            f"{where}: expected strings in tokens, none of them empty, found {tokens!r}"
+        )
     names = getattr(getattr(feature, "feature", None), "names", None)
     for i, tag in enumerate(tags):
         if names is not None and not (isinstance(tag, int) and 0 <= tag < len(names)):
-            raise DataError(f"{where}: ner_tags hold {tag!r}, which is no class (0 to {len(names) - 1}; -1 is unlabelled: drop such rows)")
+            raise DataError(
+                f"{where}: ner_tags hold {tag!r}, which is no class (0 to {len(names) - 1}; -1 is unlabelled: drop such rows)"
+            )
         tags[i] = names[tag] if names is not None else tag
         if not isinstance(tags[i], str):
-            raise DataError(f"{where}: ner_tags hold {tag!r} without ClassLabel names; cast the column to ClassLabel or strings")
+            raise DataError(
+                f"{where}: ner_tags hold {tag!r} without ClassLabel names; cast the column to ClassLabel or strings"
+            )
         try:
             split_tag(tags[i])
         except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from contrastive_ner.models.windows_ner import word_range
 
 
-# ---------------------------------------------------------------------------------------------------- records and reports
+# ------------------------------------------------------------------------------ records and reports
 class Mention(NamedTuple):
     """`label` at text[start:end]; predictions carry a score.
 
@@ -43,13 +43,19 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         entities: list[dict[str, Any]] = []
         for mention in self.entities:
-            entity: dict[str, Any] = {"start": mention.start, "end": mention.end, "label": mention.label}
+            entity: dict[str, Any] = {
+                "start": mention.start,
+                "end": mention.end,
+                "label": mention.label,
+            }
             if mention.score is not None:
                 entity["score"] = mention.score
             if self.tokens is not None and self.coverage is not None:
                 entity["words"] = list(word_range(self.tokens, mention.start, mention.end))
             if mention.labels:
-                entity["labels"] = [{"label": label, "score": score} for label, score in mention.labels]
+                entity["labels"] = [
+                    {"label": label, "score": score} for label, score in mention.labels
+                ]
             if mention.abstained is not None:
                 entity["abstained"] = mention.abstained
             entities.append(entity)

@@ -13,14 +13,16 @@ def bio_labels(types: Iterable[str]) -> list[str]:
     return ["O", *(prefix + name for name in types for prefix in ("B-", "I-"))]
 
 
-# ------------------------------------------------------------------------------------------------------------ tag schemes
+# -------------------------------------------------------------------------------------- tag schemes
 def split_tag(tag: str) -> tuple[str, str]:
     """("B", "PER") of "B-PER", ("O", "") of "O"; ValueError for anything else."""
     if tag == "O":
         return "O", ""
     prefix, dash, label = tag.partition("-")
     if not dash or not label or prefix not in ("B", "I", "M", "E", "S"):
-        raise DataError(f"tag {tag!r} is in no known scheme (expected O, or B-, I-, M-, E-, S- and an entity type)")
+        raise DataError(
+            f"tag {tag!r} is in no known scheme (expected O, or B-, I-, M-, E-, S- and an entity type)"
+        )
     return prefix, label
 
 
@@ -40,7 +42,9 @@ def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
                 starts[prefix] += 1
             previous = (prefix, label)
     if {"M", "I"} <= prefixes:
-        raise DataError("M- tags (BMES) and I- tags (BIO, BIOES) are mixed: force one with tag_scheme=BMES or another")
+        raise DataError(
+            "M- tags (BMES) and I- tags (BIO, BIOES) are mixed: force one with tag_scheme=BMES or another"
+        )
     if prefixes & {"M", "E", "S"}:
         return "BIOES" if "I" in prefixes else "BMES"
     return "IOB1" if starts["I"] > starts["B"] else "BIO"
@@ -68,7 +72,9 @@ def tags_to_spans(tags: Sequence[str], scheme: str) -> tuple[list[tuple[int, int
     for i, tag in enumerate(tags):
         prefix, name = split_tag(tag)
         if prefix not in allowed:
-            raise DataError(f"tag {tag!r} is not {scheme} (expected {', '.join(sorted(allowed))}); pass tag_scheme=")
+            raise DataError(
+                f"tag {tag!r} is not {scheme} (expected {', '.join(sorted(allowed))}); pass tag_scheme="
+            )
         continues = open_ and prefix in "IME" and name == label
         if open_ and not continues:
             close(i, not closing)
@@ -97,12 +103,18 @@ def spans_to_tags(spans: Iterable[tuple[int, int, str]], length: int, scheme: st
     inside = "M" if scheme == "BMES" else "I"
     for start, end, label in sorted(spans):
         if not 0 <= start < end <= length or any(tag != "O" for tag in tags[start:end]):
-            raise DataError(f"mention {(start, end, label)} overlaps another or leaves the {length} tokens")
+            raise DataError(
+                f"mention {(start, end, label)} overlaps another or leaves the {length} tokens"
+            )
         tags[start:end] = [f"{inside}-{label}"] * (end - start)
         if scheme in ("BIOES", "BMES"):
             tags[end - 1] = f"E-{label}"
             tags[start] = f"{'S' if end - start == 1 else 'B'}-{label}"
-        elif scheme == "BIO" or (start > 0 and tags[start - 1] == f"I-{label}") or _begins(tags, start, label):
+        elif (
+            scheme == "BIO"
+            or (start > 0 and tags[start - 1] == f"I-{label}")
+            or _begins(tags, start, label)
+        ):
             tags[start] = f"B-{label}"
     return tags
 

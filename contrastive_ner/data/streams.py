@@ -49,7 +49,9 @@ class Rows(NamedTuple):
     scheme: str = "BIO"
 
 
-def read_rows(path: str, layout: Layout, *, text_column: str = "text", keep_entities: bool = False) -> Rows:
+def read_rows(
+    path: str, layout: Layout, *, text_column: str = "text", keep_entities: bool = False
+) -> Rows:
     """Open a source of texts. `path`: a file, or a data set as "FOLDER@SPLIT" or "NAME@SPLIT".
 
     Args:
@@ -62,7 +64,9 @@ def read_rows(path: str, layout: Layout, *, text_column: str = "text", keep_enti
     """
     kind = input_format(path) if layout.format == "auto" else layout.format
     if kind not in INPUT_FORMATS:
-        raise DataError(f"{path}: format {kind!r} is unknown (expected one of {', '.join(INPUT_FORMATS)})")
+        raise DataError(
+            f"{path}: format {kind!r} is unknown (expected one of {', '.join(INPUT_FORMATS)})"
+        )
     if kind == "columns":
         records, report = read_records(path, replace(layout, format=kind))
         if report.repaired_tags:
@@ -87,7 +91,14 @@ def input_format(path: str) -> str:
     try:
         found = detect_format(path)
         first = (
-            next((line for _, line in read_lines(path) if line.strip() and not line.startswith("-DOCSTART-")), "")
+            next(
+                (
+                    line
+                    for _, line in read_lines(path)
+                    if line.strip() and not line.startswith("-DOCSTART-")
+                ),
+                "",
+            )
             if found == "columns"
             else ""
         )
@@ -115,7 +126,9 @@ def text_rows(path: str) -> Iterator[Row]:
             yield BadRow(number, f"not UTF-8 at byte {error.start + 1}")
 
 
-def json_rows(path: str, kind: str, layout: Layout, text_column: str, keep_entities: bool) -> Iterator[Row]:
+def json_rows(
+    path: str, kind: str, layout: Layout, text_column: str, keep_entities: bool
+) -> Iterator[Row]:
     """A JSON object a line; empty lines are no rows."""
     for number, raw in read_raw_lines(path):
         if not raw.strip():
@@ -128,7 +141,11 @@ def json_rows(path: str, kind: str, layout: Layout, text_column: str, keep_entit
                 yield record_of(row, number, layout, text_column, keep_entities=keep_entities)
         except RecursionError:
             yield BadRow(number, "nested too deeply")
-        except (ValueError, TypeError, OverflowError) as error:  # Overflow: JSON's Infinity as an offset
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+        ) as error:  # Overflow: JSON's Infinity as an offset
             yield BadRow(number, str(error))
 
 
@@ -139,7 +156,9 @@ def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
     # A cell that is no UTF-8 stays bytes, so that its row alone is bad.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         # Strict: else a quote in the wrong place would vanish, and one that is never closed would join the rest of the file in silence.
-        reader = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True)
+        reader = csv.DictReader(
+            file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True
+        )
         try:
             width = len(reader.fieldnames or ())
         except csv.Error as error:
@@ -153,9 +172,15 @@ def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
                 yield BadRow(number, f"no CSV: {error}")
                 continue
             if None in row:  # as where a text with a comma has no quotes: its tail would be lost
-                yield BadRow(number, f"{width + len(row[None])} cells under a header of {width}; put quotes around a text with delimiters")
+                yield BadRow(
+                    number,
+                    f"{width + len(row[None])} cells under a header of {width}; put quotes around a text with delimiters",
+                )
             else:
-                yield {name: cell if cell is None or cell.isascii() else utf8_or_bytes(cell) for name, cell in row.items()}
+                yield {
+                    name: cell if cell is None or cell.isascii() else utf8_or_bytes(cell)
+                    for name, cell in row.items()
+                }
 
 
 def utf8_or_bytes(cell: str) -> str | bytes:
@@ -190,44 +215,65 @@ def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
         else:
             data = datasets.load_dataset(place, split=split, streaming=True)
     except Exception as error:
-        raise DataError(f"{name}: no data set could be loaded from disk or Hub ({error}); write NAME@SPLIT") from error
+        raise DataError(
+            f"{name}: no data set could be loaded from disk or Hub ({error}); write NAME@SPLIT"
+        ) from error
     yield from data
 
 
-def table_rows(path: str, cells: Iterator[Mapping[str, Any] | BadRow], layout: Layout, text_column: str) -> Iterator[Row]:
+def table_rows(
+    path: str, cells: Iterator[Mapping[str, Any] | BadRow], layout: Layout, text_column: str
+) -> Iterator[Row]:
     """Rows of named cells. DataError if the first one has not the column."""
     first = next(cells, None)
     if first is None:
         return iter(())
     if not isinstance(first, BadRow) and text_column not in first and "tokens" not in first:
-        raise DataError(f"{path}: no column {text_column!r} (found {', '.join(map(str, first))}); name it with --text_column")
+        raise DataError(
+            f"{path}: no column {text_column!r} (found {', '.join(map(str, first))}); name it with --text_column"
+        )
 
     def rows() -> Iterator[Row]:
         for number, row in enumerate(itertools.chain([first], cells), start=1):
             try:
-                yield row if isinstance(row, BadRow) else record_of(row, number, layout, text_column)
+                yield (
+                    row if isinstance(row, BadRow) else record_of(row, number, layout, text_column)
+                )
             except (ValueError, TypeError, OverflowError) as error:
                 yield BadRow(number, str(error))
 
     return rows()
 
 
-def record_of(row: Any, number: int, layout: Layout, text_column: str, *, keep_entities: bool = False) -> Record:
+def record_of(
+    row: Any, number: int, layout: Layout, text_column: str, *, keep_entities: bool = False
+) -> Record:
     """The text of a row, or its words in "tokens", with its id and document; ValueError says what is wrong."""
     if not isinstance(row, Mapping):
         raise DataError(f"expected an object, found {type(row).__name__}")
-    identifier, doc = (None if row.get(name) in (None, "") else str(row[name]) for name in ("id", "doc"))
+    identifier, doc = (
+        None if row.get(name) in (None, "") else str(row[name]) for name in ("id", "doc")
+    )
     text, tokens = row.get(text_column), row.get("tokens")
-    if isinstance(tokens, list) and tokens and all(isinstance(token, str) and token for token in tokens):
+    if (
+        isinstance(tokens, list)
+        and tokens
+        and all(isinstance(token, str) and token for token in tokens)
+    ):
         own_text, offsets = joined(tokens, joiner_of(layout, tokens))
         # A text that is joined in another way is read without its words.
         text, tokens = (own_text, offsets) if text is None or text == own_text else (text, None)
-    elif not (isinstance(tokens, list) and all(isinstance(token, list) and len(token) == 2 for token in tokens)):
+    elif not (
+        isinstance(tokens, list)
+        and all(isinstance(token, list) and len(token) == 2 for token in tokens)
+    ):
         tokens = None  # no words and no offsets, but a count, say, or ids
     if not isinstance(text, str):
         raise DataError(f"expected a string in {text_column!r}, found {text!r:.40}")
     given = dict(row) if keep_entities else {}
-    return record_from_dict({**given, "id": identifier or number, "text": text, "doc": doc, "tokens": tokens}, number)
+    return record_from_dict(
+        {**given, "id": identifier or number, "text": text, "doc": doc, "tokens": tokens}, number
+    )
 
 
 def chunks(rows: Iterable[Row], texts: int, characters: int) -> Iterator[list[Row]]:
@@ -236,7 +282,12 @@ def chunks(rows: Iterable[Row], texts: int, characters: int) -> Iterator[list[Ro
     size = 0
     for row in rows:
         last = chunk[-1] if chunk else None
-        same = isinstance(row, Record) and isinstance(last, Record) and row.doc is not None and row.doc == last.doc
+        same = (
+            isinstance(row, Record)
+            and isinstance(last, Record)
+            and row.doc is not None
+            and row.doc == last.doc
+        )
         if chunk and not same and (len(chunk) >= texts or size >= characters):
             yield chunk
             chunk, size = [], 0

@@ -27,7 +27,7 @@ Mentions = Iterable[Sequence[Any]]
 Span = tuple[int, int, str]  # start, end, label
 
 
-# ---------------------------------------------------------------------------------------------------------------- scores
+# ------------------------------------------------------------------------------------------- scores
 def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict[str, float]:
     """The three figures from counts; 0 where nothing was predicted or nothing is there.
 
@@ -55,13 +55,20 @@ def span_scores(predictions: Sequence[Mentions], references: Sequence[Mentions])
     """
     per_type = scores_by_group(predictions, references, lambda _, mention: mention[2])
     counted = [entry for entry in per_type.values() if entry["gold"]] or list(per_type.values())
-    macro = {name: sum(entry[name] for entry in counted) / len(counted) if counted else 0.0 for name in ("precision", "recall", "f1")}
-    correct, predicted, gold = (sum(entry[name] for entry in per_type.values()) for name in ("correct", "predicted", "gold"))
+    macro = {
+        name: sum(entry[name] for entry in counted) / len(counted) if counted else 0.0
+        for name in ("precision", "recall", "f1")
+    }
+    correct, predicted, gold = (
+        sum(entry[name] for entry in per_type.values()) for name in ("correct", "predicted", "gold")
+    )
     return {"micro": figures(correct, predicted, gold), "macro": macro, "per_type": per_type}
 
 
 def scores_by_group(
-    predictions: Sequence[Mentions], references: Sequence[Mentions], group: Callable[[int, Span], str]
+    predictions: Sequence[Mentions],
+    references: Sequence[Mentions],
+    group: Callable[[int, Span], str],
 ) -> dict[str, dict[str, Any]]:
     """Scores of each group of mentions: {group: {precision, recall, f1, correct, predicted, gold}}, in alphabetical order.
 
@@ -81,10 +88,15 @@ def scores_by_group(
         predicted.update(group(text, mention) for mention in found)
         gold.update(group(text, mention) for mention in wanted)
         correct.update(group(text, mention) for mention in found & wanted)
-    return {name: figures(correct[name], predicted[name], gold[name]) for name in sorted(predicted | gold)}
+    return {
+        name: figures(correct[name], predicted[name], gold[name])
+        for name in sorted(predicted | gold)
+    }
 
 
-def calibration(predictions: Sequence[Sequence[Any]], references: Sequence[Mentions], bins: int = 10) -> dict[str, Any]:
+def calibration(
+    predictions: Sequence[Sequence[Any]], references: Sequence[Mentions], bins: int = 10
+) -> dict[str, Any]:
     """How far the scores of predicted mentions can be taken for their chance to be right.
 
     Args:
@@ -95,15 +107,27 @@ def calibration(predictions: Sequence[Sequence[Any]], references: Sequence[Menti
         squared error, "bins": a row for each of `bins` equal ranges of the score {mentions, score (mean), right (share)}}.
     """
     gold = [{tuple(mention[:3]) for mention in own} for own in references]
-    rows = [(m[3], tuple(m[:3]) in own) for found, own in zip(predictions, gold, strict=True) for m in found]
+    rows = [
+        (m[3], tuple(m[:3]) in own)
+        for found, own in zip(predictions, gold, strict=True)
+        for m in found
+    ]
     table = []
     for number in range(bins):
         own_rows = [row for row in rows if min(int(row[0] * bins), bins - 1) == number]
-        score, right = (sum(column) / len(own_rows) for column in zip(*own_rows, strict=True)) if own_rows else (0.0, 0.0)
+        score, right = (
+            (sum(column) / len(own_rows) for column in zip(*own_rows, strict=True))
+            if own_rows
+            else (0.0, 0.0)
+        )
         table.append({"mentions": len(own_rows), "score": score, "right": right})
     total = max(len(rows), 1)
     error = sum(row["mentions"] * abs(row["score"] - row["right"]) for row in table) / total
-    return {"ece": error, "brier": sum((score - is_right) ** 2 for score, is_right in rows) / total, "bins": table}
+    return {
+        "ece": error,
+        "brier": sum((score - is_right) ** 2 for score, is_right in rows) / total,
+        "bins": table,
+    }
 
 
 def text_counts(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> list[int]:
@@ -114,26 +138,41 @@ def text_counts(predictions: Sequence[Mentions], references: Sequence[Mentions])
     >>> text_counts([[(0, 2, "PER"), (3, 5, "LOC")], []], [[(0, 2, "PER")], [(0, 4, "ORG")]])
     [1, 2, 1, 0, 0, 1]
     """
-    return [n for found, wanted in span_sets(predictions, references) for n in (len(found & wanted), len(found), len(wanted))]
+    return [
+        n
+        for found, wanted in span_sets(predictions, references)
+        for n in (len(found & wanted), len(found), len(wanted))
+    ]
 
 
 def figures(correct: int, predicted: int, gold: int) -> dict[str, Any]:
     """Precision, recall and F1 together with the counts that they come from."""
-    return {**precision_recall_f1(correct, predicted, gold), "correct": correct, "predicted": predicted, "gold": gold}
+    return {
+        **precision_recall_f1(correct, predicted, gold),
+        "correct": correct,
+        "predicted": predicted,
+        "gold": gold,
+    }
 
 
-def span_sets(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> list[tuple[set[Span], set[Span]]]:
+def span_sets(
+    predictions: Sequence[Mentions], references: Sequence[Mentions]
+) -> list[tuple[set[Span], set[Span]]]:
     """Predicted and gold mentions of each text as sets of start, end, label; ValueError where the numbers of texts differ."""
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references: expected one list per text each")
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} references: expected one list per text each"
+        )
     return [
         ({(m[0], m[1], m[2]) for m in found}, {(m[0], m[1], m[2]) for m in wanted})
         for found, wanted in zip(predictions, references, strict=True)
     ]
 
 
-# --------------------------------------------------------------------------------------------------- what the errors are
-def error_breakdown(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> dict[str, dict[str, int]]:
+# ------------------------------------------------------------------------------ what the errors are
+def error_breakdown(
+    predictions: Sequence[Mentions], references: Sequence[Mentions]
+) -> dict[str, dict[str, int]]:
     """What is wrong with the wrong predictions, and what became of the gold mentions that were not found.
 
     Each wrong prediction is compared with the gold mentions of its text that were not found, and gets the first name that fits:
@@ -162,8 +201,12 @@ def error_breakdown(predictions: Sequence[Mentions], references: Sequence[Mentio
     wrong: Counter[str] = Counter()
     unfound: Counter[str] = Counter()
     for found, wanted in span_sets(predictions, references):
-        wrong.update(error_name(mention, wanted - found) or "spurious" for mention in found - wanted)
-        unfound.update(error_name(mention, found - wanted) or "missed" for mention in wanted - found)
+        wrong.update(
+            error_name(mention, wanted - found) or "spurious" for mention in found - wanted
+        )
+        unfound.update(
+            error_name(mention, found - wanted) or "missed" for mention in wanted - found
+        )
     return {
         "predictions": {name: wrong[name] for name in (*PARTIAL, "spurious")},
         "gold": {name: unfound[name] for name in (*PARTIAL, "missed")},
@@ -182,10 +225,14 @@ def error_name(mention: Span, others: Iterable[Span]) -> str | None:
     return next((name for name in PARTIAL if name in names), None)
 
 
-# ------------------------------------------------------------------------------------------------------ scores of groups
-def length_scores(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> dict[str, dict[str, Any]]:
+# --------------------------------------------------------------------------------- scores of groups
+def length_scores(
+    predictions: Sequence[Mentions], references: Sequence[Mentions]
+) -> dict[str, dict[str, Any]]:
     """Scores by the mention's own length in characters: {"1", "2", "3", "4-5", "6-9", "10+": as micro}; they add up to micro."""
-    scores = scores_by_group(predictions, references, lambda _, mention: length_bucket(mention[1] - mention[0]))
+    scores = scores_by_group(
+        predictions, references, lambda _, mention: length_bucket(mention[1] - mention[0])
+    )
     return {name: scores.get(name, figures(0, 0, 0)) for name in (*LENGTHS, LONGEST)}
 
 
@@ -222,10 +269,16 @@ def training_scores(
     """
 
     def group(text: int, mention: Span) -> str:
-        return "seen" if (texts[text][mention[0] : mention[1]], mention[2]) in train_mentions else "unseen"
+        return (
+            "seen"
+            if (texts[text][mention[0] : mention[1]], mention[2]) in train_mentions
+            else "unseen"
+        )
 
     if len(texts) != len(references):
-        raise ValueError(f"{len(texts)} texts for {len(references)} references: expected one list of mentions per text")
+        raise ValueError(
+            f"{len(texts)} texts for {len(references)} references: expected one list of mentions per text"
+        )
     scores = scores_by_group(predictions, references, group)
     new = [i for i, text in enumerate(texts) if text not in train_texts]
     micro = span_scores([predictions[i] for i in new], [references[i] for i in new])["micro"]
@@ -236,25 +289,39 @@ def training_scores(
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ the metric
+# --------------------------------------------------------------------------------------- the metric
 class SpanF1(evaluate.Metric):
     """`span_scores` as an `evaluate` metric; see the module."""
 
     def _info(self) -> evaluate.MetricInfo:
-        mention = {"start": datasets.Value("int64"), "end": datasets.Value("int64"), "label": datasets.Value("string")}
-        features = datasets.Features({"predictions": datasets.List(mention), "references": datasets.List(mention)})
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
+        mention = {
+            "start": datasets.Value("int64"),
+            "end": datasets.Value("int64"),
+            "label": datasets.Value("string"),
+        }
+        features = datasets.Features(
+            {"predictions": datasets.List(mention), "references": datasets.List(mention)}
+        )
+        return evaluate.MetricInfo(
+            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features
+        )
 
     # `datasets` refuses fields that the features do not name, such as the score of a prediction. `evaluate` needs both docstrings.
     def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
         """Add texts."""
-        super().add_batch(predictions=list(map(bare, predictions)), references=list(map(bare, references)), **others)
+        super().add_batch(
+            predictions=list(map(bare, predictions)),
+            references=list(map(bare, references)),
+            **others,
+        )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
         """Add a text."""
         super().add(prediction=bare(prediction), reference=bare(reference), **others)
 
-    def _compute(self, predictions: Sequence[list[dict]], references: Sequence[list[dict]]) -> dict[str, Any]:
+    def _compute(
+        self, predictions: Sequence[list[dict]], references: Sequence[list[dict]]
+    ) -> dict[str, Any]:
         def triples(texts: Sequence[list[dict]]) -> list[list[Span]]:
             return [[(m["start"], m["end"], m["label"]) for m in mentions] for mentions in texts]
 
@@ -265,4 +332,7 @@ class SpanF1(evaluate.Metric):
 
 def bare(mentions: Iterable[Any]) -> list[Any]:
     """Mentions of a text without the fields that do not count; what is no mention is left for `evaluate` to refuse."""
-    return [{name: m[name] for name in m if name in FIELDS} if isinstance(m, dict) else m for m in mentions]
+    return [
+        {name: m[name] for name in m if name in FIELDS} if isinstance(m, dict) else m
+        for m in mentions
+    ]

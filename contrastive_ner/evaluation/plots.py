@@ -24,13 +24,20 @@ def plot_training(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
         for name in ("eval_knn_f1", "eval_prototype_f1", "eval_f1"):
             points = [(row["epoch"], row[name]) for row in history if name in row]
             if points:
-                scores.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"dev {name.removeprefix('eval_')}")
+                scores.plot(
+                    *zip(*points, strict=True),
+                    marker="o",
+                    markersize=3,
+                    label=f"dev {name.removeprefix('eval_')}",
+                )
         scores.set_ylim(0, 1)
         scores.legend(loc="lower right", fontsize=7)
     _save(figure, path)
 
 
-def plot_embeddings(panels: dict[str, Tensor], classes: Tensor, names: Sequence[str], path: Path) -> None:
+def plot_embeddings(
+    panels: dict[str, Tensor], classes: Tensor, names: Sequence[str], path: Path
+) -> None:
     """Two principal components of the same dev tokens, a panel a moment. panels: title -> (N, D); classes (N,), 0 = O."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), squeeze=False)
     palette = [matplotlib.colormaps["tab10"](i) for i in range(10) if i != 7]  # grey is for O
@@ -39,7 +46,9 @@ def plot_embeddings(panels: dict[str, Tensor], classes: Tensor, names: Sequence[
         centred = centred - centred.mean(0)
         _, _, directions = torch.linalg.svd(centred, full_matrices=False)
         points = centred @ directions[:2].T  # (N, 2)
-        points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))  # a single token has no second component
+        points = torch.nn.functional.pad(
+            points, (0, 2 - points.shape[1])
+        )  # a single token has no second component
         for number, name in enumerate(names):
             own = points[classes == number]
             colour = "lightgray" if number == 0 else palette[(number - 1) % len(palette)]
@@ -55,8 +64,18 @@ def plot_reliability(measured: dict[str, dict[str, Any]], path: Path) -> None:
     for axis, (split, found) in zip(axes[0], measured.items(), strict=True):
         bins = [row for row in found["bins"] if row["mentions"]]
         axis.plot([0, 1], [0, 1], color="lightgray", linewidth=1)
-        axis.scatter([row["score"] for row in bins], [row["right"] for row in bins], s=[10 + 3 * row["mentions"] ** 0.5 for row in bins])
-        axis.set(title=f"{split}: calibration error {100 * found['ece']:.1f} %", xlabel="score", ylabel="right", xlim=(0, 1), ylim=(0, 1))
+        axis.scatter(
+            [row["score"] for row in bins],
+            [row["right"] for row in bins],
+            s=[10 + 3 * row["mentions"] ** 0.5 for row in bins],
+        )
+        axis.set(
+            title=f"{split}: calibration error {100 * found['ece']:.1f} %",
+            xlabel="score",
+            ylabel="right",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
     _save(figure, path)
 
 

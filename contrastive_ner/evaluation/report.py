@@ -14,13 +14,21 @@ def print_scores(metrics: dict[str, Any]) -> None:
 def score_table(columns: dict[str, dict[str, Any]]) -> str:
     """P, R, F1 in percent per entity type and in all, a column group a system, for the eye."""
     types = sorted({label for scores in columns.values() for label in scores["per_type"]})
-    head = f"{'':<12}" + "".join(f"{name + ' P':>10}{'R':>7}{'F1':>7}" for name in columns) + f"{'gold':>7}"
+    head = (
+        f"{'':<12}"
+        + "".join(f"{name + ' P':>10}{'R':>7}{'F1':>7}" for name in columns)
+        + f"{'gold':>7}"
+    )
     lines = [head]
     empty = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "gold": 0}
     for label in [*types, "micro", "macro"]:
         line, gold = f"{label:<12}", ""
         for scores in columns.values():
-            entry = scores[label] if label in ("micro", "macro") else scores["per_type"].get(label, empty)
+            entry = (
+                scores[label]
+                if label in ("micro", "macro")
+                else scores["per_type"].get(label, empty)
+            )
             line += f"{100 * entry['precision']:>10.1f}{100 * entry['recall']:>7.1f}{100 * entry['f1']:>7.1f}"
             gold = str(entry.get("gold", ""))
         lines.append(line + f"{gold:>7}")
@@ -34,14 +42,23 @@ def breakdown_table(scores: dict[str, Any]) -> str:
         sides = scores["errors"]
         lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]
         for name in dict.fromkeys([*sides["predictions"], *sides["gold"]]):
-            lines.append(f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}")
+            lines.append(
+                f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}"
+            )
     if "calibration" in scores:
         lines += ["", f"calibration error of the scores {100 * scores['calibration']['ece']:.1f} %"]
-    groups = {f"{name} mentions": scores[name] for name in ("outer", "inner") if scores.get("inner", {}).get("gold")}
+    groups = {
+        f"{name} mentions": scores[name]
+        for name in ("outer", "inner")
+        if scores.get("inner", {}).get("gold")
+    }
     groups |= {f"{name} in train": scores[name] for name in ("seen", "unseen") if name in scores}
     if scores.get("recurring_texts"):
         groups[f"{scores['new_texts']['texts']} new texts"] = scores["new_texts"]
-    groups |= {f"{name} character{'s' * (name != '1')}": entry for name, entry in scores.get("lengths", {}).items()}
+    groups |= {
+        f"{name} character{'s' * (name != '1')}": entry
+        for name, entry in scores.get("lengths", {}).items()
+    }
     if groups:
         lines += ["", f"{'mentions':<20}{'P':>7}{'R':>7}{'F1':>7}{'gold':>7}"]
     for name, entry in groups.items():

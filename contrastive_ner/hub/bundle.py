@@ -11,7 +11,7 @@ from contrastive_ner.errors import ConfigError, RepositoryError
 from contrastive_ner.files import fresh_folder, move_folder
 
 
-# --------------------------------------------------------------------------------------------------------------- bundles
+# ------------------------------------------------------------------------------------------ bundles
 def write_bundle(folder: Path, bundle: Path) -> None:
     """A repository as one ZIP archive, without compression (weights have none to give) and without times: equal content, equal bytes."""
     partial = bundle.with_name(f".{bundle.name}-partial")
@@ -20,7 +20,10 @@ def write_bundle(folder: Path, bundle: Path) -> None:
         for path in sorted(folder.iterdir()):
             entry = zipfile.ZipInfo(f"{bundle.stem}/{path.name}")
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            with path.open("rb") as source, archive.open(entry, "w", force_zip64=path.stat().st_size >= 2**31) as target:
+            with (
+                path.open("rb") as source,
+                archive.open(entry, "w", force_zip64=path.stat().st_size >= 2**31) as target,
+            ):
                 shutil.copyfileobj(source, target)
     os.replace(partial, bundle)
 
@@ -38,15 +41,27 @@ def unpack_bundle(bundle: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(bundle) as archive:
             faults = entry_faults(archive.infolist())
-            if sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size:  # entries that share their bytes
+            if (
+                sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size
+            ):  # entries that share their bytes
                 faults.append("its files are larger than the archive")
             if faults:
                 raise RepositoryError(bundle, faults)
             for entry in archive.infolist():
-                with archive.open(entry) as source, (partial / Path(entry.filename).name).open("xb") as target:
+                with (
+                    archive.open(entry) as source,
+                    (partial / Path(entry.filename).name).open("xb") as target,
+                ):
                     shutil.copyfileobj(source, target)
         move_folder(partial, folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, UnicodeError, OverflowError) as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        UnicodeError,
+        OverflowError,
+    ) as error:
         raise RepositoryError(bundle, [f"is no bundle, or a damaged one ({error})"]) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -62,7 +77,11 @@ def entry_faults(entries: list[zipfile.ZipInfo]) -> list[str]:
             faults.append(f"{entry.filename!r}: expected FOLDER/FILE")
         elif not stat.S_ISREG(mode):
             faults.append(f"{entry.filename!r}: is no plain file")
-        elif entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
+        elif (
+            entry.compress_type != zipfile.ZIP_STORED
+            or entry.file_size != entry.compress_size
+            or entry.flag_bits & 1
+        ):
             faults.append(f"{entry.filename!r}: is compressed or encrypted")
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):

@@ -33,10 +33,16 @@ EXAMPLES_PER_TYPE = 3
 def card_template() -> Path:
     """model_card.md: next to this file in an installed package, at the root in a clone."""
     here = Path(__file__).resolve()
-    return next(path for path in (here.with_name("model_card.md"), here.parents[2] / "model_card.md") if path.is_file())
+    return next(
+        path
+        for path in (here.with_name("model_card.md"), here.parents[2] / "model_card.md")
+        if path.is_file()
+    )
 
 
-def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: Sequence[Record], folder: Path) -> None:
+def write_card(
+    metrics: dict[str, Any], examples: list[dict[str, Any]], train: Sequence[Record], folder: Path
+) -> None:
     """Write README.md of a model folder.
 
     Args:
@@ -56,7 +62,11 @@ def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: S
         ModelCardData(
             library_name="transformers",
             pipeline_tag="token-classification",
-            tags=["named-entity-recognition", *(["contrastive-learning"] if method in ("nerco", "binder") else []), method],
+            tags=[
+                "named-entity-recognition",
+                *(["contrastive-learning"] if method in ("nerco", "binder") else []),
+                method,
+            ],
             language="zh" if model_config["label_unit"] == "token" else None,
             base_model=encoder if encoder == config["encoder"] and "/" in encoder else None,
             metrics=["precision", "recall", "f1"],
@@ -72,14 +82,24 @@ def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: S
         types=types,
         type_examples=type_examples(train, types),
         label_unit=model_config["label_unit"],
-        descriptions={label: model_config["descriptions"][label][0] for label in types} if is_binder else {},
+        descriptions={label: model_config["descriptions"][label][0] for label in types}
+        if is_binder
+        else {},
         score_line=SCORE_LINES[method] if model_config.get("use_crf", True) else SCORE_LINES["ce"],
-        code={name: sha256(folder / name) for name in travelling_files(folder / MODELING_FILES[model_config["model_type"]])},
+        code={
+            name: sha256(folder / name)
+            for name in travelling_files(folder / MODELING_FILES[model_config["model_type"]])
+        },
         nested=nested,
-        example={"text": repr(examples[0]["text"]), "output": _python_list(examples[0]["mentions"])},
+        example={
+            "text": repr(examples[0]["text"]),
+            "output": _python_list(examples[0]["mentions"]),
+        },
         max_window_tokens=config["max_window_tokens"],
         max_span_width=model_config.get("max_span_width"),
-        gold_line="gold are all mentions, nested ones too" if nested else "gold are the outermost mentions",
+        gold_line="gold are all mentions, nested ones too"
+        if nested
+        else "gold are the outermost mentions",
         seed=metrics["seed"],
         spread=spread_line(metrics),
         table=_score_table({split: metrics[split] for split in splits}, types),
@@ -88,7 +108,10 @@ def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: S
         calibration_error=f"{100 * metrics[splits[-1]]['calibration']['ece']:.1f}",
         encoder=Path(encoder).name,
         data_line=_data_line(metrics["data"]),
-        phases_line="; ".join(f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s" for name, done in metrics["phases"].items()),
+        phases_line="; ".join(
+            f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s"
+            for name, done in metrics["phases"].items()
+        ),
         machine=metrics["machine"],
         versions=metrics["versions"],
         cell=lambda text: text.replace("|", "\\|").replace("\n", " "),
@@ -98,8 +121,18 @@ def write_card(metrics: dict[str, Any], examples: list[dict[str, Any]], train: S
 
 def published(metrics: dict[str, Any]) -> dict[str, Any]:
     """`metrics.json` as a model carries it: names of files and folders without the places where they lie."""
-    data = {split: {**entry, "file": without_folder(entry["file"])} for split, entry in metrics["data"].items()}
-    return {**metrics, "config": {**metrics["config"], **{key: without_folder(metrics["config"][key]) for key in PATHS}}, "data": data}
+    data = {
+        split: {**entry, "file": without_folder(entry["file"])}
+        for split, entry in metrics["data"].items()
+    }
+    return {
+        **metrics,
+        "config": {
+            **metrics["config"],
+            **{key: without_folder(metrics["config"][key]) for key in PATHS},
+        },
+        "data": data,
+    }
 
 
 def without_folder(place: str) -> str:
@@ -120,7 +153,10 @@ def type_examples(train: Sequence[Record], types: Sequence[str]) -> dict[str, li
     for record in train:
         for mention in record.entities:
             counts[mention.label][record.text[mention.start : mention.end]] += 1
-    return {label: [text for text, _ in found.most_common(EXAMPLES_PER_TYPE)] for label, found in counts.items()}
+    return {
+        label: [text for text, _ in found.most_common(EXAMPLES_PER_TYPE)]
+        for label, found in counts.items()
+    }
 
 
 def exact_results(metrics: dict[str, Any], split: str) -> "list[EvalResult]":
@@ -144,7 +180,10 @@ def exact_results(metrics: dict[str, Any], split: str) -> "list[EvalResult]":
 
 def widget(example: dict[str, Any]) -> dict[str, Any]:
     """A text for the Hub's page, with what the model finds in it."""
-    found = [{"label": f"{mention['word']} ({mention['entity_group']})", "score": mention["score"]} for mention in example["mentions"]]
+    found = [
+        {"label": f"{mention['word']} ({mention['entity_group']})", "score": mention["score"]}
+        for mention in example["mentions"]
+    ]
     return {"text": example["text"], "output": found}
 
 
@@ -155,7 +194,9 @@ def spread_line(metrics: dict[str, Any]) -> str:
         return ""
     template = config["output_dir"].replace("{method}", config["method"])
     runs = {metrics["seed"]: metrics}
-    for path in Path(expand(template.replace("{seed}", "0"))).parent.glob(f"{Path(template).name.replace('{seed}', '*')}/metrics.json"):
+    for path in Path(expand(template.replace("{seed}", "0"))).parent.glob(
+        f"{Path(template).name.replace('{seed}', '*')}/metrics.json"
+    ):
         other = read_json(path)
         if {**other["config"], "seed": 0} == {**config, "seed": 0}:
             runs[other["seed"]] = other
@@ -172,7 +213,10 @@ def _python_list(mentions: list[dict[str, Any]]) -> str:
 
 
 def _data_line(data: dict[str, Any]) -> str:
-    return ", ".join(f"{split} {entry['texts']} texts with {entry['mentions']} mentions" for split, entry in data.items())
+    return ", ".join(
+        f"{split} {entry['texts']} texts with {entry['mentions']} mentions"
+        for split, entry in data.items()
+    )
 
 
 def _score_table(scores: dict[str, Any], types: list[str]) -> str:
@@ -183,6 +227,9 @@ def _score_table(scores: dict[str, Any], types: list[str]) -> str:
         line = f"| {name} |"
         for split in scores.values():
             entry = split["micro"] if name == "all (micro)" else split["per_type"].get(name, empty)
-            line += "".join(f" {100 * entry[key]:.1f} |" for key in ("precision", "recall", "f1")) + f" {entry['gold']} |"
+            line += (
+                "".join(f" {100 * entry[key]:.1f} |" for key in ("precision", "recall", "f1"))
+                + f" {entry['gold']} |"
+            )
         lines.append(line)
     return "\n".join(lines)

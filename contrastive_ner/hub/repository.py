@@ -27,12 +27,29 @@ if TYPE_CHECKING:
 MODELS = Path(models.__file__).resolve().parent
 MANIFEST = "MANIFEST.sha256"
 MODELING_FILES = {"nerco": "modeling_nerco.py", "binder": "modeling_binder.py"}  # by model_type
-RELEASED = Path(__file__).resolve().with_name("released_code.json")  # {version: {file: SHA-256}} of code that models carry
-SIBLING = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)  # as transformers finds what it must copy
-REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json", "examples.json")
+RELEASED = (
+    Path(__file__).resolve().with_name("released_code.json")
+)  # {version: {file: SHA-256}} of code that models carry
+SIBLING = re.compile(
+    r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE
+)  # as transformers finds what it must copy
+REQUIRED = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "README.md",
+    "metrics.json",
+    "examples.json",
+)
 
 
-TOKENIZER = {"special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"}
+TOKENIZER = {
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+}
 
 
 DOCUMENTS = {"LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"}
@@ -58,13 +75,18 @@ CODE_KEYS = ("auto_map", "custom_pipelines")
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation")
 
 
-NOT_FOR_STRANGERS = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")  # variables: tokens, caches with code, where modules are found
+NOT_FOR_STRANGERS = (
+    "HF_",
+    "HUGGING",
+    "TRANSFORMERS_",
+    "PYTHON",
+)  # variables: tokens, caches with code, where modules are found
 
 
 SAME_SCORE = 1e-4  # by which scores may differ between machines
 
 
-# -------------------------------------------------------------------------------------------------------------- contents
+# ----------------------------------------------------------------------------------------- contents
 def content_faults(names: Iterable[str]) -> list[str]:
     """What a repository of these files holds that it must not, and lacks. Files of subfolders are named with a slash."""
     present = set(names) - {OF_THE_HUB, MANIFEST}
@@ -72,8 +94,22 @@ def content_faults(names: Iterable[str]) -> list[str]:
     known = {*REQUIRED, *TOKENIZER, *DOCUMENTS, *code}
     faults = []
     for name in sorted(present):
-        if Path(name).suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack"):
-            faults.append(f"{name}: weights and data other than safetensors and JSON are refused, they can execute code")
+        if Path(name).suffix in (
+            ".bin",
+            ".pt",
+            ".pth",
+            ".ckpt",
+            ".pkl",
+            ".pickle",
+            ".joblib",
+            ".npy",
+            ".npz",
+            ".h5",
+            ".msgpack",
+        ):
+            faults.append(
+                f"{name}: weights and data other than safetensors and JSON are refused, they can execute code"
+            )
         elif name not in known and not WEIGHTS.fullmatch(name):
             faults.append(f"{name}: does not belong into a model repository")
     faults += [f"{name} is missing" for name in REQUIRED if name not in present]
@@ -94,7 +130,9 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise RepositoryError(folder, [f"{name} cannot be read ({error})"]) from error
     if not isinstance(content, dict):
-        raise RepositoryError(folder, [f"{name} holds {type(content).__name__}: expected an object"])
+        raise RepositoryError(
+            folder, [f"{name} holds {type(content).__name__}: expected an object"]
+        )
     return content
 
 
@@ -102,7 +140,10 @@ def model_type_of(folder: Path) -> str:
     """ "nerco" or "binder". RepositoryError if config.json is of no model of this project."""
     found = read_config(folder).get("model_type")
     if not isinstance(found, str) or found not in MODELING_FILES:
-        raise RepositoryError(folder, [f"config.json has model_type {found!r}: expected {' or '.join(MODELING_FILES)}"])
+        raise RepositoryError(
+            folder,
+            [f"config.json has model_type {found!r}: expected {' or '.join(MODELING_FILES)}"],
+        )
     return found
 
 
@@ -115,7 +156,9 @@ def travelling_files(modeling_file: Path) -> list[str]:
     for name in names:  # grows while it is read
         path = modeling_file.with_name(name)
         found = SIBLING.findall(path.read_text("utf-8", errors="replace")) if path.is_file() else []
-        names += [f"{sibling}.py" for sibling in dict.fromkeys(found) if f"{sibling}.py" not in names]
+        names += [
+            f"{sibling}.py" for sibling in dict.fromkeys(found) if f"{sibling}.py" not in names
+        ]
     return names
 
 
@@ -125,7 +168,9 @@ def code_version(path: Path) -> str | None:
     if own.is_file() and sha256(own) == digest:
         return __version__
     released: dict[str, dict[str, str]] = read_json(RELEASED)
-    return next((version for version, files in released.items() if files.get(path.name) == digest), None)
+    return next(
+        (version for version, files in released.items() if files.get(path.name) == digest), None
+    )
 
 
 def code_versions(folder: Path) -> set[str]:
@@ -136,7 +181,11 @@ def code_versions(folder: Path) -> set[str]:
 def code_differs(folder: Path) -> dict[str, str]:
     """Code of a repository that is not this project's, by name with its SHA-256: what loading with trust_remote_code would run."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.py"))}
-    return {name: sha256(path) for name, path in found.items() if "/" in name or code_version(path) is None}
+    return {
+        name: sha256(path)
+        for name, path in found.items()
+        if "/" in name or code_version(path) is None
+    }
 
 
 def check_code(folder: Path, *, trust_remote_code: bool) -> bool:
@@ -151,13 +200,21 @@ def check_code(folder: Path, *, trust_remote_code: bool) -> bool:
     other = code_differs(folder)
     if other and not trust_remote_code:
         listed = ", ".join(f"{name} (SHA-256 {digest})" for name, digest in other.items())
-        raise RepositoryError(folder, [f"loading would run code that is not this project's: {listed}; read it, then --trust_remote_code"])
+        raise RepositoryError(
+            folder,
+            [
+                f"loading would run code that is not this project's: {listed}; read it, then --trust_remote_code"
+            ],
+        )
     return not other
 
 
 def code_elsewhere(folder: Path) -> list[str]:
     """Entries that make the library take code from another repository ("USER/NAME--file.Class") or another folder."""
-    files = ["config.json", *(name for name in ("tokenizer_config.json",) if (folder / name).is_file())]
+    files = [
+        "config.json",
+        *(name for name in ("tokenizer_config.json",) if (folder / name).is_file()),
+    ]
     return [
         f"{name}: {key} names code of another repository or folder ({value!r})"
         for name in files
@@ -175,7 +232,9 @@ def code_entries(value: Any) -> Iterator[tuple[str, str]]:
             yield key, part
         elif isinstance(part, dict):
             keys = (*CODE_KEYS, *KERNEL_KEYS) if part is value else KERNEL_KEYS
-            parts += [(key or (name if name in keys else ""), inner) for name, inner in part.items()]
+            parts += [
+                (key or (name if name in keys else ""), inner) for name, inner in part.items()
+            ]
         elif isinstance(part, list):
             parts += [(key, inner) for inner in part]
 
@@ -196,8 +255,12 @@ def weight_faults(folder: Path) -> list[str]:
 
 def write_manifest(folder: Path) -> None:
     """MANIFEST.sha256: the SHA-256 of every file, in the form that `sha256sum --check` reads."""
-    names = sorted(path.name for path in folder.iterdir() if path.name not in (MANIFEST, OF_THE_HUB))
-    (folder / MANIFEST).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), "utf-8", newline="\n")
+    names = sorted(
+        path.name for path in folder.iterdir() if path.name not in (MANIFEST, OF_THE_HUB)
+    )
+    (folder / MANIFEST).write_text(
+        "".join(f"{sha256(folder / name)}  {name}\n" for name in names), "utf-8", newline="\n"
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -210,7 +273,12 @@ def read_manifest(folder: Path) -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         match = LINE.fullmatch(line)
         if match is None or match[2] in entries:
-            raise RepositoryError(folder, [f"{MANIFEST}:{number}: expected SHA-256, two spaces and a file that no line above names"])
+            raise RepositoryError(
+                folder,
+                [
+                    f"{MANIFEST}:{number}: expected SHA-256, two spaces and a file that no line above names"
+                ],
+            )
         entries[match[2]] = match[1]
     return entries
 
@@ -219,7 +287,11 @@ def faults_of(folder: Path) -> list[str]:
     """Everything that is wrong with a repository's files; nothing of it is loaded or run."""
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = [path.relative_to(folder).as_posix() for path in paths]
-    faults = [f"{name}: is no plain file" for name, path in zip(names, paths, strict=True) if not stat.S_ISREG(path.lstat().st_mode)]
+    faults = [
+        f"{name}: is no plain file"
+        for name, path in zip(names, paths, strict=True)
+        if not stat.S_ISREG(path.lstat().st_mode)
+    ]
     if faults:
         return faults
     faults = content_faults(names) + manifest_faults(folder, names)
@@ -232,8 +304,14 @@ def manifest_faults(folder: Path, names: Collection[str]) -> list[str]:
         listed = read_manifest(folder)
     except RepositoryError as error:
         return error.faults
-    faults = [f"{name}: {MANIFEST} names it, and it is not there" for name in sorted(set(listed) - set(names))]
-    faults += [f"{name}: {MANIFEST} does not name it" for name in sorted(set(names) - set(listed) - {MANIFEST, OF_THE_HUB})]
+    faults = [
+        f"{name}: {MANIFEST} names it, and it is not there"
+        for name in sorted(set(listed) - set(names))
+    ]
+    faults += [
+        f"{name}: {MANIFEST} does not name it"
+        for name in sorted(set(names) - set(listed) - {MANIFEST, OF_THE_HUB})
+    ]
     faults += [
         f"{name}: not the file that {MANIFEST} names (SHA-256 differs)"
         for name, digest in listed.items()
@@ -256,8 +334,14 @@ def structure_faults(folder: Path) -> list[str]:
     return missing + elsewhere + weight_faults(folder)
 
 
-# ------------------------------------------------------------------------------------------------------------- packaging
-def package(model_dir: Path, folder: Path, metadata: Mapping[str, Any] | None = None, *, repo_id: str | None = None) -> Path:
+# ---------------------------------------------------------------------------------------- packaging
+def package(
+    model_dir: Path,
+    folder: Path,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    repo_id: str | None = None,
+) -> Path:
     """Copy a run's `model/` into `folder` as a repository: card with `metadata`, manifest; checked but not loaded.
 
     Args:
@@ -268,14 +352,18 @@ def package(model_dir: Path, folder: Path, metadata: Mapping[str, Any] | None = 
     Raises:
         RepositoryError: the folder holds what it must not, or lacks something.
     """
-    names = sorted(path.relative_to(model_dir).as_posix() for path in model_dir.rglob("*") if not path.is_dir())
+    names = sorted(
+        path.relative_to(model_dir).as_posix() for path in model_dir.rglob("*") if not path.is_dir()
+    )
     faults = content_faults(names)
     if faults:
         raise RepositoryError(model_dir, faults)
     fresh_folder(folder)
     for name in names:
         if name not in (MANIFEST, OF_THE_HUB):
-            shutil.copyfile(model_dir / name, folder / name)  # follows links: a snapshot of the cache is made of them
+            shutil.copyfile(
+                model_dir / name, folder / name
+            )  # follows links: a snapshot of the cache is made of them
     card = folder / "README.md"
     if repo_id:
         card.write_text(card.read_text("utf-8").replace(NAME_TO_COME, repo_id), "utf-8")
@@ -309,10 +397,13 @@ def read_card(card_file: Path) -> "ModelCard":
         return ModelCard.load(card_file)
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
-        raise RepositoryError(card_file.parent, [f"{card_file.name}: the head, between the lines of ---, is no YAML ({said})"]) from error
+        raise RepositoryError(
+            card_file.parent,
+            [f"{card_file.name}: the head, between the lines of ---, is no YAML ({said})"],
+        ) from error
 
 
-# --------------------------------------------------------------------------------------------- loading in a clean process
+# ----------------------------------------------------------------------- loading in a clean process
 LOADING = """
 import json, sys
 from transformers import AutoModel, pipeline
@@ -333,21 +424,41 @@ def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
     check_code(folder, trust_remote_code=trust_remote_code)
     examples = read_examples(folder)
     with tempfile.TemporaryDirectory() as elsewhere:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_STRANGERS)}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(NOT_FOR_STRANGERS)
+        }
         environment = {**kept, "HF_HOME": elsewhere, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", LOADING, str(folder.resolve()), str((folder / "examples.json").resolve())],
+            [
+                sys.executable,
+                "-c",
+                LOADING,
+                str(folder.resolve()),
+                str((folder / "examples.json").resolve()),
+            ],
             cwd=elsewhere,
             env=environment,
             capture_output=True,
             text=True,
         )
     if done.returncode:
-        raise RepositoryError(folder, [f"does not load in a clean process: {(done.stderr.strip().splitlines() or ['?'])[-1]}"])
+        raise RepositoryError(
+            folder,
+            [
+                f"does not load in a clean process: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+            ],
+        )
     found = json.loads(done.stdout.strip().splitlines()[-1])
     for example, mentions in zip(examples, found, strict=True):
         if not same_mentions(example["mentions"], mentions):
-            raise RepositoryError(folder, [f"finds {mentions} in {example['text']!r}: examples.json holds {example['mentions']}"])
+            raise RepositoryError(
+                folder,
+                [
+                    f"finds {mentions} in {example['text']!r}: examples.json holds {example['mentions']}"
+                ],
+            )
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
@@ -355,13 +466,19 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     try:
         examples = read_json(folder / "examples.json")
         well_formed = isinstance(examples, list) and all(
-            isinstance(example["text"], str) and all(isinstance(mention["score"], float) for mention in example["mentions"])
+            isinstance(example["text"], str)
+            and all(isinstance(mention["score"], float) for mention in example["mentions"])
             for example in examples
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         examples, well_formed = [], False
     if not examples or not well_formed:
-        raise RepositoryError(folder, ["examples.json holds no predictions to repeat: expected a list of texts with their mentions"])
+        raise RepositoryError(
+            folder,
+            [
+                "examples.json holds no predictions to repeat: expected a list of texts with their mentions"
+            ],
+        )
     return examples
 
 
@@ -370,5 +487,6 @@ def same_mentions(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -
     if len(expected) != len(found):
         return False
     return all(
-        {**a, "score": 0} == {**b, "score": 0} and abs(a["score"] - b["score"]) <= SAME_SCORE for a, b in zip(expected, found, strict=True)
+        {**a, "score": 0} == {**b, "score": 0} and abs(a["score"] - b["score"]) <= SAME_SCORE
+        for a, b in zip(expected, found, strict=True)
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-# --------------------------------------------------------------------------------------------------------------- the Hub
+# ------------------------------------------------------------------------------------------ the Hub
 @contextmanager
 def hub_explained(repo_id: str, action: str) -> Iterator[None]:
     """Errors of the Hub and of the network as one line that says what to do; none of them holds a token."""
@@ -27,25 +27,42 @@ def hub_explained(repo_id: str, action: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise ConfigError(f"{repo_id}: access is granted by its owner only; ask for it on its page") from error
+        raise ConfigError(
+            f"{repo_id}: access is granted by its owner only; ask for it on its page"
+        ) from error
     except errors.RepositoryNotFoundError as error:
-        raise ConfigError(f"{repo_id}: no such repository, or a private one; check the name, and log in (hf auth login)") from error
+        raise ConfigError(
+            f"{repo_id}: no such repository, or a private one; check the name, and log in (hf auth login)"
+        ) from error
     except errors.RevisionNotFoundError as error:
-        raise ConfigError(f"{repo_id}: no such revision; name a commit, a branch or a tag") from error
+        raise ConfigError(
+            f"{repo_id}: no such revision; name a commit, a branch or a tag"
+        ) from error
     except errors.HFValidationError as error:
-        raise ConfigError(f"{repo_id!r} is no name of a repository: expected USER/NAME ({error})") from error
+        raise ConfigError(
+            f"{repo_id!r} is no name of a repository: expected USER/NAME ({error})"
+        ) from error
     except errors.LocalTokenNotFoundError as error:
-        raise ConfigError("pushing needs a token: hf auth login, or the variable HF_TOKEN") from error
+        raise ConfigError(
+            "pushing needs a token: hf auth login, or the variable HF_TOKEN"
+        ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "?"
         if status == 412:
-            raise ConfigError(f"{repo_id}: someone else pushed in between; look at what changed, then {action} again") from error
+            raise ConfigError(
+                f"{repo_id}: someone else pushed in between; look at what changed, then {action} again"
+            ) from error
         if status in (401, 403):
-            raise ConfigError(f"{repo_id}: the token may not do this (status {status}); log in with one that may write") from error
+            raise ConfigError(
+                f"{repo_id}: the token may not do this (status {status}); log in with one that may write"
+            ) from error
         raise ConfigError(
             f"{repo_id}: the Hub answered with status {status}; {action} again later, nothing half-done is visible"
         ) from error
-    except (network_error(), RuntimeError) as error:  # the client wraps what breaks an upload into a RuntimeError
+    except (
+        network_error(),
+        RuntimeError,
+    ) as error:  # the client wraps what breaks an upload into a RuntimeError
         raise ConfigError(
             f"{repo_id}: {type(error).__name__}; check the network and {action} again, nothing half-done is visible"
         ) from error
@@ -68,11 +85,17 @@ def changes(api: "HfApi", repo_id: str, folder: Path, revision: str) -> tuple[li
     """Files of `folder` that the repository has not or has otherwise, and files that only the repository has."""
     from huggingface_hub.hf_api import RepoFile
 
-    there = {entry.path: entry for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision) if isinstance(entry, RepoFile)}
+    there = {
+        entry.path: entry
+        for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision)
+        if isinstance(entry, RepoFile)
+    }
     changed = []
     for path in sorted(folder.iterdir()):
         entry = there.get(path.name)
-        same = entry is not None and (sha256(path) == entry.lfs.sha256 if entry.lfs else blob_id(path) == entry.blob_id)
+        same = entry is not None and (
+            sha256(path) == entry.lfs.sha256 if entry.lfs else blob_id(path) == entry.blob_id
+        )
         if not same:
             changed.append(path.name)
     return changed, sorted(set(there) - {path.name for path in folder.iterdir()} - {OF_THE_HUB})
@@ -110,21 +133,42 @@ def push(
             if branch != "main":
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
         elif not api.repo_exists(repo_id):
-            return f"{repo_id} would be created with {len(list(folder.iterdir()))} files:\n" + listing(folder, sorted(os.listdir(folder)))
+            return (
+                f"{repo_id} would be created with {len(list(folder.iterdir()))} files:\n"
+                + listing(folder, sorted(os.listdir(folder)))
+            )
         if private and not api.model_info(repo_id).private:
-            raise ConfigError(f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, or choose another name")
-        is_new = dry_run and branch not in {known.name for known in api.list_repo_refs(repo_id).branches}
-        head = commit_of(api, repo_id, "main" if is_new else branch)  # a push makes a new branch off main
+            raise ConfigError(
+                f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, or choose another name"
+            )
+        is_new = dry_run and branch not in {
+            known.name for known in api.list_repo_refs(repo_id).branches
+        }
+        head = commit_of(
+            api, repo_id, "main" if is_new else branch
+        )  # a push makes a new branch off main
         changed, gone = changes(api, repo_id, folder, head)
-        is_tagged = tag is not None and has_tag(api, repo_id, tag, None if changed or gone else head)
+        is_tagged = tag is not None and has_tag(
+            api, repo_id, tag, None if changed or gone else head
+        )
         if dry_run:
-            return f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would go\n" + listing(folder, changed, gone)
+            return (
+                f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would go\n"
+                + listing(folder, changed, gone)
+            )
         if not changed and not gone:
             commit, done = head, f"{repo_id} is unchanged, no commit was made"
         else:
-            operations = [CommitOperationAdd(name, folder / name) for name in changed] + [CommitOperationDelete(name) for name in gone]
+            operations = [CommitOperationAdd(name, folder / name) for name in changed] + [
+                CommitOperationDelete(name) for name in gone
+            ]
             info = api.create_commit(
-                repo_id, operations, commit_message=message, revision=branch, create_pr=pull_request, parent_commit=head
+                repo_id,
+                operations,
+                commit_message=message,
+                revision=branch,
+                create_pr=pull_request,
+                parent_commit=head,
             )
             commit, done = info.oid, f"{repo_id}: {len(changed)} files changed, {len(gone)} removed"
             if info.pr_url:
@@ -144,7 +188,8 @@ def commit_of(api: "HfApi", repo_id: str, revision: str) -> str:
 
 def listing(folder: Path, changed: Iterable[str], gone: Iterable[str] = ()) -> str:
     return "\n".join(
-        [f"  {name} ({(folder / name).stat().st_size:,} bytes)" for name in changed] + [f"  {name} (removed)" for name in gone]
+        [f"  {name} ({(folder / name).stat().st_size:,} bytes)" for name in changed]
+        + [f"  {name} (removed)" for name in gone]
     )
 
 
@@ -153,7 +198,9 @@ def has_tag(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> bool:
     for known in api.list_repo_refs(repo_id).tags:
         if known.name == tag:
             if known.target_commit != commit:
-                raise ConfigError(f"{repo_id}: tag {tag} names commit {known.target_commit}; choose another name")
+                raise ConfigError(
+                    f"{repo_id}: tag {tag} names commit {known.target_commit}; choose another name"
+                )
             return True
     return False
 
@@ -185,7 +232,9 @@ def opened(target: str, revision: str | None) -> Iterator[tuple[Path, str]]:
     """
     path = Path(target)
     if revision is not None and path.exists():
-        raise ConfigError(f"{target} is a file or folder here, not a repository of the Hub: it has no revision {revision}")
+        raise ConfigError(
+            f"{target} is a file or folder here, not a repository of the Hub: it has no revision {revision}"
+        )
     if path.is_dir():
         yield path, str(path)
         return

@@ -20,7 +20,7 @@ IGNORED = -100
 SMALLEST_POTENTIAL = 1e-220  # keeps every position reachable: exp(-506)
 
 
-# ------------------------------------------------------------------------------ forward-backward
+# --------------------------------------------------------------------------------- forward-backward
 class ForwardBackward(NamedTuple):
     """Scaled forward-backward quantities (Rabiner 1989, section V.A), time first, in float64.
 
@@ -37,7 +37,9 @@ class ForwardBackward(NamedTuple):
     valid: Array
 
 
-def forward_backward(emissions: Array, transitions: Array, start: Array, lengths: Array) -> ForwardBackward:
+def forward_backward(
+    emissions: Array, transitions: Array, start: Array, lengths: Array
+) -> ForwardBackward:
     """Forward and backward pass over left-packed rows.
 
     Probabilities are normalised at every position, so float64 covers any spread of scores below
@@ -76,7 +78,7 @@ def forward_backward(emissions: Array, transitions: Array, start: Array, lengths
     return ForwardBackward(log_z, alpha, beta, potentials, scale[..., 0], valid)
 
 
-# --------------------------------------------------------------------------------------- Viterbi
+# ------------------------------------------------------------------------------------------ Viterbi
 def viterbi(emissions: Array, transitions: Array, start: Array, lengths: Array) -> Array:
     """Best tag sequence of each row: (B, L) int64, `IGNORED` beyond its end.
 
@@ -100,7 +102,7 @@ def viterbi(emissions: Array, transitions: Array, start: Array, lengths: Array) 
     return path
 
 
-# --------------------------------------------------------------------- mentions in tag sequences
+# ------------------------------------------------------------------------ mentions in tag sequences
 class TagTable(NamedTuple):
     """What tag ids mean.
 
@@ -143,7 +145,7 @@ def spans_of_tags(path: Array, table: TagTable) -> tuple[Array, Array, Array, Ar
     return rows, first, last, types[rows, first]
 
 
-# ------------------------------------------------------------------------ posteriors of mentions
+# --------------------------------------------------------------------------- posteriors of mentions
 def span_posterior(
     fb: ForwardBackward,
     transitions: Array,
@@ -203,7 +205,7 @@ def _safe_log(x: Array) -> Array:
     return np.log(np.maximum(x, np.finfo(np.float64).tiny))
 
 
-# -------------------------------------------------------------------------------------- decoding
+# ----------------------------------------------------------------------------------------- decoding
 def pack_left(values: Array, keep: Array) -> tuple[Array, Array]:
     """Move the kept positions of each row to its left: (B, T, C), (B, T) -> (B, L, C), (B,)."""
     lengths = keep.sum(axis=1)
@@ -256,7 +258,10 @@ def decode_tags(
         every = rows_of_used.repeat(count), first.repeat(count), last.repeat(count)
         grid = posterior(every, np.tile(np.arange(count), len(rows))).reshape(len(rows), count)
         order = np.argsort(-grid, axis=1, kind="stable")[:, :top_k]
-        best = [tuple((table.types[n], float(own[n])) for n in numbers) for own, numbers in zip(grid, order, strict=True)]
+        best = [
+            tuple((table.types[n], float(own[n])) for n in numbers)
+            for own, numbers in zip(grid, order, strict=True)
+        ]
     columns = (rows.tolist(), first.tolist(), last.tolist(), types.tolist(), scores.tolist(), best)
     for row, i, j, number, score, own in zip(*columns, strict=True):
         label = table.types[number]

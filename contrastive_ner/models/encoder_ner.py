@@ -11,7 +11,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from .windows_ner import InputError
 
 IGNORED = -100
-PLACE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")  # arguments that say where
+PLACE = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)  # arguments that say where
 
 
 class SafePreTrainedModel(PreTrainedModel):
@@ -25,12 +33,16 @@ class SafePreTrainedModel(PreTrainedModel):
             ValueError: pickled weights are asked for, or the folder holds a model of another kind.
         """
         if kwargs.get("use_safetensors") is False:
-            raise InputError("use_safetensors=False: pickled weights are refused; convert them to safetensors first")
+            raise InputError(
+                "use_safetensors=False: pickled weights are refused; convert them to safetensors first"
+            )
         if args and kwargs.get("config") is None:
             where = {name: kwargs[name] for name in PLACE if name in kwargs}
             found = PreTrainedConfig.get_config_dict(args[0], **where)[0].get("model_type")
             if found != cls.config_class.model_type:
-                raise InputError(f"{args[0]} holds a model of type {found!r}: {cls.__name__} opens {cls.config_class.model_type!r}")
+                raise InputError(
+                    f"{args[0]} holds a model of type {found!r}: {cls.__name__} opens {cls.config_class.model_type!r}"
+                )
         return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
 
@@ -53,7 +65,9 @@ def read_encoder_config(name_or_path: str) -> PreTrainedConfig:
 def check_encoder_config(config: Any) -> None:
     """Raise ValueError unless it is the configuration of an encoder-only model."""
     if config is None:
-        raise InputError("encoder_config is missing; build a new model with from_encoder(name_or_path, ...) or from_encoders(...)")
+        raise InputError(
+            "encoder_config is missing; build a new model with from_encoder(name_or_path, ...) or from_encoders(...)"
+        )
     if config.is_encoder_decoder:
         raise InputError(f"{config.model_type} is an encoder-decoder: expected an encoder")
 
@@ -70,7 +84,9 @@ def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTraine
     has_switch = "add_pooling_layer" in inspect.signature(builder.__init__).parameters
     extra = {"add_pooling_layer": False} if has_switch else {}
     try:
-        encoder = AutoModel.from_pretrained(name_or_path, use_safetensors=True, dtype=torch.float32, **extra)
+        encoder = AutoModel.from_pretrained(
+            name_or_path, use_safetensors=True, dtype=torch.float32, **extra
+        )
     except OSError as error:
         raise InputError(
             f"{name_or_path}: no encoder with safetensors weights could be read (pickled weights are refused): {error}"
@@ -87,4 +103,6 @@ def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
 
 def encode(encoder: PreTrainedModel, **given: Tensor | bool | None) -> BaseModelOutput:
     """The encoder's output. Not every encoder knows token types or positions: only what the caller gave is handed on."""
-    return encoder(**{name: value for name, value in given.items() if value is not None}, return_dict=True)
+    return encoder(
+        **{name: value for name, value in given.items() if value is not None}, return_dict=True
+    )

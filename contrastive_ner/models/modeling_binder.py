@@ -24,7 +24,15 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .encoder_ner import IGNORED, SafePreTrainedModel, config_object, empty_encoder, encode, pretrained_encoder, read_encoder_config
+from .encoder_ner import (
+    IGNORED,
+    SafePreTrainedModel,
+    config_object,
+    empty_encoder,
+    encode,
+    pretrained_encoder,
+    read_encoder_config,
+)
 from .pipeline_ner import PIPELINES, NerPipeline
 from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
 from .windows_ner import DECODINGS, InputError, Span, best_labels, least_scores
@@ -38,10 +46,12 @@ TYPE_ENCODERS = ("untied", "tied", "frozen", "none")
 CUT = -1  # in a row of labels: this side of the mention lies outside the window
 INITIAL_TEMPERATURE = 0.07
 TYPES_AT_ONCE = 64  # descriptions in a forward pass of the type encoder, outside training
-CELL_BUDGET = 2**20  # numbers computed at a time when spans are scored without gradient on a CPU: what its cache holds
+CELL_BUDGET = (
+    2**20
+)  # numbers computed at a time when spans are scored without gradient on a CPU: what its cache holds
 
 
-# ---------------------------------------------------------------------------------------------------------------- config
+# ------------------------------------------------------------------------------------------- config
 class BinderConfig(PreTrainedConfig):
     """Configuration of BINDER.
 
@@ -98,49 +108,87 @@ class BinderConfig(PreTrainedConfig):
         self.encoder_config = config_object("encoder_config", self.encoder_config)
         self.type_encoder_config = config_object("type_encoder_config", self.type_encoder_config)
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
-        kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()})
+        kwargs.setdefault(
+            "custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()}
+        )
         check_descriptions(self.descriptions)
         given: Mapping[Any, str] = self.id2label or dict(enumerate(self.descriptions))
         ids = {int(number): label for number, label in given.items()}
         if self.descriptions:
             # config.json holds its keys in alphabetical order: the ids say which type a vector belongs to.
-            if sorted(ids.values()) != sorted(self.descriptions) or sorted(ids) != list(range(len(ids))):
-                raise InputError(f"id2label names {sorted(ids.values())}: expected the types of descriptions, {sorted(self.descriptions)}")
-            self.descriptions = {ids[number]: self.descriptions[ids[number]] for number in range(len(ids))}
+            if sorted(ids.values()) != sorted(self.descriptions) or sorted(ids) != list(
+                range(len(ids))
+            ):
+                raise InputError(
+                    f"id2label names {sorted(ids.values())}: expected the types of descriptions, {sorted(self.descriptions)}"
+                )
+            self.descriptions = {
+                ids[number]: self.descriptions[ids[number]] for number in range(len(ids))
+            }
             self.id2label, self.label2id = ids, {label: number for number, label in ids.items()}
         super().__post_init__(**kwargs)
         self._validate()
 
     def _validate(self) -> None:
-        for name, allowed in {"type_encoder": TYPE_ENCODERS, "decoding": DECODINGS, "label_unit": ("token", "word")}.items():
+        for name, allowed in {
+            "type_encoder": TYPE_ENCODERS,
+            "decoding": DECODINGS,
+            "label_unit": ("token", "word"),
+        }.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}")
-        if not (isinstance(self.projection_dropout, int | float) and 0 <= self.projection_dropout < 1):
-            raise InputError(f"projection_dropout is {self.projection_dropout!r}: expected a number in [0, 1)")
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}"
+                )
+        if not (
+            isinstance(self.projection_dropout, int | float) and 0 <= self.projection_dropout < 1
+        ):
+            raise InputError(
+                f"projection_dropout is {self.projection_dropout!r}: expected a number in [0, 1)"
+            )
         if not isinstance(self.several_labels, bool):
             raise InputError(f"several_labels is {self.several_labels!r}: expected true or false")
-        least = {"projection_size": 1, "max_span_width": 1, "description_tokens": 1, "types_per_batch": 0, "max_window_tokens": 8}
+        least = {
+            "projection_size": 1,
+            "max_span_width": 1,
+            "description_tokens": 1,
+            "types_per_batch": 0,
+            "max_window_tokens": 8,
+        }
         for name, smallest in least.items():
             if not isinstance(getattr(self, name), int) or getattr(self, name) < smallest:
-                raise InputError(f"{name} is {getattr(self, name)!r}: expected an integer of at least {smallest}")
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}: expected an integer of at least {smallest}"
+                )
         for name in ("start_weight", "end_weight", "span_weight", "threshold_weight"):
             if not (isinstance(getattr(self, name), int | float) and getattr(self, name) >= 0):
-                raise InputError(f"{name} is {getattr(self, name)!r}: expected zero or a positive number")
-        if not isinstance(self.margins, Mapping) or not all(isinstance(value, int | float) for value in self.margins.values()):
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}: expected zero or a positive number"
+                )
+        if not isinstance(self.margins, Mapping) or not all(
+            isinstance(value, int | float) for value in self.margins.values()
+        ):
             raise InputError(f"margins is {self.margins!r}: expected {{entity type: number}}")
         unknown = sorted(set(self.margins) - set(self.descriptions))
         if unknown and self.descriptions:
-            raise InputError(f"margins name {', '.join(unknown)}: expected types of descriptions, {', '.join(self.descriptions)}")
+            raise InputError(
+                f"margins name {', '.join(unknown)}: expected types of descriptions, {', '.join(self.descriptions)}"
+            )
         for name, least_value in {"score_slope": 0.0, "score_intercept": -math.inf}.items():
             value = getattr(self, name)
             if not (isinstance(value, int | float) and least_value < value < math.inf):
-                raise InputError(f"{name} is {value!r}: expected a {'positive ' * (name == 'score_slope')}number")
-        if 2 * self.max_span_width > self.max_window_tokens:  # windows that share nearly all would be many
+                raise InputError(
+                    f"{name} is {value!r}: expected a {'positive ' * (name == 'score_slope')}number"
+                )
+        if (
+            2 * self.max_span_width > self.max_window_tokens
+        ):  # windows that share nearly all would be many
             raise InputError(
                 f"max_span_width is {self.max_span_width}: expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
             )
         if self.threshold_weight > 1:
-            raise InputError(f"threshold_weight is {self.threshold_weight!r}: expected a number in [0, 1]")
+            raise InputError(
+                f"threshold_weight is {self.threshold_weight!r}: expected a number in [0, 1]"
+            )
 
     @property
     def labels(self) -> list[str]:
@@ -162,7 +210,7 @@ class BinderConfig(PreTrainedConfig):
         return max((len(texts) for texts in self.descriptions.values()), default=1)
 
 
-# ----------------------------------------------------------------------------------------- scores of starts, ends, spans
+# -------------------------------------------------------------------- scores of starts, ends, spans
 class Projected(NamedTuple):
     """Tokens and widths in the space of the types: start, end (B, L, D), normalised; the parts of a span's projection, which are
     added: left, right (B, L, D), width (W, D)."""
@@ -205,10 +253,16 @@ class TextHeads(nn.Module):
 
     def forward(self, hidden: Tensor) -> Projected:
         """hidden (B, L, H) -> projections. The span head is split: W [h_i; h_j; D_w] + b = W_s h_i + W_e h_j + (W_d D_w + b)."""
-        first, last, width = self.span.weight.split([hidden.shape[-1], hidden.shape[-1], self.width.embedding_dim], dim=1)
-        start, end = (normalised(head(hidden), self.dropout, self.training) for head in (self.start, self.end))  # (B, L, D)
+        first, last, width = self.span.weight.split(
+            [hidden.shape[-1], hidden.shape[-1], self.width.embedding_dim], dim=1
+        )
+        start, end = (
+            normalised(head(hidden), self.dropout, self.training) for head in (self.start, self.end)
+        )  # (B, L, D)
         left, right = F.linear(hidden, first).float(), F.linear(hidden, last).float()  # (B, L, D)
-        return Projected(start, end, left, right, F.linear(self.width.weight, width, self.span.bias).float())
+        return Projected(
+            start, end, left, right, F.linear(self.width.weight, width, self.span.bias).float()
+        )
 
     def span_scores(self, parts: Projected, cells: Tensor, types: Tensor) -> Tensor:
         """Scores of spans: cells (N, 3) window, first token, width - 1; types (E, D) -> (N, E)."""
@@ -218,7 +272,10 @@ class TextHeads(nn.Module):
         spans += parts.right.flatten(0, 1).index_select(0, at + width)
         spans += parts.width.index_select(0, width)
         # The scale goes to the types: they are fewer than the scores.
-        return normalised(spans, self.dropout, self.training) @ (self.log_scale[2].float().exp() * types).T
+        return (
+            normalised(spans, self.dropout, self.training)
+            @ (self.log_scale[2].float().exp() * types).T
+        )
 
 
 class TypeHeads(nn.Module):
@@ -226,13 +283,17 @@ class TypeHeads(nn.Module):
 
     def __init__(self, hidden_size: int, config: BinderConfig) -> None:
         super().__init__()
-        self.start, self.end, self.span = (nn.Linear(hidden_size, config.projection_size) for _ in range(3))
+        self.start, self.end, self.span = (
+            nn.Linear(hidden_size, config.projection_size) for _ in range(3)
+        )
         self.dropout = config.projection_dropout
 
     def forward(self, states: Tensor) -> Tensor:
         """First-token states (E, H) -> vectors for starts, ends, spans: (3, E, D)."""
         heads = (self.start, self.end, self.span)
-        return torch.stack([normalised(head(states), self.dropout, self.training) for head in heads])
+        return torch.stack(
+            [normalised(head(states), self.dropout, self.training) for head in heads]
+        )
 
 
 def normalised(projection: Tensor, dropout: float, training: bool) -> Tensor:
@@ -252,8 +313,10 @@ def in_parts(cells: Tensor, types: Tensor) -> tuple[Tensor, ...]:
     return cells.split(max(budget // (types.shape[0] + types.shape[1]), 1))
 
 
-# ---------------------------------------------------------------------------------------------------------------- losses
-def contrast(scores: Tensor, negative: Tensor, rows: Tensor, types: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+# ------------------------------------------------------------------------------------------- losses
+def contrast(
+    scores: Tensor, negative: Tensor, rows: Tensor, types: Tensor, cells: Tensor
+) -> tuple[Tensor, Tensor]:
     """Mention loss and threshold loss of one kind of candidates (paper: sections 3.2, 3.3).
 
     The threshold, candidate 0, is part of every denominator. With Z = log sum exp over negatives and threshold, a mention's loss is
@@ -273,7 +336,9 @@ def contrast(scores: Tensor, negative: Tensor, rows: Tensor, types: Tensor, cell
     return mentions.sum() / max(len(mentions), 1), (partition - threshold).mean()
 
 
-def binder_losses(scores: BinderScores, labels: Tensor, word_mask: Tensor, word_end_mask: Tensor) -> dict[str, Tensor]:
+def binder_losses(
+    scores: BinderScores, labels: Tensor, word_mask: Tensor, word_end_mask: Tensor
+) -> dict[str, Tensor]:
     """The six losses: {"mention_start", "threshold_start", ..."_end", ..."_span"}, scalars.
 
     Args:
@@ -288,31 +353,47 @@ def binder_losses(scores: BinderScores, labels: Tensor, word_mask: Tensor, word_
     types, first, last = labels[known].unbind(-1)
     whole = (first != CUT) & (last != CUT)
     losses: dict[str, Tensor] = {}
-    for kind, values, mask, token in (("start", scores.start, word_mask, first), ("end", scores.end, word_end_mask, last)):
+    for kind, values, mask, token in (
+        ("start", scores.start, word_mask, first),
+        ("end", scores.end, word_end_mask, last),
+    ):
         negative = mask.bool()[:, None, :].repeat(1, values.shape[1], 1)  # (B, E, L)
         visible = token != CUT
         negative[rows[visible], types[visible], token[visible]] = False
-        losses[f"mention_{kind}"], losses[f"threshold_{kind}"] = contrast(values, negative, rows[whole], types[whole], token[whole])
+        losses[f"mention_{kind}"], losses[f"threshold_{kind}"] = contrast(
+            values, negative, rows[whole], types[whole], token[whole]
+        )
     max_width = scores.span.shape[-1]
     inside = whole & (last - first < max_width)
     at = rows[inside], types[inside], first[inside] * max_width + (last - first)[inside]
     candidates = candidate_spans(word_mask, word_end_mask, max_width)
     negative = candidates[:, None].repeat(1, scores.span.shape[1], 1, 1).flatten(2)  # (B, E, L * W)
     negative[at] = False
-    losses["mention_span"], losses["threshold_span"] = contrast(scores.span.flatten(2), negative, *at)
+    losses["mention_span"], losses["threshold_span"] = contrast(
+        scores.span.flatten(2), negative, *at
+    )
     return losses
 
 
-def total_loss(losses: Mapping[str, Tensor], *, start: float = 0.2, end: float = 0.2, span: float = 0.6, threshold: float = 0.5) -> Tensor:
+def total_loss(
+    losses: Mapping[str, Tensor],
+    *,
+    start: float = 0.2,
+    end: float = 0.2,
+    span: float = 0.6,
+    threshold: float = 0.5,
+) -> Tensor:
     """Weighted sum of `binder_losses`: (1 - threshold) x mentions + threshold x thresholds, each over starts, ends, spans."""
     weights = {"start": start, "end": end, "span": span}
     parts = [
-        weight * ((1 - threshold) * losses[f"mention_{kind}"] + threshold * losses[f"threshold_{kind}"]) for kind, weight in weights.items()
+        weight
+        * ((1 - threshold) * losses[f"mention_{kind}"] + threshold * losses[f"threshold_{kind}"])
+        for kind, weight in weights.items()
     ]
     return torch.stack(parts).sum()
 
 
-# ----------------------------------------------------------------------------------------------------------------- model
+# -------------------------------------------------------------------------------------------- model
 @dataclass
 class BinderOutput(ModelOutput):
     """`loss` where labels were given; `last_hidden_state` (B, L, H) of the text encoder, from which `decode` scores spans."""
@@ -349,12 +430,20 @@ class BinderModel(SafePreTrainedModel):
         if config.type_encoder in ("untied", "frozen"):
             self.type_encoder = empty_encoder(config.type_encoder_config)
         if config.type_encoder != "none":
-            type_config = config.type_encoder_config if self.type_encoder is not None else config.encoder_config
+            type_config = (
+                config.type_encoder_config
+                if self.type_encoder is not None
+                else config.encoder_config
+            )
             self.type_heads = TypeHeads(type_config.hidden_size, config)
             shape = len(config.descriptions), config.texts_per_type
-            self.register_buffer("description_ids", torch.zeros(*shape, config.description_tokens, dtype=torch.long))
+            self.register_buffer(
+                "description_ids", torch.zeros(*shape, config.description_tokens, dtype=torch.long)
+            )
             self.register_buffer("description_lengths", torch.zeros(shape, dtype=torch.long))
-        self.register_buffer("type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size))
+        self.register_buffer(
+            "type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size)
+        )
         self.vectors_are_stale, self._stored_version = True, -1
         self.register_load_state_dict_post_hook(_weights_were_loaded)
         self.post_init()
@@ -402,23 +491,33 @@ class BinderModel(SafePreTrainedModel):
             ValueError: a description is missing or too long, an encoder cannot be read, the vocabularies differ, or texts do not start
                 with a special token.
         """
-        texts = {label: [given] if isinstance(given, str) else list(given) for label, given in descriptions.items()}
+        texts = {
+            label: [given] if isinstance(given, str) else list(given)
+            for label, given in descriptions.items()
+        }
         if not texts:
             raise InputError("descriptions is empty: expected {entity type: text}")
         check_descriptions(texts)
         tokenizer = AutoTokenizer.from_pretrained(text) if tokenizer is None else tokenizer
         if not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
-            raise InputError("the tokenizer puts no special token before a text: BINDER's thresholds are the scores of that token")
+            raise InputError(
+                "the tokenizer puts no special token before a text: BINDER's thresholds are the scores of that token"
+            )
         kind = config.get("type_encoder", "untied")
         if kind == "none" or (kind == "tied" and types is not None):
-            raise InputError(f"type_encoder is {kind!r}: a new model has a type encoder, and a tied one is the text encoder")
+            raise InputError(
+                f"type_encoder is {kind!r}: a new model has a type encoder, and a tied one is the text encoder"
+            )
         encoder_config = read_encoder_config(text)
         type_config = None if kind == "tied" else read_encoder_config(types or text)
         if type_config is not None and type_config.vocab_size != encoder_config.vocab_size:
             raise InputError(
                 f"vocabularies of {encoder_config.vocab_size} and {type_config.vocab_size} tokens: one tokenizer must serve both encoders"
             )
-        ids = {label: description_ids(tokenizer, label, own, type_config or encoder_config) for label, own in texts.items()}
+        ids = {
+            label: description_ids(tokenizer, label, own, type_config or encoder_config)
+            for label, own in texts.items()
+        }
         longest = max(len(row) for rows in ids.values() for row in rows)
         model = cls(
             BinderConfig(
@@ -434,7 +533,9 @@ class BinderModel(SafePreTrainedModel):
             model.type_encoder = pretrained_encoder(types or text, type_config)
             model._freeze()
         variants = range(model.config.texts_per_type)  # a type with fewer texts has them more often
-        padded, lengths = pad_texts([rows[variant % len(rows)] for rows in ids.values() for variant in variants])
+        padded, lengths = pad_texts(
+            [rows[variant % len(rows)] for rows in ids.values() for variant in variants]
+        )
         model.description_ids.copy_(padded.view_as(model.description_ids))
         model.description_lengths.copy_(lengths.view_as(model.description_lengths))
         return model
@@ -461,9 +562,15 @@ class BinderModel(SafePreTrainedModel):
     def _encode_texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Vectors of descriptions, (E, tokens) and (E,), by the weights as they are: (3, E, D)."""
         ids = ids[:, : int(lengths.max())]
-        attention = (torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]).long()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.type_encoder != "frozen"):
-            states = encode(self._types_read_by, input_ids=ids, attention_mask=attention).last_hidden_state[:, 0]  # (E, H)
+        attention = (
+            torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]
+        ).long()
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and self.config.type_encoder != "frozen"
+        ):
+            states = encode(
+                self._types_read_by, input_ids=ids, attention_mask=attention
+            ).last_hidden_state[:, 0]  # (E, H)
         with torch.autocast(ids.device.type, enabled=False):
             return self.type_heads(states.to(self.type_heads.span.weight.dtype))
 
@@ -474,14 +581,19 @@ class BinderModel(SafePreTrainedModel):
         for module in modes:
             module.training = False
         with torch.autocast(ids.device.type, enabled=False):
-            parts = [self._encode_texts(i, n) for i, n in zip(ids.split(TYPES_AT_ONCE), lengths.split(TYPES_AT_ONCE), strict=True)]
+            parts = [
+                self._encode_texts(i, n)
+                for i, n in zip(ids.split(TYPES_AT_ONCE), lengths.split(TYPES_AT_ONCE), strict=True)
+            ]
         for module, mode in modes.items():
             module.training = mode
         return torch.cat(parts, dim=1).float()
 
     def _check_type_encoder(self) -> None:
         if self.config.type_encoder == "none":
-            raise InputError("this model was exported without its type encoder: it knows the types that it was exported with, and no other")
+            raise InputError(
+                "this model was exported without its type encoder: it knows the types that it was exported with, and no other"
+            )
 
     def encode_types(self, descriptions: Mapping[str, str], tokenizer: Any) -> TypeEmbeddings:
         """Encode entity types, for `decode(types=...)` and `pipeline(types=...)`.
@@ -497,7 +609,10 @@ class BinderModel(SafePreTrainedModel):
             raise InputError("there is no type to encode: expected {entity type: text}")
         check_descriptions({label: [text] for label, text in descriptions.items()})
         type_config = self.config.type_encoder_config or self.config.encoder_config
-        rows = [description_ids(tokenizer, label, [text], type_config)[0] for label, text in descriptions.items()]
+        rows = [
+            description_ids(tokenizer, label, [text], type_config)[0]
+            for label, text in descriptions.items()
+        ]
         ids, lengths = pad_texts(rows)
         vectors = self._encode_exactly(ids.to(self.device), lengths.to(self.device))
         return TypeEmbeddings(dict(descriptions), vectors, self.type_fingerprint)
@@ -525,9 +640,13 @@ class BinderModel(SafePreTrainedModel):
     def _store_types(self) -> None:
         """Encode the trained types again if their weights changed since they were stored, or may have."""
         version = self._weights_version()
-        if self.config.type_encoder == "none" or not (self.vectors_are_stale or version != self._stored_version):
+        if self.config.type_encoder == "none" or not (
+            self.vectors_are_stale or version != self._stored_version
+        ):
             return
-        self.type_vectors.copy_(self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0]))
+        self.type_vectors.copy_(
+            self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0])
+        )
         self.config.type_fingerprint = weights_digest(self._types_read_by, self.type_heads)
         self.vectors_are_stale, self._stored_version = self.training, version
 
@@ -539,7 +658,11 @@ class BinderModel(SafePreTrainedModel):
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
         self.vectors_are_stale = True
-        device, count, size = labels.device, len(self.config.descriptions), self.config.types_per_batch
+        device, count, size = (
+            labels.device,
+            len(self.config.descriptions),
+            self.config.types_per_batch,
+        )
         chosen = torch.arange(count, device=device)
         if self.training and 0 < size < count:
             order = torch.rand(count, device=device)
@@ -554,10 +677,14 @@ class BinderModel(SafePreTrainedModel):
         variant = torch.zeros_like(chosen)
         if self.training and self.config.texts_per_type > 1:
             variant = torch.randint(self.config.texts_per_type, chosen.shape, device=device)
-        return self._encode_texts(self.description_ids[chosen, variant], self.description_lengths[chosen, variant]), labels
+        return self._encode_texts(
+            self.description_ids[chosen, variant], self.description_lengths[chosen, variant]
+        ), labels
 
     # -- scores
-    def scores(self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: Tensor | None = None) -> BinderScores:
+    def scores(
+        self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: Tensor | None = None
+    ) -> BinderScores:
         """Scores of all candidates. hidden (B, L, H), masks (B, L), types (3, E, D): by default the trained ones'."""
         starts, ends, spans = self.types.vectors if types is None else types  # each (E, D)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -571,7 +698,9 @@ class BinderModel(SafePreTrainedModel):
             candidates[:, 0, 0] = True  # the threshold
             cells = candidates.nonzero()  # (N, 3)
             groups = [cells] if torch.is_grad_enabled() else in_parts(cells, spans)
-            values = torch.cat([heads.span_scores(parts, group, spans.float()) for group in groups])  # (N, E)
+            values = torch.cat(
+                [heads.span_scores(parts, group, spans.float()) for group in groups]
+            )  # (N, E)
             band = values.new_full((*candidates.shape, len(spans)), torch.finfo(values.dtype).min)
             band = band.index_put(tuple(cells.unbind(1)), values)  # (B, L, W, E)
         return BinderScores(start, end, band.permute(0, 3, 1, 2))
@@ -609,16 +738,29 @@ class BinderModel(SafePreTrainedModel):
         hidden, loss = outputs.last_hidden_state, None
         if labels is not None:
             if word_mask is None or word_end_mask is None:
-                raise InputError("labels need word_mask and word_end_mask: where a mention may start and end")
+                raise InputError(
+                    "labels need word_mask and word_end_mask: where a mention may start and end"
+                )
             if torch.is_grad_enabled():
                 types, labels = self._training_types(labels)
             else:
                 types = self.types.vectors
-            losses = binder_losses(self.scores(hidden, word_mask, word_end_mask, types), labels, word_mask, word_end_mask)
-            weights = {kind: getattr(self.config, f"{kind}_weight") for kind in ("start", "end", "span", "threshold")}
+            losses = binder_losses(
+                self.scores(hidden, word_mask, word_end_mask, types),
+                labels,
+                word_mask,
+                word_end_mask,
+            )
+            weights = {
+                kind: getattr(self.config, f"{kind}_weight")
+                for kind in ("start", "end", "span", "threshold")
+            }
             loss = total_loss(losses, **weights)
         result = BinderOutput(
-            loss=loss, last_hidden_state=hidden, hidden_states=outputs.get("hidden_states"), attentions=outputs.get("attentions")
+            loss=loss,
+            last_hidden_state=hidden,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
         )
         return result if return_dict is None or return_dict else result.to_tuple()
 
@@ -648,31 +790,60 @@ class BinderModel(SafePreTrainedModel):
         """
         types = self.types if types is None else types
         if types.fingerprint != self.type_fingerprint:
-            raise InputError("the types are stale: they were encoded by other weights; encode them again with this model's encode_types")
+            raise InputError(
+                "the types are stale: they were encoded by other weights; encode them again with this model's encode_types"
+            )
         if outputs.last_hidden_state is None:
             raise InputError("outputs hold no last_hidden_state: expected what forward returns")
         margins = self._least_margins(types.labels, min_score)
         hits = self._spans_above_threshold(
-            outputs.last_hidden_state, word_mask.bool(), word_end_mask.bool(), types, margins, min(top_k or 0, len(types))
+            outputs.last_hidden_state,
+            word_mask.bool(),
+            word_end_mask.bool(),
+            types,
+            margins,
+            min(top_k or 0, len(types)),
         )
         position = word_mask.long().cumsum(1)  # (B, L) words that began up to here
         found: list[list[Span]] = [[] for _ in range(len(word_mask))]
         labels = types.labels
-        cells, numbers, margins, best, best_margins = (torch.cat(parts) for parts in zip(*hits, strict=True))
+        cells, numbers, margins, best, best_margins = (
+            torch.cat(parts) for parts in zip(*hits, strict=True)
+        )
         row, first, width = cells.unbind(1)
-        columns = [row, position[row, first] - 1, position[row, first + width], numbers, self._scores_of(margins)]
+        columns = [
+            row,
+            position[row, first] - 1,
+            position[row, first + width],
+            numbers,
+            self._scores_of(margins),
+        ]
         others = zip(best.tolist(), self._scores_of(best_margins).tolist(), strict=True)
-        for i, start, end, number, score, own in zip(*(column.tolist() for column in columns), others, strict=True):
-            found[i].append(Span(start, end, labels[number], score, tuple((labels[n], s) for n, s in zip(*own, strict=True))))
+        for i, start, end, number, score, own in zip(
+            *(column.tolist() for column in columns), others, strict=True
+        ):
+            found[i].append(
+                Span(
+                    start,
+                    end,
+                    labels[number],
+                    score,
+                    tuple((labels[n], s) for n, s in zip(*own, strict=True)),
+                )
+            )
         if not self.config.several_labels:
             found = [best_labels(spans) for spans in found]
         return found
 
     def _scores_of(self, margins: Tensor) -> Tensor:
         """In float64: in float32 scores of margins from 17 on would all be 1."""
-        return (self.config.score_slope * margins.cpu().double() + self.config.score_intercept).sigmoid()
+        return (
+            self.config.score_slope * margins.cpu().double() + self.config.score_intercept
+        ).sigmoid()
 
-    def _least_margins(self, labels: Sequence[str], min_score: float | Mapping[str, float] | None) -> Tensor:
+    def _least_margins(
+        self, labels: Sequence[str], min_score: float | Mapping[str, float] | None
+    ) -> Tensor:
         """By how much a span's score must exceed the threshold of each type, (E,)."""
         least = least_scores(min_score, labels)
         slope, intercept = self.config.score_slope, self.config.score_intercept
@@ -680,10 +851,21 @@ class BinderModel(SafePreTrainedModel):
         def margin(score: float) -> float:
             return (math.log(score / (1 - score)) - intercept) / slope
 
-        return torch.tensor([margin(least[label]) if label in least else self.config.margins.get(label, 0.0) for label in labels])
+        return torch.tensor(
+            [
+                margin(least[label]) if label in least else self.config.margins.get(label, 0.0)
+                for label in labels
+            ]
+        )
 
     def _spans_above_threshold(
-        self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: TypeEmbeddings, margins: Tensor, top_k: int
+        self,
+        hidden: Tensor,
+        word_mask: Tensor,
+        word_end_mask: Tensor,
+        types: TypeEmbeddings,
+        margins: Tensor,
+        top_k: int,
     ) -> list[tuple[Tensor, ...]]:
         """Cells (n, 3), types (n,), margins (n,) of what exceeds its threshold by more than `margins`; the best types (n, top_k) of the
         cells and their margins. Never all scores at a time."""
@@ -697,7 +879,9 @@ class BinderModel(SafePreTrainedModel):
             threshold = heads.span_scores(parts, first, vectors)  # (B, E)
             limit = threshold + margins.to(hidden.device)  # (B, E)
             none = first[:0, :1].expand(0, top_k)
-            found: list[tuple[Tensor, ...]] = [(first[:0], first[:0, 0], threshold.new_empty(0), none, none.to(threshold))]
+            found: list[tuple[Tensor, ...]] = [
+                (first[:0], first[:0, 0], threshold.new_empty(0), none, none.to(threshold))
+            ]
             candidates = candidate_spans(word_mask, word_end_mask, width)
             # Window by window: one row of limits then serves all cells of a part, and the scores are read but once.
             for row, own in enumerate(candidates.nonzero().split(candidates.sum((1, 2)).tolist())):
@@ -705,7 +889,15 @@ class BinderModel(SafePreTrainedModel):
                     scores = heads.span_scores(parts, cells, vectors)  # (n, E)
                     at, number = (scores > limit[row]).nonzero(as_tuple=True)
                     best, best_of = (scores[at] - threshold[row]).topk(top_k)
-                    found.append((cells[at], number, scores[at, number] - threshold[row, number], best_of, best))
+                    found.append(
+                        (
+                            cells[at],
+                            number,
+                            scores[at, number] - threshold[row, number],
+                            best_of,
+                            best,
+                        )
+                    )
         return found
 
     # -- saving
@@ -723,10 +915,18 @@ class BinderModel(SafePreTrainedModel):
         It is about half the size of a model with two encoders.
         """
         self._store_types()
-        config = BinderConfig.from_dict({**self.config.to_dict(), "type_encoder": "none", "type_encoder_config": None})
+        config = BinderConfig.from_dict(
+            {**self.config.to_dict(), "type_encoder": "none", "type_encoder_config": None}
+        )
         frozen = type(self)(config)
         dropped = ("type_encoder.", "type_heads.", "description_")
-        frozen.load_state_dict({name: value for name, value in self.state_dict().items() if not name.startswith(dropped)})
+        frozen.load_state_dict(
+            {
+                name: value
+                for name, value in self.state_dict().items()
+                if not name.startswith(dropped)
+            }
+        )
         frozen.save_pretrained(folder)
 
     def pipeline(self, tokenizer: Any, **kwargs: Any) -> NerPipeline:
@@ -745,10 +945,12 @@ def _weights_were_loaded(model: BinderModel, _: Any) -> None:
 def pad_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token ids of texts, filled up to the longest with 0, and their lengths: (E, tokens), (E,)."""
     longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), torch.tensor([len(row) for row in rows])
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), torch.tensor(
+        [len(row) for row in rows]
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- registration
+# ------------------------------------------------------------------------------------- registration
 BinderConfig.register_for_auto_class()
 BinderModel.register_for_auto_class("AutoModel")
 BinderModel.register_for_auto_class("AutoModelForTokenClassification")

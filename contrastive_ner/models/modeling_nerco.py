@@ -21,7 +21,15 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
 from .crf_ner import ForwardBackward, decode_tags, forward_backward, viterbi
-from .encoder_ner import IGNORED, SafePreTrainedModel, config_object, empty_encoder, encode, pretrained_encoder, read_encoder_config
+from .encoder_ner import (
+    IGNORED,
+    SafePreTrainedModel,
+    config_object,
+    empty_encoder,
+    encode,
+    pretrained_encoder,
+    read_encoder_config,
+)
 from .pipeline_ner import PIPELINES, NerPipeline
 from .windows_ner import InputError, Span, least_scores
 
@@ -30,10 +38,12 @@ AUTO_MAP = {
     "AutoModel": "modeling_nerco.NercoModel",
     "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
 }
-FORBIDDEN = -1e4  # score of a transition that BIO does not allow: exp() of it is exactly 0, yet it is finite
+FORBIDDEN = (
+    -1e4
+)  # score of a transition that BIO does not allow: exp() of it is exactly 0, yet it is finite
 
 
-# ---------------------------------------------------------------------------------------------------------------- config
+# ------------------------------------------------------------------------------------------- config
 class NercoConfig(PreTrainedConfig):
     """Configuration of both NerCo models.
 
@@ -63,19 +73,30 @@ class NercoConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.encoder_config = config_object("encoder_config", self.encoder_config)
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
-        kwargs.setdefault("custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()})
+        kwargs.setdefault(
+            "custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()}
+        )
         super().__post_init__(**kwargs)
         if not (isinstance(self.output_dropout, int | float) and 0 <= self.output_dropout < 1):
-            raise InputError(f"output_dropout is {self.output_dropout!r}: expected a number in [0, 1)")
+            raise InputError(
+                f"output_dropout is {self.output_dropout!r}: expected a number in [0, 1)"
+            )
         for name in ("use_crf", "constrain_transitions"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}: expected true or false")
-        if not (isinstance(self.score_temperature, int | float) and 0 < self.score_temperature < math.inf):
-            raise InputError(f"score_temperature is {self.score_temperature!r}: expected a positive number")
+        if not (
+            isinstance(self.score_temperature, int | float)
+            and 0 < self.score_temperature < math.inf
+        ):
+            raise InputError(
+                f"score_temperature is {self.score_temperature!r}: expected a positive number"
+            )
         if self.label_unit not in ("token", "word"):
             raise InputError(f"label_unit is {self.label_unit!r}: expected 'token' or 'word'")
         if not isinstance(self.max_window_tokens, int) or self.max_window_tokens < 8:
-            raise InputError(f"max_window_tokens is {self.max_window_tokens!r}: expected an integer of at least 8")
+            raise InputError(
+                f"max_window_tokens is {self.max_window_tokens!r}: expected an integer of at least 8"
+            )
 
     @property
     def decoding(self) -> str:
@@ -101,9 +122,13 @@ class NercoConfig(PreTrainedConfig):
 def check_bio_labels(labels: Sequence[str]) -> None:
     """Raise ValueError unless `labels` is "O" first, then for every type one B- and one I- tag, each once."""
     if not labels or labels[0] != "O":
-        raise InputError(f"labels start with {labels[:1]}: expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'")
+        raise InputError(
+            f"labels start with {labels[:1]}: expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
+        )
     if len(set(labels)) != len(labels):
-        raise InputError(f"labels repeat: {sorted(x for x in set(labels) if list(labels).count(x) > 1)}")
+        raise InputError(
+            f"labels repeat: {sorted(x for x in set(labels) if list(labels).count(x) > 1)}"
+        )
     for label in labels[1:]:
         if label[:2] not in ("B-", "I-") or len(label) < 3:
             raise InputError(f"label {label!r} is not BIO (expected 'B-TYPE' or 'I-TYPE')")
@@ -112,12 +137,14 @@ def check_bio_labels(labels: Sequence[str]) -> None:
             raise InputError(f"label {label!r} has no partner {partner!r}")
 
 
-# ---------------------------------------------------------------------------------------------------- linear-chain CRF
+# --------------------------------------------------------------------------------- linear-chain CRF
 class _LogPartition(torch.autograd.Function):
     """log Z with the gradient in closed form: token marginals and expected transition counts."""
 
     @staticmethod
-    def forward(ctx: Any, emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
+    ) -> Tensor:
         fb = forward_backward(*arrays(emissions, transitions, start, lengths))
         ctx.save_for_backward(transitions)
         ctx.fb, ctx.emission_dtype = fb, emissions.dtype
@@ -136,16 +163,26 @@ class _LogPartition(torch.autograd.Function):
         d_transitions = torch.from_numpy(pairs) * transitions.cpu().double().exp()
         device = transitions.device
         by_row = torch.from_numpy(d_emissions).transpose(0, 1)  # (B, L, C)
-        return by_row.to(device, ctx.emission_dtype), d_transitions.to(device, transitions.dtype), None, None
+        return (
+            by_row.to(device, ctx.emission_dtype),
+            d_transitions.to(device, transitions.dtype),
+            None,
+            None,
+        )
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
     """Tensors as NumPy arrays on the CPU, without gradient; half precision, which NumPy lacks, as float32."""
     detached = (tensor.detach().cpu() for tensor in tensors)
-    return [(tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy() for tensor in detached]
+    return [
+        (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+        for tensor in detached
+    ]
 
 
-def crf_log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
+def crf_log_partition(
+    emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
+) -> Tensor:
     """log of the sum over all tag sequences of exp(score), differentiable. (B,). Arguments as in `forward_backward`."""
     return _LogPartition.apply(emissions, transitions, start, lengths)
 
@@ -153,10 +190,14 @@ def crf_log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, len
 def crf_marginals(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
     """P(y_t = c | x): (B, L, C), zero at padding, without gradient."""
     fb = forward_backward(*arrays(emissions, transitions, start, lengths))
-    return torch.from_numpy(fb.alpha * fb.beta * fb.valid[..., None]).transpose(0, 1).to(transitions)
+    return (
+        torch.from_numpy(fb.alpha * fb.beta * fb.valid[..., None]).transpose(0, 1).to(transitions)
+    )
 
 
-def crf_sequence_score(emissions: Tensor, transitions: Tensor, start: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+def crf_sequence_score(
+    emissions: Tensor, transitions: Tensor, start: Tensor, tags: Tensor, lengths: Tensor
+) -> Tensor:
     """Score of given tag sequences (B, L): emissions plus transitions plus start. (B,), differentiable."""
     valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]  # (B, L)
     tags = tags.masked_fill(~valid, 0)
@@ -168,7 +209,9 @@ def crf_sequence_score(emissions: Tensor, transitions: Tensor, start: Tensor, ta
 
 def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
     """Best tag sequence of each row: (B, L) ids, `IGNORED` at padding. Arguments as in `forward_backward`."""
-    return torch.from_numpy(viterbi(*arrays(emissions, transitions, start, lengths))).to(emissions.device)
+    return torch.from_numpy(viterbi(*arrays(emissions, transitions, start, lengths))).to(
+        emissions.device
+    )
 
 
 def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -194,7 +237,9 @@ class LinearChainCRF(nn.Module):
     penalty: Tensor
     start_penalty: Tensor
 
-    def __init__(self, labels: Sequence[str], *, constrain: bool, use_transitions: bool = True) -> None:
+    def __init__(
+        self, labels: Sequence[str], *, constrain: bool, use_transitions: bool = True
+    ) -> None:
         super().__init__()
         self.labels, self.constrain = list(labels), constrain
         size = len(self.labels)
@@ -218,7 +263,7 @@ class LinearChainCRF(nn.Module):
         return transitions, self.start_penalty.float()
 
 
-# ---------------------------------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Move the kept positions of each row to its left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
     lengths = keep.sum(1)
@@ -306,11 +351,15 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         check_bio_labels(config.labels)
         self.nerco = NercoModel(config)
         self.classifier = nn.Linear(config.encoder_config.hidden_size, len(config.labels))
-        self.crf = LinearChainCRF(config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf)
+        self.crf = LinearChainCRF(
+            config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf
+        )
         self.post_init()
 
     @classmethod
-    def from_encoder(cls, name_or_path: str, labels: Sequence[str], **config: Any) -> "NercoForTokenClassification":
+    def from_encoder(
+        cls, name_or_path: str, labels: Sequence[str], **config: Any
+    ) -> "NercoForTokenClassification":
         """A new tagger around a pretrained encoder.
 
         Args:
@@ -323,7 +372,10 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         """
         check_bio_labels(labels)
         encoder_config = read_encoder_config(name_or_path)
-        names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+        names = {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
         model = cls(NercoConfig(encoder_config=encoder_config, **names, **config))
         model.nerco.load_encoder(name_or_path)
         return model
@@ -368,7 +420,12 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         if labels is not None:
             keep = labels != IGNORED
             loss = self.loss(logits, labels, keep if word_mask is None else keep & word_mask.bool())
-        result = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+        result = TokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
         return result if return_dict is None or return_dict else result.to_tuple()
 
     def loss(self, logits: Tensor, labels: Tensor, word_mask: Tensor) -> Tensor:
@@ -386,7 +443,9 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         else:
             valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]
             tags = tags.masked_fill(~valid, IGNORED)
-            per_token = F.cross_entropy(emissions.transpose(1, 2), tags, reduction="none", ignore_index=IGNORED)  # (B, L)
+            per_token = F.cross_entropy(
+                emissions.transpose(1, 2), tags, reduction="none", ignore_index=IGNORED
+            )  # (B, L)
             per_sentence = per_token.sum(1) / lengths.clamp_min(1)
         return (per_sentence * present).sum() / present.sum().clamp_min(1)
 
@@ -442,7 +501,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
 
 
-# ---------------------------------------------------------------------------------------------------------- registration
+# ------------------------------------------------------------------------------------- registration
 NercoConfig.register_for_auto_class()
 NercoModel.register_for_auto_class("AutoModel")
 NercoForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

@@ -29,13 +29,19 @@ from .windows_ner import (
 )
 
 PIPELINES = {
-    task: {"impl": "pipeline_ner.NerPipeline", "pt": ["AutoModelForTokenClassification"], "type": "text"}
+    task: {
+        "impl": "pipeline_ner.NerPipeline",
+        "pt": ["AutoModelForTokenClassification"],
+        "type": "text",
+    }
     for task in ("ner", "token-classification")
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------- tokens
-def text_reader(tokenizer: PreTrainedTokenizerBase, *, label_unit: str, max_window_tokens: int) -> TextReader:
+# ------------------------------------------------------------------------------------------- tokens
+def text_reader(
+    tokenizer: PreTrainedTokenizerBase, *, label_unit: str, max_window_tokens: int
+) -> TextReader:
     """The `TextReader` of a tokenizer.
 
     Raises:
@@ -47,10 +53,18 @@ def text_reader(tokenizer: PreTrainedTokenizerBase, *, label_unit: str, max_wind
     ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
     inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
     prefix, suffix = ids[: inner[0]], ids[inner[-1] + 1 :]
-    return TextReader(partial(encode_texts, tokenizer), prefix, suffix, label_unit=label_unit, max_window_tokens=max_window_tokens)
+    return TextReader(
+        partial(encode_texts, tokenizer),
+        prefix,
+        suffix,
+        label_unit=label_unit,
+        max_window_tokens=max_window_tokens,
+    )
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterable[tuple[list[int], list[tuple[int, int]]]]:
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> Iterable[tuple[list[int], list[tuple[int, int]]]]:
     """Token ids and character offsets of each text, without special tokens."""
     encoded = tokenizer(
         texts,
@@ -63,22 +77,30 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterab
     return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
 
 
-# --------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tensor]:
     """Right-padded batch: input_ids, attention_mask, word_mask, word_end_mask, each (B, T)."""
-    return pad_rows([window._asdict() for window in windows], {"input_ids": pad_token_id, "word_mask": False, "word_end_mask": False})
+    return pad_rows(
+        [window._asdict() for window in windows],
+        {"input_ids": pad_token_id, "word_mask": False, "word_end_mask": False},
+    )
 
 
-def pad_rows(rows: Sequence[Mapping[str, Any]], fill: Mapping[str, int | bool]) -> dict[str, Tensor]:
+def pad_rows(
+    rows: Sequence[Mapping[str, Any]], fill: Mapping[str, int | bool]
+) -> dict[str, Tensor]:
     """The lists over tokens that `fill` names as tensors (B, T), filled up to the longest, and their attention_mask."""
     width = max(len(row["input_ids"]) for row in rows)
-    batch = {name: torch.tensor([[*row[name], *[value] * (width - len(row[name]))] for row in rows]) for name, value in fill.items()}
+    batch = {
+        name: torch.tensor([[*row[name], *[value] * (width - len(row[name]))] for row in rows])
+        for name, value in fill.items()
+    }
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
     return batch
 
 
-# -------------------------------------------------------------------------------------------------------------- pipeline
+# ----------------------------------------------------------------------------------------- pipeline
 class NerPipeline(Pipeline):
     """Mentions of raw texts, as `pipeline("ner", model=DIR, trust_remote_code=True)` gives them.
 
@@ -110,14 +132,20 @@ class NerPipeline(Pipeline):
     """
 
     _load_tokenizer = True
-    _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = False
+    _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = (
+        False
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.tokenizer is None:
-            raise InputError("NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)")
+            raise InputError(
+                "NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)"
+            )
         config = self.model.config
-        self.reader = text_reader(self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens)
+        self.reader = text_reader(
+            self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
+        )
         self.model.eval()
 
     def _sanitize_parameters(
@@ -150,29 +178,56 @@ class NerPipeline(Pipeline):
             top_k=top_k,
         )
         if (types, decoding) != (None, None) and not hasattr(self.model, "encode_types"):
-            raise InputError("types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap")
+            raise InputError(
+                "types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap"
+            )
         if delimiter is not None and not isinstance(delimiter, str):
             raise InputError(f"delimiter is {delimiter!r}: expected a string")
         if isinstance(types, Mapping) and self.tokenizer is not None:
             types = self.model.encode_types(types, self.tokenizer)
         elif types is not None and not hasattr(types, "fingerprint"):
-            raise InputError(f"types is {types!r}: expected {{label: description}}, or what encode_types gave, and a tokenizer")
+            raise InputError(
+                f"types is {types!r}: expected {{label: description}}, or what encode_types gave, and a tokenizer"
+            )
 
         def given(**options: Any) -> dict[str, Any]:
             return {name: value for name, value in options.items() if value is not None}
 
         return (
-            given(stride=stride, long_text=long_text, is_split_into_words=is_split_into_words, delimiter=delimiter),
+            given(
+                stride=stride,
+                long_text=long_text,
+                is_split_into_words=is_split_into_words,
+                delimiter=delimiter,
+            ),
             given(types=types, min_score=min_score, top_k=top_k),
-            given(ignore_labels=ignore_labels, decoding=decoding, abstain_below=abstain_below, coverage=coverage),
+            given(
+                ignore_labels=ignore_labels,
+                decoding=decoding,
+                abstain_below=abstain_below,
+                coverage=coverage,
+            ),
         )
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """See the class. `num_workers` is accepted and unused: tokenization is batched, not spread over processes."""
         given = self._sanitize_parameters(**kwargs)
         defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        reading, forward, writing = ({**default, **own} for default, own in zip(defaults, given, strict=True))
-        size = next(given for given in (batch_size, self._batch_size, DEFAULT_BATCH_SIZE) if given is not None)
+        reading, forward, writing = (
+            {**default, **own} for default, own in zip(defaults, given, strict=True)
+        )
+        size = next(
+            given
+            for given in (batch_size, self._batch_size, DEFAULT_BATCH_SIZE)
+            if given is not None
+        )
         split = reading.pop("is_split_into_words", False)
         delimiter = reading.pop("delimiter", "" if self.model.config.label_unit == "token" else " ")
         stream = partial(self._stream_of_words, delimiter=delimiter) if split else self._stream
@@ -181,15 +236,23 @@ class NerPipeline(Pipeline):
             return next(run([inputs]))
         if isinstance(inputs, list | tuple):
             return list(run(inputs))
-        if isinstance(inputs, bytes | dict) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
-            raise InputError(f"expected a string or an iterable of strings, found {type(inputs).__name__}")
+        if isinstance(inputs, bytes | dict) or not (
+            isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
+        ):
+            raise InputError(
+                f"expected a string or an iterable of strings, found {type(inputs).__name__}"
+            )
         return run(inputs)
 
-    def _stream(self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict) -> Iterator[Any]:
+    def _stream(
+        self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict
+    ) -> Iterator[Any]:
         """Results in input order, a few batches ahead."""
         limits = writing.get("abstain_below")
         if limits is not None:
-            types = forward["types"].labels if "types" in forward else self.model.config.entity_types
+            types = (
+                forward["types"].labels if "types" in forward else self.model.config.entity_types
+            )
             writing = {**writing, "abstain_below": least_scores(limits, types, "abstain_below")}
 
         def read(texts: list[str], first: int) -> list[Prepared]:
@@ -197,19 +260,25 @@ class NerPipeline(Pipeline):
 
         def run(windows: list[Window]) -> list[list]:
             with torch.inference_mode():
-                return self._forward(pad_windows(windows, self.tokenizer.pad_token_id or 0), **forward)
+                return self._forward(
+                    pad_windows(windows, self.tokenizer.pad_token_id or 0), **forward
+                )
 
         for found in in_batches(texts, batch_size, read, run):
             yield self.postprocess(found, **writing)
 
-    def _stream_of_words(self, rows: Iterable[Sequence[str]], delimiter: str, **options: Any) -> Iterator[Any]:
+    def _stream_of_words(
+        self, rows: Iterable[Sequence[str]], delimiter: str, **options: Any
+    ) -> Iterator[Any]:
         """As `_stream`, of texts that are lists of words."""
         waiting: deque[list[tuple[int, int]]] = deque()
 
         def texts() -> Iterator[str]:
             for number, words in enumerate(rows):
                 if not is_list_of(str, words):
-                    raise InputError(f"text {number}: expected a list of words, with is_split_into_words")
+                    raise InputError(
+                        f"text {number}: expected a list of words, with is_split_into_words"
+                    )
                 text, offsets = joined(words, delimiter)
                 waiting.append(offsets)
                 yield text
@@ -217,13 +286,28 @@ class NerPipeline(Pipeline):
         for result in self._stream(texts(), **options):
             offsets = waiting.popleft()
             for mention in result if isinstance(result, list) else result["entities"]:
-                mention["start_word"], mention["end_word"] = word_range(offsets, mention["start"], mention["end"])
+                mention["start_word"], mention["end_word"] = word_range(
+                    offsets, mention["start"], mention["end"]
+                )
             yield result
 
-    def preprocess(self, input_: Sequence[str], stride: int | None = None, long_text: str = "window", first: int = 0) -> list[Prepared]:
+    def preprocess(
+        self,
+        input_: Sequence[str],
+        stride: int | None = None,
+        long_text: str = "window",
+        first: int = 0,
+    ) -> list[Prepared]:
         """Texts -> tokens and windows. `first`: the number of the first text, for the error."""
         overlap = self.model.config.min_overlap
-        return prepare(self.reader, input_, min_overlap=overlap, stride=stride, long_text=long_text, first=first)
+        return prepare(
+            self.reader,
+            input_,
+            min_overlap=overlap,
+            stride=stride,
+            long_text=long_text,
+            first=first,
+        )
 
     def _forward(self, input_tensors: dict[str, Tensor], **options: Any) -> list[list]:
         """A padded batch of windows -> spans over each window's positions."""
@@ -231,10 +315,18 @@ class NerPipeline(Pipeline):
         word_mask, word_end_mask = inputs.pop("word_mask"), inputs.pop("word_end_mask")
         return self.model.decode(self.model(**inputs), word_mask, word_end_mask, **options)
 
-    def postprocess(self, model_outputs: tuple, decoding: str | None = None, coverage: bool = False, **options: Any) -> Any:
+    def postprocess(
+        self,
+        model_outputs: tuple,
+        decoding: str | None = None,
+        coverage: bool = False,
+        **options: Any,
+    ) -> Any:
         """A text with the spans of its windows -> its mentions in order of their offsets."""
         row, spans = model_outputs
-        mentions = mention_dicts(row, spans, flat=(decoding or self.model.config.decoding) == "flat", **options)
+        mentions = mention_dicts(
+            row, spans, flat=(decoding or self.model.config.decoding) == "flat", **options
+        )
         if not coverage:
             return mentions
         share = self.reader.coverage(row.tokenized, row.windows)

@@ -40,28 +40,45 @@ class TypeEmbeddings:
     def add(self, other: "TypeEmbeddings") -> "TypeEmbeddings":
         """These types and another set's. ValueError where a label is in both, or the weights differ."""
         if other.fingerprint != self.fingerprint:
-            raise InputError("the types were encoded by other weights: encode them again with this model")
+            raise InputError(
+                "the types were encoded by other weights: encode them again with this model"
+            )
         twice = sorted(set(self.descriptions) & set(other.descriptions))
         if twice:
             raise InputError(f"entity type {', '.join(twice)} is there already: remove it first")
         vectors = torch.cat([self.vectors, other.vectors.to(self.vectors)], dim=1)
-        return TypeEmbeddings({**self.descriptions, **other.descriptions}, vectors, self.fingerprint)
+        return TypeEmbeddings(
+            {**self.descriptions, **other.descriptions}, vectors, self.fingerprint
+        )
 
     def remove(self, *labels: str) -> "TypeEmbeddings":
         """The types without some. ValueError where one is not there."""
         unknown = sorted(set(labels) - set(self.descriptions))
         if unknown:
-            raise InputError(f"entity type {', '.join(unknown)} is not there (there are {', '.join(self.labels)})")
+            raise InputError(
+                f"entity type {', '.join(unknown)} is not there (there are {', '.join(self.labels)})"
+            )
         kept = [number for number, label in enumerate(self.labels) if label not in labels]
-        return TypeEmbeddings({self.labels[i]: self.descriptions[self.labels[i]] for i in kept}, self.vectors[:, kept], self.fingerprint)
+        return TypeEmbeddings(
+            {self.labels[i]: self.descriptions[self.labels[i]] for i in kept},
+            self.vectors[:, kept],
+            self.fingerprint,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors."""
-        metadata = {"descriptions": json.dumps(self.descriptions, ensure_ascii=False), "fingerprint": self.fingerprint}
-        save_file({"vectors": self.vectors.detach().cpu().contiguous()}, str(path), metadata=metadata)
+        metadata = {
+            "descriptions": json.dumps(self.descriptions, ensure_ascii=False),
+            "fingerprint": self.fingerprint,
+        }
+        save_file(
+            {"vectors": self.vectors.detach().cpu().contiguous()}, str(path), metadata=metadata
+        )
 
     @classmethod
-    def load(cls, path: str | Path, descriptions: Mapping[str, str] | None = None) -> "TypeEmbeddings":
+    def load(
+        cls, path: str | Path, descriptions: Mapping[str, str] | None = None
+    ) -> "TypeEmbeddings":
         """Read what `save` wrote.
 
         Args:
@@ -75,37 +92,58 @@ class TypeEmbeddings:
                 metadata, vectors = file.metadata() or {}, file.get_tensor("vectors")
             found = cls(json.loads(metadata["descriptions"]), vectors, metadata["fingerprint"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: no encoded types (expected what TypeEmbeddings.save writes): {error}") from error
+            raise InputError(
+                f"{path}: no encoded types (expected what TypeEmbeddings.save writes): {error}"
+            ) from error
         if vectors.dim() != 3 or vectors.shape[:2] != (3, len(found)):
-            raise InputError(f"{path}: vectors of shape {tuple(vectors.shape)} for {len(found)} types (expected 3 x types x size)")
+            raise InputError(
+                f"{path}: vectors of shape {tuple(vectors.shape)} for {len(found)} types (expected 3 x types x size)"
+            )
         wanted = found.descriptions if descriptions is None else descriptions
-        differing = sorted(k for k in {*wanted, *found.descriptions} if wanted.get(k) != found.descriptions.get(k))
+        differing = sorted(
+            k for k in {*wanted, *found.descriptions} if wanted.get(k) != found.descriptions.get(k)
+        )
         if differing:
-            raise InputError(f"{path} is stale: it was made from other descriptions of {', '.join(differing)}; encode them again")
+            raise InputError(
+                f"{path} is stale: it was made from other descriptions of {', '.join(differing)}; encode them again"
+            )
         return found
 
 
 def check_descriptions(descriptions: Any) -> None:
     """Raise ValueError unless `descriptions` is {label: [text, ...]} with something in every text."""
     if not isinstance(descriptions, Mapping):
-        raise InputError(f"descriptions is a {type(descriptions).__name__}: expected {{entity type: [text, ...]}}")
+        raise InputError(
+            f"descriptions is a {type(descriptions).__name__}: expected {{entity type: [text, ...]}}"
+        )
     for label, texts in descriptions.items():
         if not isinstance(label, str) or not label:
             raise InputError(f"entity type {label!r}: expected a name")
         if not isinstance(texts, list) or not texts:
-            raise InputError(f"the texts of entity type {label!r} are {texts!r}: expected a list of at least one")
+            raise InputError(
+                f"the texts of entity type {label!r} are {texts!r}: expected a list of at least one"
+            )
         for text in texts:
             if not isinstance(text, str) or not text.strip():
-                raise InputError(f"entity type {label!r} is described by {text!r}: expected a text that says what it is")
+                raise InputError(
+                    f"entity type {label!r} is described by {text!r}: expected a text that says what it is"
+                )
 
 
-def description_ids(tokenizer: Any, label: str, texts: Sequence[str], config: PreTrainedConfig) -> list[list[int]]:
+def description_ids(
+    tokenizer: Any, label: str, texts: Sequence[str], config: PreTrainedConfig
+) -> list[list[int]]:
     """Token ids of a type's texts. ValueError where one is longer than the encoder reads."""
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+    longest = min(
+        tokenizer.model_max_length,
+        getattr(config, "max_position_embeddings", tokenizer.model_max_length),
+    )
     rows = [tokenizer(text)["input_ids"] for text in texts]
     for row in rows:
         if len(row) > longest:
-            raise InputError(f"a description of {label!r} has {len(row)} tokens: the encoder reads {longest} at most")
+            raise InputError(
+                f"a description of {label!r} has {len(row)} tokens: the encoder reads {longest} at most"
+            )
     return rows
 
 

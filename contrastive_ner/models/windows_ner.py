@@ -23,12 +23,16 @@ DEFAULT_BATCH_SIZE = 32
 WINDOWS_PER_BATCH = 16  # how many batches of windows are read ahead and sorted by length
 
 
-# ------------------------------------------------------------------------------------------ label positions and windows
+# ---------------------------------------------------------------------- label positions and windows
 @lru_cache(maxsize=1)
 def _word_pattern() -> re.Pattern[str]:
     """A word: one ideograph, kana or other character of a script without spaces; or a run of letters, digits, marks; or one symbol."""
-    marks = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M")
-    single = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+    marks = "".join(
+        c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"
+    )
+    single = (
+        "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+    )
     return re.compile(f"[{single}]|[^\\W{single}](?:[^\\W{single}]|[{re.escape(marks)}])*|\\S")
 
 
@@ -83,12 +87,22 @@ class TextReader:
         ValueError: no room is left beside the special tokens.
     """
 
-    def __init__(self, encode: Encode, prefix: Sequence[int], suffix: Sequence[int], *, label_unit: str, max_window_tokens: int) -> None:
+    def __init__(
+        self,
+        encode: Encode,
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+        *,
+        label_unit: str,
+        max_window_tokens: int,
+    ) -> None:
         self.encode, self.label_unit = encode, label_unit
         self.prefix, self.suffix = list(prefix), list(suffix)
         self.capacity = max_window_tokens - len(self.prefix) - len(self.suffix)
         if self.capacity < 1:
-            raise InputError(f"max_window_tokens is {max_window_tokens}: too small for {len(prefix) + len(suffix)} special tokens")
+            raise InputError(
+                f"max_window_tokens is {max_window_tokens}: too small for {len(prefix) + len(suffix)} special tokens"
+            )
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokenized]:
         """Tokens and positions of each text. Lone surrogates are read as U+FFFD; offsets stay exact."""
@@ -108,20 +122,29 @@ class TextReader:
         spans: list[tuple[int, int]] = []
         inner: tuple[int, int, int, int] | None = None
         for token, (start, end) in enumerate(offsets):
-            while start < end and text[start].isspace():  # byte-level and SentencePiece tokens may include the space
+            while (
+                start < end and text[start].isspace()
+            ):  # byte-level and SentencePiece tokens may include the space
                 start += 1
             while end > start and text[end - 1].isspace():
                 end -= 1
             if start == end:
                 continue
-            if not spans or (start >= spans[-1][1] and start in starts):  # the text's first token may start inside of a word
+            if not spans or (
+                start >= spans[-1][1] and start in starts
+            ):  # the text's first token may start inside of a word
                 first_token.append(token)
                 last_token.append(token)
                 spans.append((start, end))
                 inner = None
                 continue
             if start >= spans[-1][1]:
-                inner = token, start, last_token[-1], spans[-1][1]  # the last character that begins inside of the word
+                inner = (
+                    token,
+                    start,
+                    last_token[-1],
+                    spans[-1][1],
+                )  # the last character that begins inside of the word
             if token - first_token[-1] >= self.capacity and inner is not None:
                 # Longer than a window: the word's next position begins with that character.
                 opening, begin, last_token[-1], before = inner
@@ -148,7 +171,13 @@ class TextReader:
             for token in text.last_token[first:last]:
                 ends[min(token - begin, len(ids) - 1)] = True
         before, after = [False] * len(self.prefix), [False] * len(self.suffix)
-        return Window(self.prefix + ids + self.suffix, before + starts + after, before + ends + after, first, last)
+        return Window(
+            self.prefix + ids + self.suffix,
+            before + starts + after,
+            before + ends + after,
+            first,
+            last,
+        )
 
     def fit(self, text: Tokenized, first: int) -> int:
         """The largest `last` such that positions [first, last) fit into one window (at least one position)."""
@@ -165,8 +194,12 @@ class TextReader:
             windows.append(self.window(text, first, last))
             if last == len(text.spans):
                 break
-            first = max(bisect_right(text.first_token, text.first_token[last] - overlap) - 1, first + 1)
-            while self.fit(text, first) == last:  # before a long word: a window inside the one before is no gain
+            first = max(
+                bisect_right(text.first_token, text.first_token[last] - overlap) - 1, first + 1
+            )
+            while (
+                self.fit(text, first) == last
+            ):  # before a long word: a window inside the one before is no gain
                 first += 1
         return windows
 
@@ -177,14 +210,19 @@ class TextReader:
         """
         read = until = 0
         for window in windows:
-            end = text.first_token[window.first] + len(window.input_ids) - len(self.prefix) - len(self.suffix)
+            end = (
+                text.first_token[window.first]
+                + len(window.input_ids)
+                - len(self.prefix)
+                - len(self.suffix)
+            )
             whole = min(bisect_left(text.last_token, end), window.last)
             read += max(whole - max(window.first, until), 0)
             until = max(until, whole)
         return read / len(text.spans) if text.spans else 1.0
 
 
-# --------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 class Prepared(NamedTuple):
     """A text as it is read: what to tag of it."""
 
@@ -194,7 +232,13 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    reader: TextReader, texts: Sequence[str], *, min_overlap: int, stride: int | None = None, long_text: str = "window", first: int = 0
+    reader: TextReader,
+    texts: Sequence[str],
+    *,
+    min_overlap: int,
+    stride: int | None = None,
+    long_text: str = "window",
+    first: int = 0,
 ) -> list[Prepared]:
     """Texts -> tokens and windows.
 
@@ -208,7 +252,9 @@ def prepare(
     least = min(min_overlap, reader.capacity - 1)
     overlap = max(reader.capacity // 4, least) if stride is None else stride
     if not least <= overlap < reader.capacity:
-        raise InputError(f"stride is {stride}: expected {least} to {reader.capacity - 1} tokens of overlap")
+        raise InputError(
+            f"stride is {stride}: expected {least} to {reader.capacity - 1} tokens of overlap"
+        )
     prepared = [
         Prepared(text, tokenized, reader.overlapping_windows(tokenized, overlap))
         for text, tokenized in zip(texts, reader.tokenize(texts), strict=True)
@@ -257,7 +303,7 @@ def in_batches(
             yield row, list(islice(rest, len(row.windows)))
 
 
-# ----------------------------------------------------------------------------------------------------------- spans of a text
+# ---------------------------------------------------------------------------------- spans of a text
 class Span(NamedTuple):
     """A mention over labelled positions, half-open; `score` lies in [0, 1]: what it means is the model's to say.
 
@@ -271,7 +317,9 @@ class Span(NamedTuple):
     labels: tuple[tuple[str, float], ...] = ()
 
 
-def least_scores(min_score: float | Mapping[str, float] | None, groups: Sequence[str], name: str = "min_score") -> dict[str, float]:
+def least_scores(
+    min_score: float | Mapping[str, float] | None, groups: Sequence[str], name: str = "min_score"
+) -> dict[str, float]:
     """The least score of each entity group that has one; `name` is the option.
 
     ValueError for a group that there is not: its limit would do nothing.
@@ -283,7 +331,9 @@ def least_scores(min_score: float | Mapping[str, float] | None, groups: Sequence
         return {} if min_score is None else dict.fromkeys(groups, min_score)
     unknown = sorted(set(min_score) - set(groups))
     if unknown:
-        raise InputError(f"{name} names {', '.join(unknown)}: expected entity groups of the model, {', '.join(groups)}")
+        raise InputError(
+            f"{name} names {', '.join(unknown)}: expected entity groups of the model, {', '.join(groups)}"
+        )
     return dict(min_score)
 
 
@@ -339,13 +389,15 @@ def best_of(group: list[tuple]) -> list[tuple]:
         return group
     kept: list[tuple] = []  # in order
     for span in sorted(group, key=lambda span: (-span[3], *span[:3])):
-        at = bisect_left(kept, span[1], key=lambda other: other[0])  # the first that starts at its end or later
+        at = bisect_left(
+            kept, span[1], key=lambda other: other[0]
+        )  # the first that starts at its end or later
         if at == 0 or kept[at - 1][1] <= span[0]:
             kept.insert(at, span)
     return kept
 
 
-# -------------------------------------------------------------------------------------------------------------- mentions
+# ----------------------------------------------------------------------------------------- mentions
 def check_options(
     *,
     ignore_labels: Any = None,
@@ -358,13 +410,20 @@ def check_options(
     """Raise ValueError for a value that makes no sense. None is none given; their meaning is told by `NerPipeline`."""
     if isinstance(ignore_labels, str):
         raise InputError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
-    for name, given, known in (("decoding", decoding, DECODINGS), ("long_text", long_text, LONG_TEXTS)):
+    for name, given, known in (
+        ("decoding", decoding, DECODINGS),
+        ("long_text", long_text, LONG_TEXTS),
+    ):
         if given not in (None, *known):
             raise InputError(f"{name} is {given!r}: expected one of {', '.join(known)}")
     for name, given in (("min_score", min_score), ("abstain_below", abstain_below)):
-        for limit in given.values() if isinstance(given, Mapping) else [] if given is None else [given]:
+        for limit in (
+            given.values() if isinstance(given, Mapping) else [] if given is None else [given]
+        ):
             if not isinstance(limit, int | float) or not 0 < limit < 1:
-                raise InputError(f"{name} is {given!r}: expected a number between 0 and 1, or {{entity group: number}}")
+                raise InputError(
+                    f"{name} is {given!r}: expected a number between 0 and 1, or {{entity group: number}}"
+                )
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k is {top_k!r}: expected a positive integer")
 
@@ -384,7 +443,13 @@ def mention_dicts(
         if label in ignore_labels:
             continue
         start, end = row.tokenized.spans[first][0], row.tokenized.spans[last - 1][1]
-        mention = {"entity_group": label, "score": float(score), "word": row.text[start:end], "start": start, "end": end}
+        mention = {
+            "entity_group": label,
+            "score": float(score),
+            "word": row.text[start:end],
+            "start": start,
+            "end": end,
+        }
         if more and more[0]:
             mention["labels"] = [{"label": other, "score": float(own)} for other, own in more[0]]
         if abstain_below is not None:
@@ -412,4 +477,6 @@ def word_range(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tupl
     >>> word_range([(0, 3), (4, 8), (9, 11)], 4, 7)
     (1, 2)
     """
-    return bisect_right(offsets, start, key=lambda word: word[1]), bisect_left(offsets, end, key=lambda word: word[0])
+    return bisect_right(offsets, start, key=lambda word: word[1]), bisect_left(
+        offsets, end, key=lambda word: word[0]
+    )

@@ -75,7 +75,9 @@ class SpanPartsGraph(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        parts = self.model.heads(self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state)
+        parts = self.model.heads(
+            self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        )
         return parts.left, parts.right
 
 
@@ -89,7 +91,9 @@ class SpanScoresGraph(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor, cells: Tensor) -> Tensor:
         _, _, _, _, width = self.heads(left.new_zeros(1, 1, self.heads.start.in_features))
-        return self.heads.span_scores(Projected(left, left, left, right, width), cells, self.vectors)
+        return self.heads.span_scores(
+            Projected(left, left, left, right, width), cells, self.vectors
+        )
 
 
 def export(
@@ -119,7 +123,9 @@ def export(
 
     pipeline = load_pipeline(model_dir, trust_remote_code=trust_remote_code)
     if types is not None and pipeline.model.config.model_type != "binder":
-        raise ConfigError("types are a BINDER model's; this model tags the types that it was trained on")
+        raise ConfigError(
+            "types are a BINDER model's; this model tags the types that it was trained on"
+        )
     encoded = None if types is None else pipeline.model.encode_types(types, pipeline.tokenizer)
     options = {} if encoded is None else {"types": encoded}
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,13 +137,26 @@ def export(
         pipeline.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         for module in (runtime_onnx, crf_ner, windows_ner):
             shutil.copy(str(module.__file__), folder)
-        (folder / "requirements.txt").write_text("".join(f"{name}>={version(name)}\n" for name in ("numpy", "onnxruntime", "tokenizers")))
+        (folder / "requirements.txt").write_text(
+            "".join(f"{name}>={version(name)}\n" for name in ("numpy", "onnxruntime", "tokenizers"))
+        )
         check_mentions(pipeline, folder, examples_of(Path(model_dir)), options)
         measured = measure(pipeline, folder, data, options, types)
         # What this folder was made from, how good it is, and what its files should be.
-        made = {"weights_sha256": sha256(Path(model_dir) / "model.safetensors"), "torch": torch.__version__, "onnx": version("onnx")}
+        made = {
+            "weights_sha256": sha256(Path(model_dir) / "model.safetensors"),
+            "torch": torch.__version__,
+            "onnx": version("onnx"),
+        }
         files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-        write_json({**made, "measured": {name: m._asdict() for name, m in measured.items()}, "files": files}, folder / "export.json")
+        write_json(
+            {
+                **made,
+                "measured": {name: m._asdict() for name, m in measured.items()},
+                "files": files,
+            },
+            folder / "export.json",
+        )
         os.replace(folder, target)  # refused where something has appeared there meanwhile
     return measured
 
@@ -148,7 +167,9 @@ def check_packages() -> None:
         for name in ("onnx", "onnxscript", "onnxruntime.quantization"):
             import_module(name)
     except ImportError as error:
-        raise ConfigError(f"export needs the extra onnx: pip install 'contrastive-ner[onnx]' ({error})") from error
+        raise ConfigError(
+            f"export needs the extra onnx: pip install 'contrastive-ner[onnx]' ({error})"
+        ) from error
 
 
 def write_graphs(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
@@ -164,13 +185,17 @@ def write_graphs(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
         cells = torch.zeros(5, 3, dtype=torch.long)
         parts = {"left": left, "right": right, "cells": cells}
         axes = {"left": axes["input_ids"], "right": axes["input_ids"], "cells": {0: "spans"}}
-        write_graph(SpanScoresGraph(model.heads, vectors), parts, axes, ["scores"], folder / "spans.onnx")
+        write_graph(
+            SpanScoresGraph(model.heads, vectors), parts, axes, ["scores"], folder / "spans.onnx"
+        )
     else:
         write_graph(TaggerGraph(model), inputs, axes, ["logits"], folder / "model.onnx")
     quantise(folder / "model.onnx", folder / "model.int8.onnx")
 
 
-def write_graph(module: nn.Module, inputs: Mapping[str, Tensor], axes: dict, outputs: Sequence[str], path: Path) -> None:
+def write_graph(
+    module: nn.Module, inputs: Mapping[str, Tensor], axes: dict, outputs: Sequence[str], path: Path
+) -> None:
     """A module as a graph whose named axes may have any length."""
     with quiet_export(), torch.no_grad():
         program = torch.onnx.export(
@@ -231,11 +256,28 @@ def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
     }
     if config.model_type == "binder":
         labels = config.labels if types is None else types.labels
-        own = {name: getattr(config, name) for name in ("score_slope", "score_intercept", "max_span_width", "several_labels")}
-        return {**reading, **own, "labels": labels, "margins": [config.margins.get(label, 0.0) for label in labels]}
+        own = {
+            name: getattr(config, name)
+            for name in ("score_slope", "score_intercept", "max_span_width", "several_labels")
+        }
+        return {
+            **reading,
+            **own,
+            "labels": labels,
+            "margins": [config.margins.get(label, 0.0) for label in labels],
+        }
     transitions, start = pipeline.model.crf.scores()
-    crf = {"transitions": transitions.tolist(), "start": start.tolist(), "orphans": not config.constrain_transitions}
-    return {**reading, **crf, "labels": config.labels, "score_temperature": config.score_temperature}
+    crf = {
+        "transitions": transitions.tolist(),
+        "start": start.tolist(),
+        "orphans": not config.constrain_transitions,
+    }
+    return {
+        **reading,
+        **crf,
+        "labels": config.labels,
+        "score_temperature": config.score_temperature,
+    }
 
 
 def examples_of(model_dir: Path) -> list[str]:
@@ -244,19 +286,29 @@ def examples_of(model_dir: Path) -> list[str]:
     return [PROBE, *([example["text"] for example in read_json(path)] if path.is_file() else [])]
 
 
-def check_mentions(pipeline: "NerPipeline", folder: Path, texts: list[str], options: Mapping[str, Any]) -> None:
+def check_mentions(
+    pipeline: "NerPipeline", folder: Path, texts: list[str], options: Mapping[str, Any]
+) -> None:
     """ConfigError unless the float32 graph finds the model's mentions, with its scores."""
     from contrastive_ner.serving.runtime_onnx import OnnxPipeline
 
     expected = pipeline(texts, **options)
     for text, own, found in zip(texts, expected, OnnxPipeline(folder)(texts), strict=True):
         same = [key_of(m) for m in own] == [key_of(m) for m in found]
-        if not same or any(abs(a["score"] - b["score"]) > TOLERANCE for a, b in zip(own, found, strict=True)):
-            raise ConfigError(f"the exported graph finds {json.dumps(found)} in {text!r}: the model finds {json.dumps(own)}")
+        if not same or any(
+            abs(a["score"] - b["score"]) > TOLERANCE for a, b in zip(own, found, strict=True)
+        ):
+            raise ConfigError(
+                f"the exported graph finds {json.dumps(found)} in {text!r}: the model finds {json.dumps(own)}"
+            )
 
 
 def measure(
-    pipeline: "NerPipeline", folder: Path, data: Sequence[Record], options: Mapping[str, Any], types: Mapping[str, str] | None
+    pipeline: "NerPipeline",
+    folder: Path,
+    data: Sequence[Record],
+    options: Mapping[str, Any],
+    types: Mapping[str, str] | None,
 ) -> dict[str, Measured]:
     """The model in torch and as graphs, on the same data and as many threads."""
     from contrastive_ner.serving.runtime_onnx import GRAPHS, SPAN_GRAPH, OnnxPipeline
@@ -264,7 +316,9 @@ def measure(
     threads = torch.get_num_threads()
     runs: dict[str, Callable[..., Any]] = {"torch": partial(pipeline, **options)}
     runs |= {name: OnnxPipeline(folder, precision=name, threads=threads) for name in GRAPHS}
-    weights = sum(value.numel() * value.element_size() for value in pipeline.model.state_dict().values())
+    weights = sum(
+        value.numel() * value.element_size() for value in pipeline.model.state_dict().values()
+    )
     sizes = {"torch": weights}
     for name, file in GRAPHS.items():
         parts = (folder / part for part in (file, f"{file}.data", SPAN_GRAPH))

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def load_pipeline(
-    model_dir: str | Path, *, trust_remote_code: bool = False, dtype: str = "float32", compile_encoder: bool = False
+    model_dir: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    dtype: str = "float32",
+    compile_encoder: bool = False,
 ) -> "NerPipeline":
     """The pipeline of a model folder, with this project's classes; a folder's own code runs only if it differs and is trusted.
 
@@ -51,14 +55,20 @@ def load_pipeline(
             model = model_class(kind).from_pretrained(folder, dtype=dtype)
             pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
         else:
-            pipeline = library_pipeline("ner", model=str(folder), trust_remote_code=True, dtype=dtype)
+            pipeline = library_pipeline(
+                "ner", model=str(folder), trust_remote_code=True, dtype=dtype
+            )
         if compile_encoder:
             encoder_of(pipeline.model).compile(dynamic=True)
         return pipeline
     except (InputError, OSError):
         raise
-    except Exception as error:  # whatever the libraries make of a damaged configuration or tokenizer
-        raise ConfigError(f"{folder} cannot be loaded, its files are damaged ({type(error).__name__}: {error})") from error
+    except (
+        Exception
+    ) as error:  # whatever the libraries make of a damaged configuration or tokenizer
+        raise ConfigError(
+            f"{folder} cannot be loaded, its files are damaged ({type(error).__name__}: {error})"
+        ) from error
 
 
 def encoder_of(model: Any) -> Any:
@@ -89,7 +99,11 @@ def tag_records(pipeline: "NerPipeline", records: Sequence[Record], **options: A
     """
     if not is_binder(pipeline):
         results = list(pipeline((record.text for record in records), coverage=True, **options))
-        return Found([mentions_of(result["entities"]) for result in results], [result["coverage"] for result in results], 0)
+        return Found(
+            [mentions_of(result["entities"]) for result in results],
+            [result["coverage"] for result in results],
+            0,
+        )
     from contrastive_ner.data.documents import join_documents, split_document
 
     documents = join_documents(records)
@@ -151,9 +165,15 @@ def evaluate_records(
     )
 
     nests = pipeline.model.config.decoding == "nested"
-    check_known_types(records, set(pipeline.model.config.entity_types) if types is None else set(types))
+    check_known_types(
+        records, set(pipeline.model.config.entity_types) if types is None else set(types)
+    )
     texts = [record.text for record in records]
-    options = {name: value for name, value in (("types", types), ("min_score", min_score)) if value is not None}
+    options = {
+        name: value
+        for name, value in (("types", types), ("min_score", min_score))
+        if value is not None
+    }
     predictions, _, across = tag_records(pipeline, records, **options)
     split = [outermost(record.entities) for record in records]
     everything = [record.entities for record in records]
@@ -166,7 +186,9 @@ def evaluate_records(
     inner_predictions = [{m[:3] for m in outermost(found)[1]} for found in predictions]
 
     def depth(text: int, mention: tuple) -> str:
-        is_inner = mention in inner[text] or (mention not in outer[text] and mention in inner_predictions[text])
+        is_inner = mention in inner[text] or (
+            mention not in outer[text] and mention in inner_predictions[text]
+        )
         return "inner" if is_inner else "outer"
 
     groups = scores_by_group(predictions, everything, depth)
@@ -175,8 +197,14 @@ def evaluate_records(
     scores["lengths"] = length_scores(predictions, gold)
     scores["calibration"] = calibration(predictions, gold)
     if train is not None:
-        learnt = {(r.text[m.start : m.end], m.label) for r in train for m in (r.entities if nests else outermost(r.entities)[0])}
-        scores |= training_scores(predictions, gold, texts, {record.text for record in train}, learnt)
+        learnt = {
+            (r.text[m.start : m.end], m.label)
+            for r in train
+            for m in (r.entities if nests else outermost(r.entities)[0])
+        }
+        scores |= training_scores(
+            predictions, gold, texts, {record.text for record in train}, learnt
+        )
     if across:
         scores["across_texts"] = across
     scores["counts"] = text_counts(predictions, gold)

@@ -34,7 +34,7 @@ CHARACTERS_AHEAD = 1_000_000  # of texts that are read and sorted by length toge
 BAD_ROWS_SHOWN = 10
 
 
-# --------------------------------------------------------------------------------------------------------------- tagging
+# ------------------------------------------------------------------------------------------ tagging
 @dataclass(frozen=True)
 class Job:
     """What is asked of a model, the same for every process.
@@ -56,7 +56,9 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What the output depends on, the content of the model's files included."""
         folder = Path(self.model)
-        files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".py"))
+        files = sorted(
+            path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".py")
+        )
         return {**asdict(self), "model": {path.name: sha256(path) for path in files}}
 
 
@@ -77,10 +79,17 @@ class Tagger:
 
         self.job, self.options = job, dict(job.options)
         self.pipeline = load_pipeline(
-            job.model, trust_remote_code=job.trust_remote_code, dtype=job.dtype, compile_encoder=job.compile_encoder
+            job.model,
+            trust_remote_code=job.trust_remote_code,
+            dtype=job.dtype,
+            compile_encoder=job.compile_encoder,
         )
-        if "types" in self.options and hasattr(self.pipeline.model, "encode_types"):  # once, not for each list of rows
-            self.options["types"] = self.pipeline.model.encode_types(self.options["types"], self.pipeline.tokenizer)
+        if "types" in self.options and hasattr(
+            self.pipeline.model, "encode_types"
+        ):  # once, not for each list of rows
+            self.options["types"] = self.pipeline.model.encode_types(
+                self.options["types"], self.pipeline.tokenizer
+            )
 
     def __call__(self, rows: list[Row]) -> Tagged:
         from contrastive_ner.serving.inference import tag_records
@@ -88,8 +97,13 @@ class Tagger:
         records = [row for row in rows if isinstance(row, Record)]
         found = tag_records(self.pipeline, records, **self.options)
         rows_found = zip(records, found.mentions, found.coverage, strict=True)
-        tagged = [Record(r.id, r.text, mentions, r.doc, r.tokens, coverage) for r, mentions, coverage in rows_found]
-        counts = Counter(texts=len(records), mentions=sum(map(len, found.mentions)), across=found.across)
+        tagged = [
+            Record(r.id, r.text, mentions, r.doc, r.tokens, coverage)
+            for r, mentions, coverage in rows_found
+        ]
+        counts = Counter(
+            texts=len(records), mentions=sum(map(len, found.mentions)), across=found.across
+        )
         if self.job.output_format == "columns":
             if self.pipeline.model.config.label_unit == "word":
                 for record in tagged:
@@ -108,8 +122,15 @@ def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Ta
     if processes == 1:
         yield from map(Tagger(job), parts)
         return
-    threads = max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(job, threads))
+    threads = (
+        max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else 1
+    )
+    pool = ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(job, threads),
+    )
     try:
         waiting: deque[Any] = deque()
         for part in parts:
@@ -119,7 +140,9 @@ def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Ta
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise ConfigError("a worker process died; is there memory for as many models? Lower num_processes or batch_size") from error
+        raise ConfigError(
+            "a worker process died; is there memory for as many models? Lower num_processes or batch_size"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -159,7 +182,7 @@ def tag_in_worker(rows: list[Row]) -> Tagged:
     return _tagger(rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ the output
+# --------------------------------------------------------------------------------------- the output
 class Output(Protocol):
     """Where output goes: `done` rows are there already."""
 
@@ -203,7 +226,10 @@ class FileOutput:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.identity = path, identity
-        self.partial, self.progress = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.progress")
+        self.partial, self.progress = (
+            path.with_name(f".{path.name}.partial"),
+            path.with_name(f".{path.name}.progress"),
+        )
         self.lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
             self.lock.acquire(timeout=0)
@@ -217,13 +243,21 @@ class FileOutput:
 
     def open(self) -> None:
         """Go on where the saved progress says, or begin."""
-        if self.path.exists():  # asked under the lock: a process that had it may have completed the file
+        if (
+            self.path.exists()
+        ):  # asked under the lock: a process that had it may have completed the file
             raise ConfigError(f"{self.path} exists; remove it or name another output")
         self.done = self.size = 0
-        saved = read_json(self.progress) if self.progress.is_file() and self.partial.is_file() else None
+        saved = (
+            read_json(self.progress) if self.progress.is_file() and self.partial.is_file() else None
+        )
         if saved is not None and saved["job"] != self.identity:
-            changed = sorted(key for key in self.identity if saved["job"].get(key) != self.identity[key])
-            raise ConfigError(f"{self.partial} was begun with other {', '.join(changed)}; remove it or name another output")
+            changed = sorted(
+                key for key in self.identity if saved["job"].get(key) != self.identity[key]
+            )
+            raise ConfigError(
+                f"{self.partial} was begun with other {', '.join(changed)}; remove it or name another output"
+            )
         if saved is not None and self.partial.stat().st_size >= saved["bytes"]:
             self.done, self.size = saved["rows"], saved["bytes"]
         else:  # also where a power cut took bytes that the progress counts
@@ -234,7 +268,9 @@ class FileOutput:
         self.file.seek(self.size)
 
     def write(self, text: str, rows: int) -> None:
-        if self.size == 0 and text.startswith("\ufeff"):  # a reader would take it for a byte-order mark: give it one to lose
+        if self.size == 0 and text.startswith(
+            "\ufeff"
+        ):  # a reader would take it for a byte-order mark: give it one to lose
             text = "\ufeff" + text
         raw = text.encode("utf-8")
         rest = memoryview(raw)
@@ -247,7 +283,9 @@ class FileOutput:
     def finish(self) -> None:
         os.fsync(self.file.fileno())
         if self.path.exists():
-            raise ConfigError(f"{self.path} has appeared meanwhile and stays as it is; remove it and give the same command again")
+            raise ConfigError(
+                f"{self.path} has appeared meanwhile and stays as it is; remove it and give the same command again"
+            )
         os.replace(self.partial, self.path)
         self.progress.unlink(missing_ok=True)
 
@@ -272,8 +310,16 @@ def open_output(name: str, identity: dict[str, Any]) -> Output:
     return FileOutput(path, identity)
 
 
-# --------------------------------------------------------------------------------------------------------------- the job
-def predict(source: Rows, source_identity: dict[str, Any], job: Job, output: str, *, processes: int = 1, strict: bool = False) -> None:
+# ------------------------------------------------------------------------------------------ the job
+def predict(
+    source: Rows,
+    source_identity: dict[str, Any],
+    job: Job,
+    output: str,
+    *,
+    processes: int = 1,
+    strict: bool = False,
+) -> None:
     """Tag every row of a source into an output; what there is to say goes to standard error.
 
     Args:
@@ -288,13 +334,27 @@ def predict(source: Rows, source_identity: dict[str, Any], job: Job, output: str
     """
     from tqdm import tqdm
 
-    identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))  # as it is read again
+    identity = json.loads(
+        json.dumps({**job.identity(), "source": source_identity})
+    )  # as it is read again
     target = open_output(output, identity)
-    goes_on = "the same command goes on there" if isinstance(target, FileOutput) else "output to a stream cannot be continued"
+    goes_on = (
+        "the same command goes on there"
+        if isinstance(target, FileOutput)
+        else "output to a stream cannot be continued"
+    )
     counts: Counter[str] = Counter()
     shown, started, before = 0, time.monotonic(), target.done
-    texts_ahead = sys.maxsize if job.output_format == "columns" else job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH
-    parts = chunks(islice(source.rows, before, None), texts_ahead, sys.maxsize if job.output_format == "columns" else CHARACTERS_AHEAD)
+    texts_ahead = (
+        sys.maxsize
+        if job.output_format == "columns"
+        else job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH
+    )
+    parts = chunks(
+        islice(source.rows, before, None),
+        texts_ahead,
+        sys.maxsize if job.output_format == "columns" else CHARACTERS_AHEAD,
+    )
     try:
         with (
             StopSignals("finishing the rows in hand") as stop,
@@ -315,7 +375,9 @@ def predict(source: Rows, source_identity: dict[str, Any], job: Job, output: str
                 if stop.received is not None:
                     raise Interrupted(stop.received, f"{target.done} rows are written; {goes_on}")
         if job.identity()["model"] != identity["model"]:
-            raise ConfigError(f"{job.model} changed while it was in use: what was written may be of either model; begin anew")
+            raise ConfigError(
+                f"{job.model} changed while it was in use: what was written may be of either model; begin anew"
+            )
         target.finish()
     finally:
         target.close()
@@ -329,17 +391,25 @@ def write_explained(target: Output, tagged: Tagged, goes_on: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; {target.done} rows are written, {goes_on}") from error
+        raise OSError(
+            error.errno, f"{error.strerror}; {target.done} rows are written, {goes_on}"
+        ) from error
 
 
 def report(counts: Counter[str], seconds: float) -> None:
     """What was done, in a line, and what was left out."""
     speed = counts["texts"] / max(seconds, 1e-9)
-    lines = [f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, {speed:,.{0 if speed >= 10 else 1}f} texts/s with loading"]
+    lines = [
+        f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, {speed:,.{0 if speed >= 10 else 1}f} texts/s with loading"
+    ]
     if counts["bad"]:
         lines.append(f"{counts['bad']} rows left out, they hold no text to tag")
     if counts["across"]:
-        lines.append(f"{counts['across']} mentions reach from one text of a document into the next and are left out")
+        lines.append(
+            f"{counts['across']} mentions reach from one text of a document into the next and are left out"
+        )
     if counts["off_tokens"]:
-        lines.append(f"{counts['off_tokens']} mentions fall on no boundary of the given tokens and cannot be written as columns")
+        lines.append(
+            f"{counts['off_tokens']} mentions fall on no boundary of the given tokens and cannot be written as columns"
+        )
     log.info("\n".join(lines))

@@ -12,7 +12,7 @@ from contrastive_ner.models.pipeline_ner import pad_rows
 from contrastive_ner.training.losses import OUTSIDE
 
 
-# --------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 class TagCollator:
     """Right-padded batches of `tag_features`: input_ids, attention_mask, word_mask, labels, each (B, T)."""
 
@@ -20,7 +20,9 @@ class TagCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
-        return pad_rows(features, {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False})
+        return pad_rows(
+            features, {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False}
+        )
 
 
 class SpanCollator:
@@ -30,15 +32,26 @@ class SpanCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
-        batch = pad_rows(features, {"input_ids": self.pad_token_id, "word_mask": False, "word_end_mask": False})
+        batch = pad_rows(
+            features, {"input_ids": self.pad_token_id, "word_mask": False, "word_end_mask": False}
+        )
         most = max(1, *(len(feature["labels"]) for feature in features))
-        rows = [feature["labels"] + [[IGNORED] * 3] * (most - len(feature["labels"])) for feature in features]
+        rows = [
+            feature["labels"] + [[IGNORED] * 3] * (most - len(feature["labels"]))
+            for feature in features
+        ]
         return {**batch, "labels": torch.tensor(rows)}
 
 
-# --------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 def sentence_batches(
-    sentences: Sequence[Sequence[int]], batch_size: int, seed: int, epoch: int, *, processes: int = 1, paired: bool = True
+    sentences: Sequence[Sequence[int]],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    processes: int = 1,
+    paired: bool = True,
 ) -> list[list[int]]:
     """An epoch's batches of sentence numbers: a pure function of its arguments, so that a run can continue anywhere.
 
@@ -56,7 +69,9 @@ def sentence_batches(
         ValueError: fewer sentences than processes.
     """
     if len(sentences) < processes:
-        raise DataError(f"{len(sentences)} sentences for {processes} processes: expected at least one for each")
+        raise DataError(
+            f"{len(sentences)} sentences for {processes} processes: expected at least one for each"
+        )
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     shuffled = torch.randperm(len(sentences), generator=generator).tolist()
     used = shuffled[: len(sentences) - len(sentences) % processes]
@@ -68,9 +83,13 @@ def sentence_batches(
     factors = (0.1 * torch.randn(len(sentences), generator=generator)).exp().tolist()
     keys = [(len(classes) + 1) * factor for classes, factor in zip(sentences, factors, strict=True)]
     units = _pair_units(sentences, used)[:count] if paired else []
-    units = sorted(units, key=lambda unit: (-len(unit), keys[unit[0]])) + [[] for _ in range(count - len(units))]
+    units = sorted(units, key=lambda unit: (-len(unit), keys[unit[0]])) + [
+        [] for _ in range(count - len(units))
+    ]
     # A batch of one sentence cannot take a pair of sentences.
-    batches = [[*unit] if len(unit) <= size else [] for unit, size in zip(units, sizes, strict=True)]
+    batches = [
+        [*unit] if len(unit) <= size else [] for unit, size in zip(units, sizes, strict=True)
+    ]
     placed = {number for batch in batches for number in batch}
     rest = iter(sorted((number for number in used if number not in placed), key=keys.__getitem__))
     for batch, size in zip(batches, sizes, strict=True):
@@ -101,9 +120,22 @@ class EpochBatches(Sampler[list[int]]):
     """`sentence_batches` for a DataLoader: this process's part of each batch. `set_epoch` is called by the Trainer."""
 
     def __init__(
-        self, sentences: Sequence[Sequence[int]], batch_size: int, seed: int, *, paired: bool, process: int = 0, processes: int = 1
+        self,
+        sentences: Sequence[Sequence[int]],
+        batch_size: int,
+        seed: int,
+        *,
+        paired: bool,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
-        self.sentences, self.batch_size, self.seed, self.paired, self.epoch = sentences, batch_size, seed, paired, 0
+        self.sentences, self.batch_size, self.seed, self.paired, self.epoch = (
+            sentences,
+            batch_size,
+            seed,
+            paired,
+            0,
+        )
         self.process, self.processes = process, processes
         self.drop_last = False  # read by accelerate
 
@@ -111,7 +143,14 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = sentence_batches(self.sentences, self.batch_size, self.seed, self.epoch, processes=self.processes, paired=self.paired)
+        batches = sentence_batches(
+            self.sentences,
+            self.batch_size,
+            self.seed,
+            self.epoch,
+            processes=self.processes,
+            paired=self.paired,
+        )
         yield from (batch[self.process :: self.processes] for batch in batches)
 
     def __len__(self) -> int:

@@ -20,7 +20,11 @@ class BinderTrainer(SentenceTrainer):
     """
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -35,12 +39,16 @@ class BinderTrainer(SentenceTrainer):
         gold = gold_spans(inputs["labels"], word_mask, self.model.config.labels)
         counts = [
             (len(wanted & found), len(found), len(wanted))
-            for found, wanted in zip(({tuple(span[:3]) for span in spans} for spans in decoded), gold, strict=True)
+            for found, wanted in zip(
+                ({tuple(span[:3]) for span in spans} for spans in decoded), gold, strict=True
+            )
         ]
         return loss, torch.tensor(counts, device=word_mask.device), inputs["labels"]
 
 
-def gold_spans(labels: Tensor, word_mask: Tensor, types: list[str]) -> list[set[tuple[int, int, str]]]:
+def gold_spans(
+    labels: Tensor, word_mask: Tensor, types: list[str]
+) -> list[set[tuple[int, int, str]]]:
     """Whole mentions of each row over its words, half-open, as `decode` gives them. labels (B, M, 3), word_mask (B, L)."""
     position = word_mask.long().cumsum(1).tolist()  # words that began up to each token
     return [

@@ -26,7 +26,11 @@ TEMPERATURES = (0.25, 4.0)
 
 def calibrate(model: Any, task: Task) -> dict[str, float]:
     """Fit a model's scores to dev and set the fields of its configuration; returns these, empty where dev says nothing."""
-    features, size, collator = task.features["dev"][:WINDOWS], task.config.eval_batch_size, task.collator
+    features, size, collator = (
+        task.features["dev"][:WINDOWS],
+        task.config.eval_batch_size,
+        task.collator,
+    )
     batches = [collator(features[first : first + size]) for first in range(0, len(features), size)]
     fit = fit_logistic if task.config.method == "binder" else fit_temperature
     fitted = fit(model.eval(), batches)
@@ -38,7 +42,10 @@ def calibrate(model: Any, task: Task) -> dict[str, float]:
 @torch.inference_mode()
 def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
     """The temperature by which a tagger's decoded mentions have the least log loss."""
-    outputs = [SimpleNamespace(logits=model(batch["input_ids"], batch["attention_mask"]).logits) for batch in batches]
+    outputs = [
+        SimpleNamespace(logits=model(batch["input_ids"], batch["attention_mask"]).logits)
+        for batch in batches
+    ]
     gold = [
         tags_to_spans([model.config.labels[tag] for tag in row if tag != IGNORED], "BIO")[0]
         for b in batches
@@ -47,7 +54,11 @@ def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> d
 
     def scored(temperature: float) -> tuple[np.ndarray, np.ndarray]:
         model.config.score_temperature = temperature
-        decoded = [spans for output, batch in zip(outputs, batches, strict=True) for spans in model.decode(output, batch["word_mask"])]
+        decoded = [
+            spans
+            for output, batch in zip(outputs, batches, strict=True)
+            for spans in model.decode(output, batch["word_mask"])
+        ]
         return mention_scores(decoded, gold)
 
     scores, right = scored(1.0)
@@ -62,12 +73,17 @@ def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> d
 @torch.inference_mode()
 def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
     """Slope and intercept of BINDER's scores by Newton's method."""
-    model.config.score_slope, model.config.score_intercept = 1.0, 0.0  # a fit on top of a fit would be one to other margins
+    model.config.score_slope, model.config.score_intercept = (
+        1.0,
+        0.0,
+    )  # a fit on top of a fit would be one to other margins
     decoded: list[list[tuple]] = []
     gold: list[set[tuple[int, int, str]]] = []
     for batch in batches:
         outputs = model(batch["input_ids"], batch["attention_mask"])
-        decoded += model.decode(outputs, batch["word_mask"], batch["word_end_mask"], min_score=FLOOR)
+        decoded += model.decode(
+            outputs, batch["word_mask"], batch["word_end_mask"], min_score=FLOOR
+        )
         gold += gold_spans(batch["labels"], batch["word_mask"], model.config.labels)
     scores, right = mention_scores(decoded, gold)
     if len(scores) < LEAST_MENTIONS or right.all() or not right.any():
@@ -80,9 +96,15 @@ def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict
     return {"score_slope": slope, "score_intercept": intercept}
 
 
-def mention_scores(decoded: Sequence[Sequence[tuple]], gold: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def mention_scores(
+    decoded: Sequence[Sequence[tuple]], gold: Sequence[Any]
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of mentions and whether each is right, (N,) each."""
-    rows = [(span[3], tuple(span[:3]) in own) for spans, own in zip(decoded, map(set, gold), strict=True) for span in spans]
+    rows = [
+        (span[3], tuple(span[:3]) in own)
+        for spans, own in zip(decoded, map(set, gold), strict=True)
+        for span in spans
+    ]
     scores, right = zip(*rows, strict=True) if rows else ((), ())
     return np.array(scores, dtype=float), np.array(right, dtype=bool)
 
@@ -121,7 +143,10 @@ def logistic_regression(x: np.ndarray, right: np.ndarray, steps: int = 50) -> tu
 
     def loss(weights: np.ndarray) -> float:
         logits = design @ weights
-        return float(np.logaddexp(0, np.where(right, -logits, logits)).sum() + shrinkage / 2 * ((weights - prior) ** 2).sum())
+        return float(
+            np.logaddexp(0, np.where(right, -logits, logits)).sum()
+            + shrinkage / 2 * ((weights - prior) ** 2).sum()
+        )
 
     weights = np.zeros(2)
     for _ in range(steps):

@@ -22,11 +22,15 @@ def is_character_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     """True if every code point of a probing text is one token, offsets included."""
     if not tokenizer.is_fast:
         return False
-    offsets = tokenizer(PROBE, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = tokenizer(PROBE, add_special_tokens=False, return_offsets_mapping=True)[
+        "offset_mapping"
+    ]
     return [tuple(offset) for offset in offsets] == [(i, i + 1) for i in range(len(PROBE))]
 
 
-def character_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+def character_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
+) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     """A tokenizer that gives one token per code point, and the encoder with its embedding enlarged in place to match.
 
     All old entries keep their ids; new ones follow. Code points that neither the vocabulary nor the old normaliser knows are the
@@ -47,7 +51,9 @@ def character_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedM
             f"a {kind} tokenizer cannot be read by code point: its entries are byte sequences, so that most Chinese characters have "
             "no row of their own; use an encoder with a WordPiece or Unigram vocabulary, or text_unit=word"
         )
-    special = {name: getattr(tokenizer, f"{name}_token") for name in ("unk", "pad", "cls", "sep", "mask")}
+    special = {
+        name: getattr(tokenizer, f"{name}_token") for name in ("unk", "pad", "cls", "sep", "mask")
+    }
     missing = [name for name in ("unk", "pad", "cls", "sep") if special[name] is None]
     if missing:
         raise ConfigError(f"the tokenizer has no {', '.join(missing)} token")
@@ -59,7 +65,9 @@ def character_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedM
     added = sorted(character for character in rows if character not in vocabulary)
     table = {**vocabulary, **{character: old_size + i for i, character in enumerate(added)}}
     taken = set(table.values())
-    table |= {f"[unused-row-{i}]": i for i in range(old_size) if i not in taken}  # holes in the ids are no valid vocabulary
+    table |= {
+        f"[unused-row-{i}]": i for i in range(old_size) if i not in taken
+    }  # holes in the ids are no valid vocabulary
     _grow_embedding(encoder, len(table), old_size, [rows[character] for character in added])
 
     backend = Tokenizer(models.WordLevel(table, unk_token=special["unk"]))
@@ -79,7 +87,9 @@ def character_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedM
     return fast, encoder
 
 
-def _character_rows(vocabulary: dict[str, int], tokenizer: PreTrainedTokenizerBase, kind: str) -> dict[str, int]:
+def _character_rows(
+    vocabulary: dict[str, int], tokenizer: PreTrainedTokenizerBase, kind: str
+) -> dict[str, int]:
     """Code point -> the row of the old embedding that it reads."""
     known = {piece: row for piece, row in vocabulary.items() if len(piece) == 1}
     if kind == "Unigram":  # "\u2581x": x at the start of a word; a lone "\u2581" is the space
@@ -100,7 +110,11 @@ def _character_rows(vocabulary: dict[str, int], tokenizer: PreTrainedTokenizerBa
                 rows[character] = known[" "]
             continue
         composed = unicodedata.normalize("NFKC", character)
-        old = [normalizer.normalize_str(form).strip(" \u2581") for form in (character, composed)] if normalizer is not None else []
+        old = (
+            [normalizer.normalize_str(form).strip(" \u2581") for form in (character, composed)]
+            if normalizer is not None
+            else []
+        )
         forms = (*old, composed, composed.lower())
         stands_for = next((form[0] for form in forms if form and form[0] in known), None)
         if stands_for is not None:

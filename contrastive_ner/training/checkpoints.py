@@ -24,10 +24,14 @@ from contrastive_ner.logs import log
 from contrastive_ner.signals import Interrupted, StopSignals
 
 
-# ----------------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a phase, the newest first, complete or not."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return sorted(
+        folder.glob("checkpoint-*"),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+        reverse=True,
+    )
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -50,7 +54,9 @@ def fault_of(checkpoint: Path) -> str | None:
             if path.suffix == ".json":
                 json.loads(path.read_text("utf-8"))
             elif path.suffix == ".safetensors":
-                with safe_open(path, framework="pt"):  # compares the header with the length of the file
+                with safe_open(
+                    path, framework="pt"
+                ):  # compares the header with the length of the file
                     pass
             elif path.suffix in (".pt", ".pth"):
                 with zipfile.ZipFile(path) as archive:
@@ -64,10 +70,15 @@ def fault_of(checkpoint: Path) -> str | None:
 
 def stopped_early(checkpoint: Path) -> bool:
     """Whether the patience of `EarlyStoppingCallback` was at its end when the checkpoint was written."""
-    saved = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["stateful_callbacks"].get("EarlyStoppingCallback")
+    saved = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))[
+        "stateful_callbacks"
+    ].get("EarlyStoppingCallback")
     if saved is None:
         return False
-    return saved["attributes"]["early_stopping_patience_counter"] >= saved["args"]["early_stopping_patience"]
+    return (
+        saved["attributes"]["early_stopping_patience_counter"]
+        >= saved["args"]["early_stopping_patience"]
+    )
 
 
 def resume(trainer: Trainer, checkpoint: Path | None) -> None:
@@ -75,11 +86,13 @@ def resume(trainer: Trainer, checkpoint: Path | None) -> None:
     if checkpoint is not None:
         log.info("continuing from %s", checkpoint)
         if stopped_early(checkpoint):
-            trainer.args.max_steps = int(checkpoint.name.rpartition("-")[2])  # nothing left but to load the best model
+            trainer.args.max_steps = int(
+                checkpoint.name.rpartition("-")[2]
+            )  # nothing left but to load the best model
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
-# ------------------------------------------------------------------------------------------------------------- callbacks
+# ---------------------------------------------------------------------------------------- callbacks
 class Stopwatch(TrainerCallback, ExportableState):
     """Seconds of training; what earlier starts of a run spent up to the checkpoint is counted."""
 
@@ -97,7 +110,11 @@ class Stopwatch(TrainerCallback, ExportableState):
     @staticmethod
     def of(trainer: Trainer) -> "Stopwatch":
         """The trainer's own: a checkpoint that is loaded replaces the one that was added."""
-        return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Stopwatch))
+        return next(
+            callback
+            for callback in trainer.callback_handler.callbacks
+            if isinstance(callback, Stopwatch)
+        )
 
 
 class GracefulStop(StopSignals, TrainerCallback):
@@ -123,10 +140,12 @@ class GracefulStop(StopSignals, TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.stopping is not None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            raise Interrupted(self.stopping, f"{checkpoint} holds the state: the same command continues the run")
+            raise Interrupted(
+                self.stopping, f"{checkpoint} holds the state: the same command continues the run"
+            )
 
 
-# ------------------------------------------------------------------------------------------------------------- full disk
+# ---------------------------------------------------------------------------------------- full disk
 @contextmanager
 def full_disk_explained(folder: Path) -> Iterator[None]:
     """Turn the many errors by which libraries report a full disk into one that says what to do; drop what is half written."""
@@ -154,7 +173,13 @@ def is_full_disk(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
         message = str(error)
-        if any(os.strerror(number) in message for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)) or "inline_container" in message:
+        if (
+            any(
+                os.strerror(number) in message
+                for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            )
+            or "inline_container" in message
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -24,31 +24,58 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.training.batches import EpochBatches
-from contrastive_ner.training.losses import OUTSIDE, pairwise_contrastive_loss, supervised_contrastive_loss
+from contrastive_ner.training.losses import (
+    OUTSIDE,
+    pairwise_contrastive_loss,
+    supervised_contrastive_loss,
+)
 
 CRITERIA = {"knn": "eval_knn_f1", "prototype": "eval_prototype_f1", "loss": "eval_loss"}
 
 
-# ------------------------------------------------------------------------------------------------------------- arguments
+# ---------------------------------------------------------------------------------------- arguments
 @dataclass
 class ContrastiveTrainingArguments(TrainingArguments):
     """`TrainingArguments` of stage one."""
 
-    contrastive_loss: str = field(default="nerco", metadata={"help": "nerco (pairwise, the paper's) or supcon (Khosla et al.)"})
-    contrastive_temperature: float = field(default=0.08, metadata={"help": "divides the cosine (paper: 0.07 to 0.08)"})
-    with_o: bool = field(default=False, metadata={"help": "O tokens are anchors and positives, too (paper: no)"})
-    class_reduction: str = field(default="sum", metadata={"help": "sum (the paper's) or mean over the classes"})
-    freeze_layers: int = field(default=0, metadata={"help": "freeze the embeddings and the lowest N layers; 0: nothing"})
+    contrastive_loss: str = field(
+        default="nerco",
+        metadata={"help": "nerco (pairwise, the paper's) or supcon (Khosla et al.)"},
+    )
+    contrastive_temperature: float = field(
+        default=0.08, metadata={"help": "divides the cosine (paper: 0.07 to 0.08)"}
+    )
+    with_o: bool = field(
+        default=False, metadata={"help": "O tokens are anchors and positives, too (paper: no)"}
+    )
+    class_reduction: str = field(
+        default="sum", metadata={"help": "sum (the paper's) or mean over the classes"}
+    )
+    freeze_layers: int = field(
+        default=0, metadata={"help": "freeze the embeddings and the lowest N layers; 0: nothing"}
+    )
     knn_neighbours: int = field(default=10, metadata={"help": "neighbours of the k-NN criterion"})
-    chunk_size: int = field(default=0, metadata={"help": "sentences embedded at once, for batches beyond memory; 0: the whole batch"})
-    reference_tokens: int = field(default=20000, metadata={"help": "training tokens that the criteria compare dev tokens with"})
+    chunk_size: int = field(
+        default=0,
+        metadata={
+            "help": "sentences embedded at once, for batches beyond memory; 0: the whole batch"
+        },
+    )
+    reference_tokens: int = field(
+        default=20000,
+        metadata={"help": "training tokens that the criteria compare dev tokens with"},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.contrastive_loss not in ("nerco", "supcon"):
-            raise ConfigError(f"contrastive_loss is {self.contrastive_loss!r}: expected nerco or supcon")
+            raise ConfigError(
+                f"contrastive_loss is {self.contrastive_loss!r}: expected nerco or supcon"
+            )
         if not self.contrastive_temperature > 0:
-            raise ConfigError(f"contrastive_temperature is {self.contrastive_temperature}: expected a positive number")
+            raise ConfigError(
+                f"contrastive_temperature is {self.contrastive_temperature}: expected a positive number"
+            )
         if self.class_reduction not in ("sum", "mean"):
             raise ConfigError(f"class_reduction is {self.class_reduction!r}: expected sum or mean")
 
@@ -59,31 +86,46 @@ def freeze_lowest_layers(encoder: Any, count: int) -> None:
     Raises:
         ValueError: `count` is negative, exceeds the number of layers, or leaves nothing to train.
     """
-    layers = max((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList())
+    layers = max(
+        (m for m in encoder.modules() if isinstance(m, nn.ModuleList)),
+        key=len,
+        default=nn.ModuleList(),
+    )
     if not 0 <= count <= len(layers):
-        raise ConfigError(f"stage1_freeze_layers is {count}: expected 0 to {len(layers)}, the encoder's number of layers")
+        raise ConfigError(
+            f"stage1_freeze_layers is {count}: expected 0 to {len(layers)}, the encoder's number of layers"
+        )
     if count and len(layers) != encoder.config.num_hidden_layers:
-        raise ConfigError(f"{type(encoder).__name__} shares its layers: they cannot be frozen one by one; set stage1_freeze_layers=0")
+        raise ConfigError(
+            f"{type(encoder).__name__} shares its layers: they cannot be frozen one by one; set stage1_freeze_layers=0"
+        )
     if count:
         frozen = [encoder.get_input_embeddings(), *layers[:count]]
         frozen += [child for name, child in encoder.named_children() if "embedding" in name]
         for parameter in (p for module in frozen for p in module.parameters()):
             parameter.requires_grad = False
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
-        raise ConfigError(f"stage1_freeze_layers is {count}: no parameter is left to train; stage one trains the encoder")
+        raise ConfigError(
+            f"stage1_freeze_layers is {count}: no parameter is left to train; stage one trains the encoder"
+        )
 
 
-# -------------------------------------------------------------------------------------------------------------- criteria
+# ----------------------------------------------------------------------------------------- criteria
 def knn_classes(queries: Tensor, references: Tensor, classes: Tensor, *, neighbours: int) -> Tensor:
     """Class of each query by majority of its nearest references in cosine; ties go to the nearer class.
 
     queries (Q, D), references (R, D), classes (R,) -> (Q,).
     """
-    queries, references = nn.functional.normalize(queries, dim=-1), nn.functional.normalize(references, dim=-1)
+    queries, references = (
+        nn.functional.normalize(queries, dim=-1),
+        nn.functional.normalize(references, dim=-1),
+    )
     count = int(classes.max()) + 1
     found = []
     for block in queries.split(4096):
-        similarity, index = (block @ references.T).topk(min(neighbours, len(references)), dim=1)  # (q, k)
+        similarity, index = (block @ references.T).topk(
+            min(neighbours, len(references)), dim=1
+        )  # (q, k)
         # Each vote is 1 plus a little similarity: less than any vote in sum, it decides ties only.
         votes = torch.zeros(len(block), count, device=block.device)
         votes.scatter_add_(1, classes[index], 1.0 + similarity / (4.0 * neighbours))
@@ -96,7 +138,9 @@ def prototype_classes(queries: Tensor, references: Tensor, classes: Tensor) -> T
     references = nn.functional.normalize(references, dim=-1)
     present = classes.unique()
     means = torch.stack([references[classes == c].mean(0) for c in present])  # (C, D)
-    similarity = nn.functional.normalize(queries, dim=-1) @ nn.functional.normalize(means, dim=-1).T  # (Q, C)
+    similarity = (
+        nn.functional.normalize(queries, dim=-1) @ nn.functional.normalize(means, dim=-1).T
+    )  # (Q, C)
     return present[similarity.argmax(1)]
 
 
@@ -108,14 +152,18 @@ def token_f1(predicted: Tensor, gold: Tensor) -> float:
 
 
 @torch.no_grad()
-def embed_tokens(model: nn.Module, features: Any, collator: Any, label_classes: Sequence[int], batch_size: int) -> tuple[Tensor, Tensor]:
+def embed_tokens(
+    model: nn.Module, features: Any, collator: Any, label_classes: Sequence[int], batch_size: int
+) -> tuple[Tensor, Tensor]:
     """Encoder output and classes of all labelled tokens: (N, D) float32, (N,). The model is set to evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
     embeddings, classes = [], []
     for batch in DataLoader(features, collate_fn=collator, batch_size=batch_size):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state  # (B, T, D)
+        hidden = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).last_hidden_state  # (B, T, D)
         own = classes_of(batch["labels"], label_classes)  # (B, T)
         embeddings.append(hidden[own >= 0].float())
         classes.append(own[own >= 0])
@@ -136,7 +184,7 @@ def classes_of(labels: Tensor, label_classes: Sequence[int]) -> Tensor:
     return classes.masked_fill(labels < 0, -1)
 
 
-# ---------------------------------------------------------------------------------------------- several processes, chunks
+# ------------------------------------------------------------------------ several processes, chunks
 class GatherRows(torch.autograd.Function):
     """(N_r, D) of every process -> (N, D) of all, in the order of the processes, with gradient.
 
@@ -146,7 +194,10 @@ class GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        counts = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+        counts = [
+            torch.empty(1, dtype=torch.long, device=rows.device)
+            for _ in range(dist.get_world_size())
+        ]
         dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
         sizes = [int(count) for count in counts]
         # Processes have different numbers of tokens: pad, gather, cut.
@@ -185,7 +236,7 @@ class RandomState:
             yield
 
 
-# --------------------------------------------------------------------------------------------------------------- trainer
+# ------------------------------------------------------------------------------------------ trainer
 class SentenceTrainer(Trainer):
     """A `Trainer` whose batches are a function of seed and epoch (`sentence_batches`), whatever happened before.
 
@@ -198,17 +249,30 @@ class SentenceTrainer(Trainer):
         return self._sampler(sentences, paired=False)
 
     def _sampler(self, sentences: Sequence[Sequence[int]], *, paired: bool) -> EpochBatches:
-        size, process, processes = self.args.per_device_train_batch_size, self.args.process_index, self.args.world_size
+        size, process, processes = (
+            self.args.per_device_train_batch_size,
+            self.args.process_index,
+            self.args.world_size,
+        )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return EpochBatches(sentences, size, seed, paired=paired, process=process, processes=processes)
+        return EpochBatches(
+            sentences, size, seed, paired=paired, process=process, processes=processes
+        )
 
     def get_train_dataloader(self) -> DataLoader:
         loader = self._plain_loader(self.train_dataset, batch_sampler=self.sampler())
         # num_processes=1: the sampler has already taken this process's part.
-        return prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        return prepare_data_loader(
+            loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
-        return DataLoader(dataset, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory, **sampling)
+        return DataLoader(
+            dataset,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+            **sampling,
+        )
 
 
 class ContrastiveTrainer(SentenceTrainer):
@@ -227,7 +291,9 @@ class ContrastiveTrainer(SentenceTrainer):
     def __init__(self, *args: Any, label_classes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(self.args, ContrastiveTrainingArguments):
-            raise ConfigError(f"args is a {type(self.args).__name__}: expected ContrastiveTrainingArguments")
+            raise ConfigError(
+                f"args is a {type(self.args).__name__}: expected ContrastiveTrainingArguments"
+            )
         self.label_classes = list(label_classes)
         freeze_lowest_layers(self.model.encoder, self.args.freeze_layers)
 
@@ -236,20 +302,28 @@ class ContrastiveTrainer(SentenceTrainer):
         shared = {"temperature": self.args.contrastive_temperature, "with_o": self.args.with_o}
         if self.args.contrastive_loss == "supcon":
             return supervised_contrastive_loss(embeddings, classes, **shared)
-        return pairwise_contrastive_loss(embeddings, classes, reduction=self.args.class_reduction, **shared)
+        return pairwise_contrastive_loss(
+            embeddings, classes, reduction=self.args.class_reduction, **shared
+        )
 
     def token_embeddings(self, model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor]:
         """The labelled tokens of a batch: (N, D), (N,)."""
-        hidden = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state  # (B, T, D)
+        hidden = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).last_hidden_state  # (B, T, D)
         classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
         return hidden[classes >= 0], classes[classes >= 0]
 
-    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any
+    ) -> Any:
         embeddings, classes = self.token_embeddings(model, inputs)
         loss = self.contrastive_loss(*gather_tokens(embeddings, classes))
         return (loss, {"embeddings": embeddings}) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """A step; with `chunk_size` by gradient caching: the gradient of the whole batch, in the memory of a chunk.
 
         1. Embed chunk by chunk, without graph. 2. The loss of all tokens, and its gradient to each embedding. 3. Embed each chunk
@@ -270,16 +344,23 @@ class ContrastiveTrainer(SentenceTrainer):
         loss = self.contrastive_loss(*gather_tokens(tokens, torch.cat(classes)))
         (gradient,) = torch.autograd.grad(loss, tokens)
         gradients = gradient.split([len(z) for z in embedded])
-        for number, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True)):
+        for number, (chunk, state, gradient) in enumerate(
+            zip(chunks, states, gradients, strict=True)
+        ):
             is_last = number == len(chunks) - 1  # parameter gradients are exchanged once
             with nullcontext() if is_last else self.accelerator.no_sync(model=model):
                 with state.replayed(), self.compute_loss_context_manager():
                     z, _ = self.token_embeddings(model, chunk)
-                self.accelerator.backward((z.float() * gradient).sum() / self.current_gradient_accumulation_steps)
+                self.accelerator.backward(
+                    (z.float() * gradient).sum() / self.current_gradient_accumulation_steps
+                )
         return loss.detach() / self.current_gradient_accumulation_steps
 
     def sampler(self) -> EpochBatches:
-        sentences = [[self.label_classes[label] for label in feature["labels"] if label >= 0] for feature in self.train_dataset]
+        sentences = [
+            [self.label_classes[label] for label in feature["labels"] if label >= 0]
+            for feature in self.train_dataset
+        ]
         return self._sampler(sentences, paired=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -289,11 +370,19 @@ class ContrastiveTrainer(SentenceTrainer):
     def embed(self, features: Any) -> tuple[Tensor, Tensor]:
         """`embed_tokens` of the model in training, in its arithmetic."""
         with self.compute_loss_context_manager():
-            return embed_tokens(self.model, features, self.data_collator, self.label_classes, self.args.per_device_eval_batch_size)
+            return embed_tokens(
+                self.model,
+                features,
+                self.data_collator,
+                self.label_classes,
+                self.args.per_device_eval_batch_size,
+            )
 
     def reference_features(self) -> list[dict]:
         """The training sentences, in an order fixed by the seed, up to `reference_tokens` tokens."""
-        order = torch.randperm(len(self.train_dataset), generator=torch.Generator().manual_seed(self.args.seed)).tolist()
+        order = torch.randperm(
+            len(self.train_dataset), generator=torch.Generator().manual_seed(self.args.seed)
+        ).tolist()
         chosen, tokens = [], 0
         for number in order:
             if tokens >= self.args.reference_tokens:
@@ -303,7 +392,12 @@ class ContrastiveTrainer(SentenceTrainer):
         return chosen
 
     def evaluation_loop(
-        self, dataloader: DataLoader, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+        self,
+        dataloader: DataLoader,
+        description: str,
+        *args: Any,
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,
     ) -> EvalLoopOutput:
         """The criteria in place of per-example predictions; `Trainer.evaluate` logs them and calls back as ever.
 
@@ -313,14 +407,18 @@ class ContrastiveTrainer(SentenceTrainer):
         metrics = [self._criteria(features) if self.is_world_process_zero() else None]
         broadcast_object_list(metrics)
         named = {f"{metric_key_prefix}_{name}": value for name, value in (metrics[0] or {}).items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(features))
+        return EvalLoopOutput(
+            predictions=None, label_ids=None, metrics=named, num_samples=len(features)
+        )
 
     def _criteria(self, features: Any) -> dict[str, float]:
         queries, gold = self.embed(features)
         references, classes = self.embed(self.reference_features())
         return {
             "loss": self._mean_loss(queries, gold, features),
-            "knn_f1": token_f1(knn_classes(queries, references, classes, neighbours=self.args.knn_neighbours), gold),
+            "knn_f1": token_f1(
+                knn_classes(queries, references, classes, neighbours=self.args.knn_neighbours), gold
+            ),
             "prototype_f1": token_f1(prototype_classes(queries, references, classes), gold),
         }
 
@@ -332,7 +430,10 @@ class ContrastiveTrainer(SentenceTrainer):
         for number, size in enumerate(sizes):
             bounds[number // batch_size] += size
         parts = list(bounds.values())
-        losses = [self.contrastive_loss(z, y) for z, y in zip(embeddings.split(parts), classes.split(parts), strict=True)]
+        losses = [
+            self.contrastive_loss(z, y)
+            for z, y in zip(embeddings.split(parts), classes.split(parts), strict=True)
+        ]
         return float(torch.stack(losses).mean())
 
 
@@ -343,14 +444,25 @@ class JointTrainer(SentenceTrainer):
     `ContrastiveTrainer`, `weight`, `temperature`.
     """
 
-    def __init__(self, *args: Any, label_classes: Sequence[int], weight: float, temperature: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        label_classes: Sequence[int],
+        weight: float,
+        temperature: float,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.label_classes, self.weight, self.temperature = list(label_classes), weight, temperature
 
-    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        loss, outputs = super().compute_loss(model, {**inputs, "output_hidden_states": True}, return_outputs=True, **kwargs)
+        loss, outputs = super().compute_loss(
+            model, {**inputs, "output_hidden_states": True}, return_outputs=True, **kwargs
+        )
         classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
         tokens = gather_tokens(outputs.hidden_states[-1][classes >= 0], classes[classes >= 0])
         loss = loss + self.weight * pairwise_contrastive_loss(*tokens, temperature=self.temperature)

@@ -14,7 +14,7 @@ from contrastive_ner.errors import DataError
 from contrastive_ner.models.modeling_binder import CUT
 from contrastive_ner.models.windows_ner import TextReader, Tokenized
 
-# ------------------------------------------------------------------------------------------------------------------ tags
+# --------------------------------------------------------------------------------------------- tags
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
 
 
@@ -42,7 +42,9 @@ class AlignReport:
         )
 
 
-def tag_features(records: Sequence[Record], reader: TextReader, labels: Sequence[str]) -> tuple[list[dict], AlignReport]:
+def tag_features(
+    records: Sequence[Record], reader: TextReader, labels: Sequence[str]
+) -> tuple[list[dict], AlignReport]:
     """Model inputs with labels from records: texts longer than a window are split without overlap, outside mentions.
 
     Args:
@@ -64,11 +66,15 @@ def tag_features(records: Sequence[Record], reader: TextReader, labels: Sequence
         for first, last in _split_positions(record.text, text, spans, reader, report):
             window = reader.window(text, first, last)
             own = tags[first:last]
-            if own[0].startswith("I-"):  # the rest of a mention longer than a window: to the model a mention of its own
+            if own[0].startswith(
+                "I-"
+            ):  # the rest of a mention longer than a window: to the model a mention of its own
                 own[0] = "B-" + own[0][2:]
             values = iter(own)
             row = [ids[next(values)] if is_word else -100 for is_word in window.word_mask]
-            features.append({"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row})
+            features.append(
+                {"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row}
+            )
     report.windows = len(features)
     return features, report
 
@@ -85,7 +91,9 @@ def _spans_over_positions(
     for mention in flat:
         if f"B-{mention.label}" not in ids:
             known = ", ".join(sorted(label[2:] for label in ids if label.startswith("B-")))
-            raise DataError(f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {known})")
+            raise DataError(
+                f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {known})"
+            )
         if mention.start in starts and mention.end in ends:
             spans.append((starts[mention.start], ends[mention.end], mention.label))
         else:
@@ -95,7 +103,11 @@ def _spans_over_positions(
 
 
 def _split_positions(
-    text: str, tokenized: Tokenized, spans: list[tuple[int, int, str]], reader: TextReader, report: AlignReport
+    text: str,
+    tokenized: Tokenized,
+    spans: list[tuple[int, int, str]],
+    reader: TextReader,
+    report: AlignReport,
 ) -> Iterator[tuple[int, int]]:
     """Windows [first, last) over positions: cut after punctuation where possible, never inside a mention that fits."""
     inside = {i for start, end, _ in spans for i in range(start + 1, end)}  # no cut before these
@@ -104,7 +116,11 @@ def _split_positions(
         last = reader.fit(tokenized, first)
         if last < total:
             free = [cut for cut in range(first + 1, last + 1) if cut not in inside]
-            after = {cut: text[tokenized.spans[cut - 1][0]] for cut in free if cut > first + (last - first) // 2}
+            after = {
+                cut: text[tokenized.spans[cut - 1][0]]
+                for cut in free
+                if cut > first + (last - first) // 2
+            }
             strong = [cut for cut, character in after.items() if character in STRONG_PUNCTUATION]
             weak = [cut for cut, character in after.items() if character in PUNCTUATION]
             if free:
@@ -115,7 +131,7 @@ def _split_positions(
         first = last
 
 
-# ----------------------------------------------------------------------------------------------------------------- spans
+# -------------------------------------------------------------------------------------------- spans
 @dataclass
 class SpanReport:
     """What became of the mentions on the way to BINDER's features."""
@@ -125,7 +141,9 @@ class SpanReport:
     mentions: int = 0
     misaligned: int = 0  # no word (or token) boundary matches
     max_width: int = 0
-    widths: Counter[int] = field(default_factory=Counter)  # tokens of the mentions that boundaries match
+    widths: Counter[int] = field(
+        default_factory=Counter
+    )  # tokens of the mentions that boundaries match
 
     @property
     def too_wide(self) -> int:
@@ -133,7 +151,10 @@ class SpanReport:
 
     def to_dict(self) -> dict[str, Any]:
         own = ("texts", "windows", "mentions", "misaligned", "max_width", "too_wide")
-        return {**{name: getattr(self, name) for name in own}, "widths": dict(sorted(self.widths.items()))}
+        return {
+            **{name: getattr(self, name) for name in own},
+            "widths": dict(sorted(self.widths.items())),
+        }
 
     def __str__(self) -> str:
         return (
@@ -154,7 +175,9 @@ class SpanReport:
         return "\n".join(lines)
 
 
-def aligned_mentions(records: Sequence[Record], texts: Sequence[Tokenized], report: SpanReport) -> list[list[tuple[int, int, str]]]:
+def aligned_mentions(
+    records: Sequence[Record], texts: Sequence[Tokenized], report: SpanReport
+) -> list[list[tuple[int, int, str]]]:
     """Mentions of each text as (first position, last position + 1, label); those on no boundary are counted."""
     rows = []
     for record, text in zip(records, texts, strict=True):
@@ -164,14 +187,18 @@ def aligned_mentions(records: Sequence[Record], texts: Sequence[Tokenized], repo
         for start, end, label in sorted({(m.start, m.end, m.label) for m in record.entities}):
             if start in starts and end in ends:
                 found.append((starts[start], ends[end], label))
-                report.widths[text.last_token[ends[end] - 1] - text.first_token[starts[start]] + 1] += 1
+                report.widths[
+                    text.last_token[ends[end] - 1] - text.first_token[starts[start]] + 1
+                ] += 1
             else:
                 report.misaligned += 1
         rows.append(found)
     return rows
 
 
-def span_widths(records: Sequence[Record], reader: TextReader, max_width: int | None = None) -> SpanReport:
+def span_widths(
+    records: Sequence[Record], reader: TextReader, max_width: int | None = None
+) -> SpanReport:
     """Widths in tokens of the mentions of records, beside a limit, by default the greatest."""
     report = SpanReport(texts=len(records))
     aligned_mentions(records, reader.tokenize([record.text for record in records]), report)
@@ -181,7 +208,12 @@ def span_widths(records: Sequence[Record], reader: TextReader, max_width: int | 
 
 
 def span_features(
-    records: Sequence[Record], reader: TextReader, types: Sequence[str], *, max_width: int, overlap: int
+    records: Sequence[Record],
+    reader: TextReader,
+    types: Sequence[str],
+    *,
+    max_width: int,
+    overlap: int,
 ) -> tuple[list[dict], SpanReport]:
     """BINDER's inputs with labels from records, which are whole documents where the data give them (`join_documents`).
 
@@ -207,7 +239,9 @@ def span_features(
     for record in records:
         for mention in record.entities:
             if mention.label not in ids:
-                raise DataError(f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(ids)})")
+                raise DataError(
+                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(ids)})"
+                )
     report = SpanReport(texts=len(records), max_width=max_width)
     texts = reader.tokenize([record.text for record in records])
     features = []
@@ -217,8 +251,12 @@ def span_features(
             text_end = len(window.input_ids) - len(reader.suffix)
             labels = []
             for first, last, label in mentions:
-                start = text.first_token[first] + shift if window.first <= first < window.last else CUT
-                end = text.last_token[last - 1] + shift if window.first < last <= window.last else CUT
+                start = (
+                    text.first_token[first] + shift if window.first <= first < window.last else CUT
+                )
+                end = (
+                    text.last_token[last - 1] + shift if window.first < last <= window.last else CUT
+                )
                 if end >= text_end:  # in a word that is longer than a window
                     end = CUT
                 if (start, end) != (CUT, CUT):

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 OUTSIDE = 0
-BLOCK_ENTRIES = 2**22  # similarities held at once, about 16 MB: the loss's memory does not grow with the square of the batch
+BLOCK_ENTRIES = (
+    2**22
+)  # similarities held at once, about 16 MB: the loss's memory does not grow with the square of the batch
 
 
 def semantic_classes(labels: Sequence[str]) -> list[int]:
@@ -24,7 +26,9 @@ def semantic_classes(labels: Sequence[str]) -> list[int]:
     [0, 1, 1, 2, 2]
     """
     types: dict[str, int] = {}
-    return [OUTSIDE if label == "O" else types.setdefault(label[2:], len(types) + 1) for label in labels]
+    return [
+        OUTSIDE if label == "O" else types.setdefault(label[2:], len(types) + 1) for label in labels
+    ]
 
 
 def pairwise_contrastive_loss(
@@ -80,7 +84,9 @@ class _PairwiseContrast(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, index: Tensor, sizes: list[int], temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, embeddings: Tensor, index: Tensor, sizes: list[int], temperature: float
+    ) -> Tensor:
         """Sum over the classes of the mean over pairs.
 
         embeddings (M, D); index (N,): the rows to read, those of each class of `sizes` in turn, then all others.
@@ -99,7 +105,9 @@ class _PairwiseContrast(torch.autograd.Function):
                 if gradient is not None:  # `scores` now holds the loss's derivative to the cosines
                     gradient.addmm_(scores.T, z[anchors])
                     gradient[anchors].addmm_(scores, z)
-        if gradient is not None:  # through the normalisation: what changes a length only is projected out
+        if (
+            gradient is not None
+        ):  # through the normalisation: what changes a length only is projected out
             gradient.addcmul_(z, torch.linalg.vecdot(z, gradient)[:, None], value=-1).div_(norms)
             ctx.save_for_backward(index, gradient)
             ctx.shape, ctx.dtype = embeddings.shape, embeddings.dtype
@@ -128,7 +136,9 @@ def _contrast_rows(scores: Tensor, first: int, sizes: list[int], temperature: fl
         rows = slice(max(members.start - first, 0), max(min(members.stop - first, len(scores)), 0))
         if rows.start >= rows.stop:
             continue
-        own = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + (first - members.start)
+        own = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + (
+            first - members.start
+        )
         weight = 1.0 / (size * (size - 1))
         part = scores[rows]  # (a_c, N)
         positives = part[:, members].clone()  # (a_c, n_c)
@@ -136,14 +146,18 @@ def _contrast_rows(scores: Tensor, first: int, sizes: list[int], temperature: fl
         highest = part.amax(1, keepdim=True)  # (a_c, 1)
         total = part.sub_(highest).exp_().sum(1, keepdim=True)  # (a_c, 1)
         margin = (highest + total.log()) - positives  # (a_c, n_c) N_i - s_ij
-        loss += weight * F.softplus(margin).scatter_(1, own, 0.0).sum()  # a token with itself is no pair
+        loss += (
+            weight * F.softplus(margin).scatter_(1, own, 0.0).sum()
+        )  # a token with itself is no pair
         slope = margin.sigmoid_().scatter_(1, own, 0.0).mul_(weight / temperature)  # (a_c, n_c)
         part.mul_(slope.sum(1, keepdim=True) / total)
         part[:, members] = -slope
     return loss
 
 
-def supervised_contrastive_loss(embeddings: Tensor, classes: Tensor, *, temperature: float, with_o: bool = False) -> Tensor:
+def supervised_contrastive_loss(
+    embeddings: Tensor, classes: Tensor, *, temperature: float, with_o: bool = False
+) -> Tensor:
     """Khosla et al. (NeurIPS 2020), Eq. 2, "out" form: every token but the anchor is in the denominator, positives included.
 
     Mean over the anchors that have a positive. Arguments, empty cases and errors as in `pairwise_contrastive_loss`.
@@ -180,6 +194,8 @@ def _prepare(embeddings: Tensor, classes: Tensor, temperature: float) -> tuple[T
 
 def _validate(embeddings: Tensor, classes: Tensor, temperature: float) -> None:
     if embeddings.shape[:-1] != classes.shape:
-        raise ValueError(f"embeddings {tuple(embeddings.shape)} and classes {tuple(classes.shape)} do not match")
+        raise ValueError(
+            f"embeddings {tuple(embeddings.shape)} and classes {tuple(classes.shape)} do not match"
+        )
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: expected a positive number")

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.evaluation.metrics import span_scores
@@ -22,9 +29,22 @@ from contrastive_ner.logs import log
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
 from contrastive_ner.training.binder import BinderTrainer, SpanCounts
-from contrastive_ner.training.checkpoints import GracefulStop, Stopwatch, checkpoints, full_disk_explained, newest_checkpoint, resume
+from contrastive_ner.training.checkpoints import (
+    GracefulStop,
+    Stopwatch,
+    checkpoints,
+    full_disk_explained,
+    newest_checkpoint,
+    resume,
+)
 from contrastive_ner.training.config import RunConfig, is_first_process
-from contrastive_ner.training.contrastive import CRITERIA, ContrastiveTrainer, ContrastiveTrainingArguments, JointTrainer, SentenceTrainer
+from contrastive_ner.training.contrastive import (
+    CRITERIA,
+    ContrastiveTrainer,
+    ContrastiveTrainingArguments,
+    JointTrainer,
+    SentenceTrainer,
+)
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.task import Task
 
@@ -39,8 +59,12 @@ def train_phases(task: Task) -> Path:
         start = run_phase(config, "stage1", lambda folder: stage1_trainer(task, folder))
     if config.method == "nerco" and config.head_epochs:
         body = start
-        start = run_phase(config, "head", lambda folder: stage2_trainer(task, folder, body, head_only=True))
-    return run_phase(config, "full", lambda folder: stage2_trainer(task, folder, start, head_only=False))
+        start = run_phase(
+            config, "head", lambda folder: stage2_trainer(task, folder, body, head_only=True)
+        )
+    return run_phase(
+        config, "full", lambda folder: stage2_trainer(task, folder, start, head_only=False)
+    )
 
 
 def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Trainer]) -> Path:
@@ -96,7 +120,7 @@ def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
     write_json(done, marker)
 
 
-# ------------------------------------------------------------------------------------------------------------- stage one
+# ---------------------------------------------------------------------------------------- stage one
 def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
     """Contrastive training of the encoder."""
     config = task.config
@@ -118,7 +142,9 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         reference_tokens=config.stage1_reference_tokens,
     )
     return ContrastiveTrainer(
-        model=ready_for_training(NercoModel.from_encoder(task.encoder, **task.model_fields), config),
+        model=ready_for_training(
+            NercoModel.from_encoder(task.encoder, **task.model_fields), config
+        ),
         args=arguments,
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
@@ -128,7 +154,7 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- stage two
+# ---------------------------------------------------------------------------------------- stage two
 def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: bool) -> Trainer:
     """The standard Trainer over a tagger. `head_only`: the encoder is fixed; else encoder and head learn at rates of their own.
 
@@ -153,7 +179,11 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
     if config.stage2_contrastive_weight and not head_only:
         weight, temperature = config.stage2_contrastive_weight, config.stage1_temperature
         trainer_class = JointTrainer
-        extra = {"label_classes": semantic_classes(task.labels), "weight": weight, "temperature": temperature}
+        extra = {
+            "label_classes": semantic_classes(task.labels),
+            "weight": weight,
+            "temperature": temperature,
+        }
     return trainer_class(
         **extra,
         model=model,
@@ -161,7 +191,9 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
-        compute_metrics=lambda prediction: tag_scores(prediction.predictions, prediction.label_ids, task.labels),
+        compute_metrics=lambda prediction: tag_scores(
+            prediction.predictions, prediction.label_ids, task.labels
+        ),
         preprocess_logits_for_metrics=lambda logits, labels: model.viterbi(logits, labels != -100),
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, head_rate), None),
@@ -171,7 +203,9 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
 def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
     if start is not None and start.parent.name == "head":
         return NercoForTokenClassification.from_pretrained(start)
-    tagger = NercoForTokenClassification.from_encoder(task.encoder, task.labels, **task.model_fields)
+    tagger = NercoForTokenClassification.from_encoder(
+        task.encoder, task.labels, **task.model_fields
+    )
     if start is not None:
         tagger.nerco = NercoModel.from_pretrained(start)
     return tagger
@@ -179,20 +213,26 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
 
 def full_epochs(config: RunConfig) -> int:
     """Epochs of the full phase; the controls get the epochs that NerCo spends in its other phases."""
-    return config.stage2_epochs + (0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs)
+    return config.stage2_epochs + (
+        0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs
+    )
 
 
-def tag_scores(predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, float]:
+def tag_scores(
+    predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]
+) -> dict[str, float]:
     """Span scores of tag ids (N, T), -100 where no tag is."""
 
     def spans(rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, str]]]:
-        return [tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows]
+        return [
+            tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows
+        ]
 
     micro = span_scores(spans(predicted), spans(gold))["micro"]
     return {name: micro[name] for name in ("precision", "recall", "f1")}
 
 
-# ---------------------------------------------------------------------------------------------------------------- BINDER
+# ------------------------------------------------------------------------------------------- BINDER
 def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     """The standard Trainer over BINDER, evaluated by the spans that it decodes."""
     config = task.config
@@ -218,7 +258,7 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- all methods
+# -------------------------------------------------------------------------------------- all methods
 def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
     """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
     return {
@@ -243,13 +283,17 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
     }
 
 
-def two_rate_optimizer(config: RunConfig, model: PreTrainedModel, head_rate: float) -> torch.optim.AdamW:
+def two_rate_optimizer(
+    config: RunConfig, model: PreTrainedModel, head_rate: float
+) -> torch.optim.AdamW:
     """AdamW with a learning rate for the encoders and one for what stands on them; no decay on biases and norms."""
     encoders = {id(parameter) for module in encoders_of(model) for parameter in module.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in encoders, parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((id(parameter) in encoders, parameter.dim() > 1), []).append(
+                parameter
+            )
     return torch.optim.AdamW(
         [
             {
@@ -266,7 +310,11 @@ def two_rate_optimizer(config: RunConfig, model: PreTrainedModel, head_rate: flo
 def encoders_of(model: PreTrainedModel) -> list[PreTrainedModel]:
     """The pretrained parts of a model."""
     base = model.base_model
-    return [encoder for encoder in (base.encoder, getattr(base, "type_encoder", None)) if encoder is not None]
+    return [
+        encoder
+        for encoder in (base.encoder, getattr(base, "type_encoder", None))
+        if encoder is not None
+    ]
 
 
 def use_bf16(config: RunConfig) -> bool:

@@ -33,7 +33,9 @@ def prepare(config: RunConfig) -> tuple[Task, Data, Alignment]:
     quiet_libraries()
     data = load_data(config)
     if is_first_process():
-        write_json({**config.to_dict(), "data_sha256": data_hashes(config)}, config.run_dir / "config.json")
+        write_json(
+            {**config.to_dict(), "data_sha256": data_hashes(config)}, config.run_dir / "config.json"
+        )
     task, alignment = prepare_task(config, data)
     return task, data, alignment
 
@@ -58,7 +60,11 @@ def nothing_left_of_a_false_start(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except (InputError, OSError):
-        if is_new and is_first_process() and not (any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir)):
+        if (
+            is_new
+            and is_first_process()
+            and not (any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir))
+        ):
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
 
@@ -77,7 +83,9 @@ def lock_run_dir(run_dir: Path) -> "BaseFileLock":
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise ConfigError(f"{run_dir} is in use: another process trains there; wait for it or choose another output_dir") from error
+            raise ConfigError(
+                f"{run_dir} is in use: another process trains there; wait for it or choose another output_dir"
+            ) from error
     return lock
 
 
@@ -86,19 +94,31 @@ def check_run_dir(config: RunConfig) -> None:
     run_dir = config.run_dir
     saved = run_dir / "config.json"
     if not saved.is_file():
-        if run_dir.exists() and (not run_dir.is_dir() or any(path.name != LOCK_FILE for path in run_dir.iterdir())):
-            raise ConfigError(f"{run_dir} exists and is no run directory; choose another output_dir")
+        if run_dir.exists() and (
+            not run_dir.is_dir() or any(path.name != LOCK_FILE for path in run_dir.iterdir())
+        ):
+            raise ConfigError(
+                f"{run_dir} exists and is no run directory; choose another output_dir"
+            )
         return
     try:
         old = json.loads(saved.read_text("utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{saved} cannot be read ({error}); remove {run_dir} or choose another output_dir") from error
+        raise ConfigError(
+            f"{saved} cannot be read ({error}); remove {run_dir} or choose another output_dir"
+        ) from error
     # A key that did not exist when the run began had the effect of its default.
     old = {**RunConfig().to_dict(), **old}
     new = {**config.to_dict(), "data_sha256": data_hashes(config)}
-    changed = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in {**old, **new} if old.get(key) != new.get(key)]
+    changed = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
     if changed:
-        raise ConfigError(f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose another output_dir")
+        raise ConfigError(
+            f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose another output_dir"
+        )
 
 
 def data_hashes(config: RunConfig) -> dict[str, str | None]:
@@ -107,7 +127,7 @@ def data_hashes(config: RunConfig) -> dict[str, str | None]:
     return {path: file_hash(expand(path)) for path in paths if path}
 
 
-# ---------------------------------------------------------------------------------------------------- what a run leaves
+# -------------------------------------------------------------------------------- what a run leaves
 def assemble_model(task: Task, trained: Path) -> Path:
     """A folder ready for the Hub: weights, configuration, code and tokenizer. It gets its name `model` when the run is complete."""
     from transformers import AutoTokenizer
@@ -115,7 +135,9 @@ def assemble_model(task: Task, trained: Path) -> Path:
     from contrastive_ner.training.calibration import calibrate
 
     folder = fresh_folder(task.config.run_dir / ".model-partial")
-    model = model_class("binder" if task.config.method == "binder" else "nerco").from_pretrained(trained)
+    model = model_class("binder" if task.config.method == "binder" else "nerco").from_pretrained(
+        trained
+    )
     calibrate(model, task)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(task.encoder).save_pretrained(folder)
@@ -137,8 +159,14 @@ def draw_plots(task: Task, metrics: dict[str, Any]) -> None:
 
     run_dir = task.config.run_dir
     done = finished_phases(run_dir)
-    plot_training({name: read_json(run_dir / name / "DONE.json")["log"] for name in done}, run_dir / "training.png")
-    plot_reliability({split: metrics[split]["calibration"] for split in ("dev", "test") if split in metrics}, run_dir / "reliability.png")
+    plot_training(
+        {name: read_json(run_dir / name / "DONE.json")["log"] for name in done},
+        run_dir / "training.png",
+    )
+    plot_reliability(
+        {split: metrics[split]["calibration"] for split in ("dev", "test") if split in metrics},
+        run_dir / "reliability.png",
+    )
     if task.config.method == "binder":
         return
     models = {"encoder": NercoModel.from_encoder(task.encoder, **task.model_fields)}
@@ -148,12 +176,18 @@ def draw_plots(task: Task, metrics: dict[str, Any]) -> None:
     panels, classes = {}, torch.empty(0)
     for title, model in models.items():
         embeddings, classes = embed_tokens(
-            model, task.features["dev"], task.collator, semantic_classes(task.labels), task.config.eval_batch_size
+            model,
+            task.features["dev"],
+            task.collator,
+            semantic_classes(task.labels),
+            task.config.eval_batch_size,
         )
         # As many O tokens as entity tokens, the same ones in each panel.
         entity = (classes > 0).nonzero().squeeze(1)
         outside = (classes == 0).nonzero().squeeze(1)
-        chosen = torch.randperm(len(outside), generator=torch.Generator().manual_seed(0))[: len(entity)]
+        chosen = torch.randperm(len(outside), generator=torch.Generator().manual_seed(0))[
+            : len(entity)
+        ]
         keep = torch.cat([outside[chosen], entity])
         panels[title], classes = embeddings[keep], classes[keep]
     names = ["O", *dict.fromkeys(label[2:] for label in task.labels[1:])]

@@ -59,7 +59,11 @@ class Task:
         from contrastive_ner.training.batches import SpanCollator, TagCollator
 
         pad_token_id = AutoTokenizer.from_pretrained(self.encoder).pad_token_id or 0
-        return SpanCollator(pad_token_id) if self.config.method == "binder" else TagCollator(pad_token_id)
+        return (
+            SpanCollator(pad_token_id)
+            if self.config.method == "binder"
+            else TagCollator(pad_token_id)
+        )
 
     @property
     def model_fields(self) -> dict[str, Any]:
@@ -77,50 +81,72 @@ class Task:
         }
 
 
-def prepare_task(config: RunConfig, data: Data) -> tuple[Task, dict[str, "AlignReport | SpanReport"]]:
+def prepare_task(
+    config: RunConfig, data: Data
+) -> tuple[Task, dict[str, "AlignReport | SpanReport"]]:
     """The task of a run, and by split what became of the mentions on the way to features."""
     from contrastive_ner.models.pipeline_ner import text_reader
 
     tokenizer, label_unit = load_tokenizer(config, data.records["train"])
     encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
-    reader = text_reader(tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens)
+    reader = text_reader(
+        tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
+    )
     build = build_span_features if config.method == "binder" else build_tag_features
     features, reports, fields = build(config, data, reader)
     for split, report in reports.items():
         log.info("%s: %s", split, report)
         if not report.mentions and split != "test":
             there = sum(len(record.entities) for record in data.records[split])
-            reason = "no mention falls on token boundaries; is text_unit right for this data?" if there else "there is no mention at all"
+            reason = (
+                "no mention falls on token boundaries; is text_unit right for this data?"
+                if there
+                else "there is no mention at all"
+            )
             if there and config.method == "binder" and report.misaligned < there:
                 reason = f"every mention is wider than max_span_width, {fields['max_span_width']}"
             raise DataError(f"{split}: nothing to learn or select by: {reason}")
     return Task(config, data.types, label_unit, encoder, features, fields), reports
 
 
-# ------------------------------------------------------------------------------------------------------------------ data
+# --------------------------------------------------------------------------------------------- data
 def load_data(config: RunConfig) -> Data:
     """Read the splits and report what was found. DataError where there is nothing to learn."""
     if not config.train_file or not config.dev_file:
-        raise ConfigError("train_file and dev_file are needed: name them in the configuration or as key=value")
+        raise ConfigError(
+            "train_file and dev_file are needed: name them in the configuration or as key=value"
+        )
     records, reports = {}, {}
-    for split, path in (("train", config.train_file), ("dev", config.dev_file), ("test", config.test_file)):
+    for split, path in (
+        ("train", config.train_file),
+        ("dev", config.dev_file),
+        ("test", config.test_file),
+    ):
         if path:
             records[split], reports[split] = read_records(expand(path), layout_of(config))
             if split == "train" and config.train_texts:
                 records[split] = records[split][: config.train_texts]
             mentions = sum(len(record.entities) for record in records[split])
-            repaired = f", {reports[split].repaired_tags} tags repaired" if reports[split].repaired_tags else ""
+            repaired = (
+                f", {reports[split].repaired_tags} tags repaired"
+                if reports[split].repaired_tags
+                else ""
+            )
             log.info("%s: %d texts, %d mentions%s", split, len(records[split]), mentions, repaired)
     types = entity_types(records["train"])
     if not types:
-        raise DataError(f"{config.train_file}: no entity at all in {len(records['train'])} texts; there is nothing to learn")
+        raise DataError(
+            f"{config.train_file}: no entity at all in {len(records['train'])} texts; there is nothing to learn"
+        )
     if config.method == "binder":
         descriptions = describe_types(config, records)
         return Data(records, reports, list(descriptions), descriptions)
     for split, own in records.items():
         unknown = sorted(set(entity_types(own)) - set(types))
         if unknown:
-            raise DataError(f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train ({', '.join(types)})")
+            raise DataError(
+                f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train ({', '.join(types)})"
+            )
     return Data(records, reports, types)
 
 
@@ -129,16 +155,25 @@ def describe_types(config: RunConfig, records: dict[str, list[Record]]) -> dict[
     from contrastive_ner.data.descriptions import check_types, read_types
 
     if not config.types_file:
-        raise ConfigError("method=binder needs types_file: a description of every entity type (configs/types/ has examples)")
+        raise ConfigError(
+            "method=binder needs types_file: a description of every entity type (configs/types/ has examples)"
+        )
     types = read_types(expand(config.types_file))
-    check_types(types, entity_types(record for own in records.values() for record in own), config.types_file)
+    check_types(
+        types, entity_types(record for own in records.values() for record in own), config.types_file
+    )
     unused = check_types(types, entity_types(records["train"]), config.types_file)
     if unused:
         log.info("types without a mention in train: %s", ", ".join(unused))
-    return {t.label: [t.description, t.name, f"{t.name}: {t.description}"][: None if config.type_variants else 1] for t in types}
+    return {
+        t.label: [t.description, t.name, f"{t.name}: {t.description}"][
+            : None if config.type_variants else 1
+        ]
+        for t in types
+    }
 
 
-# --------------------------------------------------------------------------------------------------------------- encoder
+# ------------------------------------------------------------------------------------------ encoder
 def encoder_place(name: str) -> str:
     """Where an encoder is: a folder, or a name on the Hub.
 
@@ -151,7 +186,12 @@ def encoder_place(name: str) -> str:
     if Path(place).is_dir():
         return place
     first, *rest = Path(place).parts or ("",)
-    is_folder = len(rest) > 1 or first in (".", "..", "~", "encoders") or Path(place).is_absolute() or place.startswith("./")
+    is_folder = (
+        len(rest) > 1
+        or first in (".", "..", "~", "encoders")
+        or Path(place).is_absolute()
+        or place.startswith("./")
+    )
     if not is_folder:
         return place  # NAME or USER/NAME
     root = clone_root()
@@ -164,7 +204,9 @@ def encoder_place(name: str) -> str:
     )
 
 
-def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrainedTokenizerBase", str]:
+def load_tokenizer(
+    config: RunConfig, train: Sequence[Record]
+) -> tuple["PreTrainedTokenizerBase", str]:
     """The encoder's tokenizer and the label unit: "token" for character text, else "word"."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -174,11 +216,18 @@ def load_tokenizer(config: RunConfig, train: Sequence[Record]) -> tuple["PreTrai
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         encoder_config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}"
+        ) from error
     # Encoders with relative positions only have no such bound.
-    longest = min(tokenizer.model_max_length, getattr(encoder_config, "max_position_embeddings", tokenizer.model_max_length))
+    longest = min(
+        tokenizer.model_max_length,
+        getattr(encoder_config, "max_position_embeddings", tokenizer.model_max_length),
+    )
     if config.max_window_tokens > longest:
-        raise ConfigError(f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most")
+        raise ConfigError(
+            f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most"
+        )
     character = is_chinese(train) if config.text_unit == "auto" else config.text_unit == "character"
     return tokenizer, "token" if character else "word"
 
@@ -189,7 +238,9 @@ def is_chinese(records: Sequence[Record]) -> bool:
     return 4 * sum(map(is_ideograph, sample)) >= len(sample)
 
 
-def prepare_encoder(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str) -> tuple[str, "PreTrainedTokenizerBase"]:
+def prepare_encoder(
+    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str
+) -> tuple[str, "PreTrainedTokenizerBase"]:
     """The encoder's folder and tokenizer: as given, or rewritten to read characters, in the run directory."""
     from contrastive_ner.training.characters import character_tokenizer, is_character_tokenizer
 
@@ -208,16 +259,25 @@ def prepare_encoder(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", lab
     return str(folder), AutoTokenizer.from_pretrained(folder)
 
 
-# -------------------------------------------------------------------------------------------------------------- features
-Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any]]  # features and reports by split, fields of the model
+# ----------------------------------------------------------------------------------------- features
+Built = tuple[
+    dict[str, list[dict]], dict[str, Any], dict[str, Any]
+]  # features and reports by split, fields of the model
 
 
 def build_tag_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
     """Tags for ce, crf and nerco."""
     from contrastive_ner.training.features import tag_features
 
-    built = {split: tag_features(data.records[split], reader, bio_labels(data.types)) for split in ("train", "dev")}
-    return {split: features for split, (features, _) in built.items()}, {split: report for split, (_, report) in built.items()}, {}
+    built = {
+        split: tag_features(data.records[split], reader, bio_labels(data.types))
+        for split in ("train", "dev")
+    }
+    return (
+        {split: features for split, (features, _) in built.items()},
+        {split: report for split, (_, report) in built.items()},
+        {},
+    )
 
 
 def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
@@ -225,12 +285,20 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
     from contrastive_ner.data.documents import join_documents
     from contrastive_ner.training.features import span_features, span_widths
 
-    records = {split: [document.record for document in join_documents(own)] for split, own in data.records.items()}
+    records = {
+        split: [document.record for document in join_documents(own)]
+        for split, own in data.records.items()
+    }
     widths = span_widths(records["train"], reader)
     log.info(widths.width_table())
-    width = config.max_span_width or max(1, min(widths.max_width, WIDEST_SPAN, config.max_window_tokens // 2))
+    width = config.max_span_width or max(
+        1, min(widths.max_width, WIDEST_SPAN, config.max_window_tokens // 2)
+    )
     overlap = config.window_overlap or min(max(width, LEAST_OVERLAP), reader.capacity - 1)
-    built = {split: span_features(records[split], reader, data.types, max_width=width, overlap=overlap) for split in ("train", "dev")}
+    built = {
+        split: span_features(records[split], reader, data.types, max_width=width, overlap=overlap)
+        for split in ("train", "dev")
+    }
     reports = {split: report for split, (_, report) in built.items()}
     if "test" in records:
         reports["test"] = span_widths(records["test"], reader, width)
@@ -241,8 +309,12 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         "projection_dropout": config.projection_dropout,
         "max_span_width": width,
         "types_per_batch": config.types_per_batch,
-        "decoding": ("nested" if overlapping(records["train"]) else "flat") if config.decoding == "auto" else config.decoding,
-        "several_labels": twice_labelled(records["train"]) if config.several_labels == "auto" else config.several_labels == "true",
+        "decoding": ("nested" if overlapping(records["train"]) else "flat")
+        if config.decoding == "auto"
+        else config.decoding,
+        "several_labels": twice_labelled(records["train"])
+        if config.several_labels == "auto"
+        else config.several_labels == "true",
     }
     return {split: features for split, (features, _) in built.items()}, reports, fields
 
@@ -254,4 +326,7 @@ def overlapping(records: Sequence[Record]) -> bool:
 
 def twice_labelled(records: Sequence[Record]) -> bool:
     """Whether some stretch of text has two types."""
-    return any(len({m[:3] for m in record.entities}) > len({m[:2] for m in record.entities}) for record in records)
+    return any(
+        len({m[:3] for m in record.entities}) > len({m[:2] for m in record.entities})
+        for record in records
+    )
