@@ -115,9 +115,7 @@ def test_public_names_have_docstrings(path: Path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_functions_and_files_stay_short(path: Path):
     text = path.read_text("utf-8")
-    assert len(text.splitlines()) <= (
-        900 if path.name == "modeling_binder.py" else 600 if "models" in path.parts else 500
-    )
+    assert path.name == "modeling_binder.py" or len(text.splitlines()) <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 60, node.name
