@@ -1,19 +1,20 @@
-# make demo, make test: each does all its own set-up into .venv (Python 3.11 or newer, pip and a package index are enough).
+# Each target sets up .venv by itself: Python 3.11 or newer, pip and a package index are enough.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint samples clean
+.PHONY: help demo test test-slow lint samples wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/run  ## train NerCo and a plain token classifier on the bundled corpus, compare them, tag three sentences
+demo: .venv/run  ## train NerCo, a CRF tagger and a plain token classifier, compare them, tag three sentences
 	$(BIN)/python samples/demo.py
 
 test: .venv/dev  ## the default test suite, offline
 	$(BIN)/python -m pytest -n 2
 
-test-slow: .venv/dev  ## the slow tests: demo, README, fresh processes
+test-slow: .venv/dev  ## the slow tests: demo, README, wheel, interrupted runs
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/dev  ## lint, format and types
@@ -24,15 +25,21 @@ lint: .venv/dev  ## lint, format and types
 samples: .venv/run  ## make samples/zh/*.jsonl from the marked-up source
 	$(BIN)/python samples/convert.py
 
-clean:  ## remove runs and the environment
-	rm -rf .venv runs
+wheel: .venv/run  ## build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-.venv/run: requirements.txt
+clean:  ## remove runs, builds and the environment
+	rm -rf .venv runs dist
+
+# The tested versions of all packages, then this package as an editable install.
+.venv/run: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --editable .
 	touch $@
 
-.venv/dev: requirements.txt requirements-onnx.txt requirements-dev.txt
+.venv/dev: requirements.txt requirements-onnx.txt requirements-dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps --editable .
 	touch $@ .venv/run

@@ -1,8 +1,9 @@
-"""How far scores can be taken for chances, before and after they are fitted to dev: measured on the test part of complete runs.
+"""Measure how well scores are calibrated on test, before and after fitting them to dev.
 
 python -m benchmarks.calibration runs/weibo-nerco-0 [...] --results results/calibration
 
-Writes a JSON file a run: what was fitted, expected calibration error and Brier score on test without and with it.
+Writes one JSON file per complete run: the fitted parameters, and expected calibration error and
+Brier score on test without and with them.
 """
 
 import argparse
@@ -21,7 +22,11 @@ NEUTRAL = {"score_temperature": 1.0, "score_slope": 1.0, "score_intercept": 0.0}
 
 
 def measure(run_dir: Path) -> dict[str, Any]:
-    """Test scores of a run's model with neutral scores, and with scores fitted to dev."""
+    """Measure a run's model on test with neutral scores and with scores fitted to dev.
+
+    Raises:
+        SystemExit: fitting changed the predicted mentions.
+    """
     from contrastive_ner.provenance import provenance
     from contrastive_ner.serving.inference import evaluate_records, load_pipeline
     from contrastive_ner.training.calibration import calibrate
@@ -46,7 +51,9 @@ def measure(run_dir: Path) -> dict[str, Any]:
         fitted = calibrate(pipeline.model, task)
         after = evaluate_records(pipeline, data.records["test"])
     if before["micro"] != after["micro"]:
-        raise SystemExit(f"{run_dir}: fitting the scores changed the mentions")
+        raise SystemExit(
+            f"{run_dir}: expected the same mentions before and after fitting the scores"
+        )
     return {
         "run": run_dir.name,
         "method": saved["method"],
@@ -63,6 +70,7 @@ def measure(run_dir: Path) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Measure the runs named on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,7 +81,7 @@ def main() -> int:
         "--results",
         type=Path,
         default=ROOT / "results" / "calibration",
-        help="folder for the measurements",
+        help="folder for the results",
     )
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)

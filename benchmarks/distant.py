@@ -1,8 +1,9 @@
-"""Distant labels for BC5CDR: the second half of train, labelled with the mentions of the first half.
+"""Distant labels for BC5CDR: label the second half of train with the mentions of the first half.
 
-NER_DATA=... python -m benchmarks.distant        writes runs/bc5cdr_distant/train.jsonl, which configs/bc5cdr_distant_*.yaml read
+NER_DATA=... python -m benchmarks.distant
 
-Neither dev nor test has a part in the dictionary. The labels' precision and recall against the gold ones are printed.
+Writes runs/bc5cdr_distant/train.jsonl, which configs/bc5cdr_distant_*.yaml read. The dictionary
+uses neither dev nor test. Prints the labels' precision and recall against the gold labels.
 """
 
 import argparse
@@ -22,7 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def label_second_half(
     train: str | Path, output: str | Path, *, min_length: int
 ) -> tuple[AnnotationReport, dict[str, Any] | None]:
-    """Split the texts of an annotated file, make a dictionary of the first half's mentions, write the second half with its labels."""
+    """Label the second half of an annotated file with a dictionary of the first half's mentions.
+
+    Args:
+        train: annotated file.
+        output: JSONL file to write the labelled second half to.
+        min_length: leave out terms with fewer characters.
+
+    Returns:
+        The annotation report, and scores against the gold labels.
+    """
     records, _ = read_records(train)
     middle = len(records) // 2
     entries, _ = collect_terms(records[:middle])
@@ -33,6 +43,7 @@ def label_second_half(
 
 
 def main() -> int:
+    """Write the labelled file and print its scores."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,7 +57,7 @@ def main() -> int:
         help="JSONL file to write",
     )
     parser.add_argument(
-        "--min_length", type=int, default=3, help="leave out terms of fewer characters [3]"
+        "--min_length", type=int, default=3, help="leave out terms with fewer characters [3]"
     )
     arguments = parser.parse_args()
     report, scores = label_second_half(

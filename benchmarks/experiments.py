@@ -1,9 +1,10 @@
-"""Run configurations with several seeds, some at a time, and keep their metrics in results/runs/.
+"""Run configurations with several seeds in parallel and collect their metrics in results/runs/.
 
 python -m benchmarks.experiments configs/weibo_*.yaml --seeds 0 1 2 3 4 --jobs 2 [key=value ...]
 
-Every run is `run_ner.py train CONFIG seed=S`; started again, complete runs are skipped and killed ones continue. The jobs share the cores;
-all methods of a seed come before the next seed, so that a table of what is there compares like with like.
+Every run is `contrastive-ner train CONFIG seed=S`. Started again, it skips complete runs and
+resumes interrupted ones. The jobs share the cores. All configurations of a seed run before the next
+seed, so that a table of partial results compares the same seeds.
 """
 
 import argparse
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
+    """Run all configurations with all seeds; return 1 if a run failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,15 +29,13 @@ def main() -> int:
         "arguments",
         nargs="+",
         metavar="CONFIG | key=value",
-        help="configurations, and keys to replace in all of them",
+        help="configurations, and keys to override in all of them",
     )
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0], help="seeds of each configuration"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument(
-        "--threads", type=int, help="threads of each run; by default the cores are shared equally"
-    )
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs in parallel [1]")
+    parser.add_argument("--threads", type=int, help="threads per run [an equal share of the cores]")
     parser.add_argument(
         "--results", type=Path, default=ROOT / "results" / "runs", help="folder for the metrics"
     )
@@ -58,7 +58,10 @@ def main() -> int:
 
 
 def train(config_file: str, overrides: list[str], *, threads: int, results: Path) -> int:
-    """One run in a process of its own; its output goes to a file beside the run directory. Returns its exit code."""
+    """Train in a separate process and return its exit code.
+
+    Its output goes to `RUN_DIR.log`; on success its metrics are copied to `results`.
+    """
     config: RunConfig = load_config(config_file, overrides)
     run_dir = config.run_dir
     if not (run_dir / "metrics.json").is_file():

@@ -1,11 +1,13 @@
-"""Damaged and hostile model folders, thousands of them: what `verify` and loading make of each.
+"""Fuzz `verify` and model loading with thousands of damaged and hostile model folders.
 
 python -m benchmarks.fuzz --examples 600 --output results/fuzz.json
 
-Each input is a small model folder with one thing wrong: weights cut, flipped or with a header that lies; a configuration with a value of
-the wrong type or size; a manifest that lies. Expected of each: `verify` finds every change that the manifest does not cover up; where
-the manifest was written anew, loading gives a model or one of the documented errors (ValueError, OSError), in bounded time and memory.
-Anything else is a failure, kept with its input's description. Loading uses this project's classes: no code of the folder is run.
+Each input is a small model folder with one fault: truncated weights, flipped bits or a false header
+of the weights; a configuration value of the wrong type or size; a false manifest. Expected:
+`verify` detects every change that the manifest does not cover up. With a rewritten manifest,
+loading returns a model or raises a documented error (ValueError, OSError), in bounded time and
+memory. Anything else is a failure, reported with a description of its input. Loading uses this
+project's classes and runs no code of the folder.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from contrastive_ner.hub.repository import (
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SECONDS = 30  # that loading a tiny model may take
+SECONDS = 30  # time limit for loading a tiny model
 HOSTILE = st.one_of(
     st.none(),
     st.booleans(),
@@ -75,19 +77,22 @@ HOSTILE = st.one_of(
 
 @dataclass
 class Report:
-    """How inputs of each kind ended, and what must not have happened."""
+    """Counts of outcomes by kind of input, and descriptions of the failures."""
 
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def count(self, kind: str, outcome: str) -> None:
+        """Count one outcome."""
         self.outcomes.setdefault(kind, Counter())[outcome] += 1
 
     def fail(self, kind: str, description: str) -> None:
+        """Count a failure and keep its description."""
         self.count(kind, "FAILURE")
         self.failures.append(f"{kind}: {description}")
 
     def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types: number of inputs, outcomes, failures."""
         outcomes = {
             kind: dict(counts.most_common()) for kind, counts in sorted(self.outcomes.items())
         }
@@ -101,7 +106,10 @@ class Report:
 # ------------------------------------------------------------------------------------------- inputs
 @st.composite
 def damaged_bytes(draw: st.DrawFn, content: bytes, densest: int) -> tuple[bytes, str]:
-    """Content that is cut, or has bits flipped, half of the times among its first `densest` bytes, where its structure is."""
+    """Truncated content, or content with flipped bits.
+
+    Half of the flips fall into the first `densest` bytes, which hold the structure.
+    """
     if draw(st.booleans()):
         length = draw(st.integers(0, len(content) - 1))
         return content[:length], f"cut at {length}"
@@ -115,7 +123,7 @@ def damaged_bytes(draw: st.DrawFn, content: bytes, densest: int) -> tuple[bytes,
 
 @st.composite
 def lying_header(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
-    """Weights with a header that says something else of one tensor."""
+    """Weights whose header has one false entry for a tensor."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     name = draw(st.sampled_from(sorted(set(header) - {"__metadata__"})))
@@ -156,7 +164,7 @@ def hostile_config(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
 
 @st.composite
 def lying_manifest(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
-    """A manifest with lines changed, exchanged, doubled or left out."""
+    """A manifest with one line changed, swapped, duplicated or removed."""
     lines = content.decode().splitlines(keepends=True)
     at = draw(st.integers(0, len(lines) - 1))
     kind = draw(
@@ -191,7 +199,12 @@ def lying_manifest(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
 # ------------------------------------------------------------------------------------------- checks
 @contextmanager
 def bounded() -> Iterator[None]:
-    """TimeoutError after `SECONDS`; MemoryError (or torch's own) where much more than a tiny model needs is asked for."""
+    """Limit time and memory (POSIX).
+
+    Raises:
+        TimeoutError: after `SECONDS`.
+        MemoryError: (or torch's own error) far more memory than a tiny model needs was requested.
+    """
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {SECONDS} s")
@@ -217,7 +230,7 @@ def bounded() -> Iterator[None]:
 def check(
     folder: Path, name: str, kind: str, report: Report, content: bytes, description: str
 ) -> None:
-    """One input: `name` of a good folder replaced by `content`; the folder is good again afterwards."""
+    """Check one input: replace file `name` of a good folder by `content`, then restore it."""
     from contrastive_ner.serving.inference import load_pipeline
 
     path = folder / name
@@ -241,7 +254,7 @@ def check(
             return
         except (ValueError, OSError) as error:
             outcome = type(error).__name__
-        except Exception as error:  # what is not documented is what we look for
+        except Exception as error:  # undocumented errors are what we look for
             report.fail(kind, f"{description}: {type(error).__name__}: {str(error)[:200]}")
             return
         if {entry.name for entry in folder.iterdir()} != before:
@@ -254,7 +267,7 @@ def check(
 
 
 def is_visible(folder: Path, name: str, manifest: bytes) -> bool:
-    """Whether the change is one that a manifest can show: a reordered manifest says the same."""
+    """Whether a manifest can reveal the change; a reordered manifest is equivalent."""
     if name != MANIFEST:
         return True
     try:
@@ -266,7 +279,7 @@ def is_visible(folder: Path, name: str, manifest: bytes) -> bool:
 
 
 def fuzz(folders: dict[str, Path], examples: int) -> Report:
-    """`examples` inputs of each kind for each model (manifests: of the first one only)."""
+    """Check `examples` inputs of each kind for each model (manifests: first model only)."""
     report = Report()
     for method, folder in folders.items():
         kinds: dict[str, tuple[str, Callable[[bytes], st.SearchStrategy]]] = {
@@ -293,7 +306,7 @@ def fuzz(folders: dict[str, Path], examples: int) -> Report:
 def draw_each(
     strategy: st.SearchStrategy, examples: int, use: Callable[[bytes, str], None]
 ) -> None:
-    """Give `use` so many inputs of a strategy, the same ones each time."""
+    """Call `use` with `examples` inputs drawn from a strategy, the same ones each time."""
 
     @settings(
         max_examples=examples,
@@ -310,7 +323,7 @@ def draw_each(
 
 
 def tiny_models(folder: Path) -> dict[str, Path]:
-    """A packaged untrained model of each method, as small as they get."""
+    """Package a minimal untrained model of each method; {method: folder}."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -352,6 +365,7 @@ def tiny_models(folder: Path) -> dict[str, Path]:
 
 
 def main() -> int:
+    """Fuzz tiny models, print the report and return 1 if there were failures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,14 @@
-"""Types that training never saw: BINDER trained on four domains of CrossNER, tested on those types of the fifth that the four lack.
+"""Zero-shot types: train BINDER on four CrossNER domains, test on types unique to the fifth.
 
 NER_DATA=... MINILM=... python -m benchmarks.held_out --domain ai --seeds 0 1 2 [key=value ...]
 
-Trains `configs/crossner_held_out.yaml` on the other domains together, then looks, by description, for the types of the held-out domain's
-test part that no training file has: those alone are gold, those alone are asked for. Started again, complete runs are not repeated.
-The same for each variant: as the configuration says, with variants of the descriptions, with types drawn for each step. Besides: the
-same with the least score that is best on the held-out domain's dev part, one for all types, as someone with a few labelled texts would
-choose it.
+Trains `configs/crossner_held_out.yaml` on the other domains together. Then predicts, from their
+descriptions, the types of the held-out domain's test part that no training file has; only these
+count as gold. Started again, it skips complete runs.
+
+Variants: the plain configuration, variants of the descriptions, types sampled per step, and both.
+Each is also scored with the minimum score (one for all types) that is best on the held-out domain's
+dev part, as someone with a few labelled texts would choose it.
 """
 
 import argparse
@@ -32,15 +34,16 @@ VARIANTS = {
     "drawn": ("types_per_batch=10",),
     "both": ("type_variants=true", "types_per_batch=10"),
 }
-LIMITS = tuple(0.5**step for step in range(1, 15))  # least scores to choose from, down to 6e-5
+LIMITS = tuple(0.5**step for step in range(1, 15))  # candidate minimum scores, down to 6e-5
 
 
 def domain_records(domain: str, split: str) -> list[Record]:
+    """Records of one split of a CrossNER domain in NER_DATA."""
     return read_records(expand(f"${{NER_DATA}}/crossner/{domain}/{split}.txt"))[0]
 
 
 def merge_types(domains: Sequence[str]) -> list[EntityType]:
-    """The types of several domains; one that several have is described as in the first."""
+    """Types of several domains; a shared type keeps the description of its first domain."""
     merged: dict[str, EntityType] = {}
     texts: set[str] = set()
     for domain in domains:
@@ -52,6 +55,7 @@ def merge_types(domains: Sequence[str]) -> list[EntityType]:
 
 
 def write_types(types: Sequence[EntityType], path: Path) -> None:
+    """Write a YAML file of types."""
     import yaml
 
     entries = {
@@ -64,7 +68,14 @@ def write_types(types: Sequence[EntityType], path: Path) -> None:
 
 
 def prepare(domain: str, folder: Path) -> list[str]:
-    """Write train, dev and types of the other domains; of the held-out domain dev and test with the types that they lack, returned."""
+    """Write the data of one held-out domain to a folder.
+
+    That is train, dev and types of the other domains, and dev and test of the held-out domain with
+    only the types that the others lack.
+
+    Returns:
+        The labels of these types, sorted.
+    """
     others = [other for other in DOMAINS if other != domain]
     folder.mkdir(parents=True, exist_ok=True)
     known: set[str] = set()
@@ -91,14 +102,20 @@ def prepare(domain: str, folder: Path) -> list[str]:
 
 
 def scores_of(model_dir: Path, folder: Path) -> dict[str, Any]:
-    """Scores on the held-out types of test, at the threshold and at the least score that is best on dev."""
+    """Scores on the held-out types of test.
+
+    Returns:
+        Scores at the model's own threshold; "chosen" has those at the minimum score that is best
+        on dev.
+    """
     from contrastive_ner.evaluation.metrics import span_scores
     from contrastive_ner.serving.inference import evaluate_records, load_pipeline, tag_records
 
     pipeline = load_pipeline(model_dir)
     types = {item.label: item.description for item in read_types(folder / "held_out.yaml")}
     dev, test = (read_records(folder / f"held_out_{split}.jsonl")[0] for split in ("dev", "test"))
-    # Flat decoding takes the best first: what a higher limit leaves is what exceeds it among the mentions of the lowest.
+    # Flat decoding is greedy by score: the mentions at a higher limit are those at the lowest
+    # limit whose scores exceed it.
     found, *_ = tag_records(pipeline, dev, types=types, min_score=LIMITS[-1])
 
     def dev_f1(limit: float) -> float:
@@ -115,24 +132,26 @@ def scores_of(model_dir: Path, folder: Path) -> dict[str, Any]:
 
 
 def run(command: list[str]) -> None:
+    """Run a command of this project from the root of the clone."""
     subprocess.run([sys.executable, str(ROOT / "run_ner.py"), *command], check=True, cwd=ROOT)
 
 
 def main() -> int:
+    """Train and score every variant with every seed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="keys to replace in the configuration"
+        "overrides", nargs="*", metavar="key=value", help="keys to override in the configuration"
     )
-    parser.add_argument("--domain", choices=DOMAINS, default="ai", help="the domain held out [ai]")
+    parser.add_argument("--domain", choices=DOMAINS, default="ai", help="held-out domain [ai]")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds [0]")
     parser.add_argument(
         "--variants",
         nargs="+",
         choices=sorted(VARIANTS),
         default=list(VARIANTS),
-        help="how types are given in training [all]",
+        help="how training presents the types [all]",
     )
     parser.add_argument(
         "--results", type=Path, default=ROOT / "results" / "held_out", help="folder for the scores"

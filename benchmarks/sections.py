@@ -1,21 +1,19 @@
-"""The sections of benchmarks/speed.py: each sets up competitors, checks that they agree, and measures them in turns.
+"""Sections of benchmarks.speed: the contrastive loss, the CRF, training steps and the pipeline.
 
-Sections: measuring; the contrastive loss, the CRF, training steps of both stages, the pipeline.
-The arguments of each `measure_...` are its sizes; their defaults are what the targets are stated for.
+Each section sets up competitors, checks that they agree and measures them in turns. The arguments
+of each `measure_...` are its sizes; the targets are stated for their defaults.
 
-Notation: N tokens, A anchors, C tags, D width, B batch, T tokens of a sentence; n_c tokens of class c.
+Notation: N tokens, A anchors, C tags, D width, B batch, T tokens in a sentence, n_c tokens of
+class c.
 """
 
-import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import accumulate, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,16 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer
 
+from benchmarks.measuring import (
+    Section,
+    compare,
+    in_turns,
+    on_each,
+    peak_bytes,
+    summary,
+)
 from contrastive_ner.data.readers import Layout, read_records
 from contrastive_ner.files import expand
 from contrastive_ner.models.encoder_ner import IGNORED
@@ -53,119 +58,12 @@ ROOT = Path(__file__).resolve().parent.parent
 ENCODER = str(ROOT / "encoders" / "zh-char-mini")
 
 
-# ---------------------------------------------------------------------------------------- measuring
-@dataclass(frozen=True)
-class Measured:
-    """A competitor's median and lower and upper quartile, in seconds or bytes."""
-
-    median: float
-    quartiles: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A ratio: the median and the quartiles of the repetitions' own ratios. `target` reads ">= 5"; None: the ratio is for information."""
-
-    name: str
-    ratio: float
-    quartiles: tuple[float, float]
-    target: str | None
-    met: bool | None
-    unit: str
-    measured: dict[str, Measured]
-    repetitions: int
-
-
-@dataclass(frozen=True)
-class Section:
-    """What was measured, under which circumstances."""
-
-    setting: dict[str, Any]
-    comparisons: list[Comparison]
-
-
-def summary(values: Sequence[float]) -> Measured:
-    low, middle, high = (
-        torch.tensor(values, dtype=torch.float64)
-        .quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
-        .tolist()
-    )
-    return Measured(middle, (low, high))
-
-
-def compare(
-    measured: dict[str, list[float]],
-    above: str,
-    below: str,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    unit: str = "seconds",
-) -> Comparison:
-    """The ratio `above` / `below` of neighbouring measurements, held against a target if there is one."""
-    ratio = summary([a / b for a, b in zip(measured[above], measured[below], strict=True)])
-    target, met = None, None
-    if at_least is not None:
-        target, met = f">= {at_least:.2f}", ratio.median >= at_least
-    elif at_most is not None:
-        target, met = f"<= {at_most:.2f}", ratio.median <= at_most
-    return Comparison(
-        name=f"{above} / {below}" + (", peak memory" if unit == "bytes" else ""),
-        ratio=ratio.median,
-        quartiles=ratio.quartiles,
-        target=target,
-        met=met,
-        unit=unit,
-        measured={name: summary(measured[name]) for name in (above, below)},
-        repetitions=len(measured[above]),
-    )
-
-
-def in_turns(
-    competitors: Mapping[str, Callable[[], object]], repetitions: int, warmup: int
-) -> dict[str, list[float]]:
-    """Seconds of each call: A B A B ..., so that a machine that gets slower slows all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in competitors}
-    for repetition in range(warmup + repetitions):
-        for name, call in competitors.items():
-            started = time.perf_counter()
-            call()
-            elapsed = time.perf_counter() - started
-            if repetition >= warmup:
-                seconds[name].append(elapsed)
-    return seconds
-
-
-def on_each(function: Callable[[Any], object], items: Sequence[Any]) -> Callable[[], object]:
-    """A callable that takes the next item at every call, the first one after the last."""
-    turn = cycle(items)
-    return lambda: function(next(turn))
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    """The most bytes of tensors that lived at one time of those allocated during the call.
-
-    The profiler records every allocation and release of torch's allocator, those inside an operation included, which a
-    `TorchDispatchMode` does not see. The resident size of a process would count caches of the C library, too, and changes with
-    what ran before.
-    """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        record.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text("utf-8"))["traceEvents"]
-    changes = sorted(
-        (event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]
-    )
-    return max(accumulate((event["args"]["Bytes"] for event in changes), initial=0))
-
-
 # --------------------------------------------------------------------------------- contrastive loss
 def definition_loss(embeddings: Tensor, classes: Tensor, *, temperature: float) -> Tensor:
-    """The pairwise loss as it is defined: a row of logits for every ordered pair, its positive beside all negatives.
+    """The pairwise loss by definition: one row of logits per ordered pair, positive and negatives.
 
-    sum over c of n_c (n_c - 1) (N - n_c + 1) logits, a class at a time, no loop over tokens; (N, D), (N,) -> scalar.
+    Computes sum over c of n_c (n_c - 1) (N - n_c + 1) logits, one class at a time, without a loop
+    over tokens: (N, D), (N,) -> scalar.
     """
     z = F.normalize(embeddings, dim=-1)
     total = z.sum() * 0.0
@@ -187,7 +85,10 @@ def definition_loss(embeddings: Tensor, classes: Tensor, *, temperature: float) 
 def contrastive_tokens(
     tokens: int, types: int, entity_share: float, width: int
 ) -> tuple[Tensor, Tensor]:
-    """(N, D) random embeddings that require a gradient, (N,) classes. Types of equal size: the definition's cheapest case."""
+    """Random embeddings (N, D) that require a gradient, and classes (N,).
+
+    Types have equal sizes, the cheapest case for the definition.
+    """
     generator = torch.Generator().manual_seed(0)
     entity_tokens = round(entity_share * tokens)
     classes = torch.zeros(tokens, dtype=torch.long)
@@ -199,12 +100,13 @@ def contrastive_tokens(
 def value_and_gradient(
     loss: Callable[..., Tensor], embeddings: Tensor, classes: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
+    """A loss and its gradient by the embeddings: (N, D), (N,) -> scalar, (N, D)."""
     value = loss(embeddings, classes, temperature=temperature)
     return value.detach(), torch.autograd.grad(value, embeddings)[0]
 
 
 def product_and_gradient(z: Tensor, anchors: Tensor, upstream: Tensor) -> Tensor:
-    """The similarity matrix (A, N) of normalised embeddings and nothing else, forward and backward."""
+    """Forward and backward of only the similarity matrix (A, N) of normalised embeddings."""
     return torch.autograd.grad(z[anchors] @ z.T, z, upstream)[0]
 
 
@@ -218,7 +120,10 @@ def measure_loss(
     temperature: float = 0.08,
     repetitions: int = 30,
 ) -> Section:
-    """Forward and backward of the stage-one loss, against its definition and against the bare matrix product inside it."""
+    """Forward and backward of the stage-one loss.
+
+    Competitors: its definition, and the bare matrix product inside it.
+    """
     embeddings, classes = contrastive_tokens(sentences * length, types, entity_share, width)
     z = F.normalize(embeddings.detach(), dim=-1).requires_grad_()
     anchors = (classes > 0).nonzero().squeeze(1)
@@ -227,7 +132,8 @@ def measure_loss(
     definition = partial(value_and_gradient, definition_loss, embeddings, classes, temperature)
     torch.testing.assert_close(ours(), definition(), rtol=1e-4, atol=1e-6)
 
-    # Two series: after the definition's many megabytes the caches are cold, which the comparison with the product must not feel.
+    # Two series: the definition's many megabytes leave cold caches, which must not affect the
+    # comparison with the product.
     slow = in_turns({"definition": definition, "loss": ours}, repetitions, warmup=3)
     bare = in_turns(
         {"loss": ours, "product": partial(product_and_gradient, z, anchors, upstream)},
@@ -265,14 +171,14 @@ def crf_loss(crf: LinearChainCRF, emissions: Tensor, tags: Tensor, valid: Tensor
 
 
 def crf_paths(crf: LinearChainCRF, emissions: Tensor, valid: Tensor) -> list[list[int]]:
-    """Viterbi paths as lists, which is what pytorch-crf gives."""
+    """Viterbi paths as lists, as pytorch-crf returns them."""
     with torch.no_grad():
         paths = crf_viterbi(emissions, *crf.scores(), valid.sum(1)).tolist()
     return [[tag for tag in path if tag != IGNORED] for path in paths]
 
 
 def library_loss(crf: Any, emissions: Tensor, tags: Tensor, valid: Tensor) -> Tensor:
-    """`crf_loss` by pytorch-crf."""
+    """`crf_loss` with pytorch-crf."""
     crf.zero_grad()
     emissions.grad = None
     loss = -crf(emissions, tags, mask=valid, reduction="mean")
@@ -281,12 +187,13 @@ def library_loss(crf: Any, emissions: Tensor, tags: Tensor, valid: Tensor) -> Te
 
 
 def library_paths(crf: Any, emissions: Tensor, valid: Tensor) -> list[list[int]]:
+    """`crf_paths` with pytorch-crf."""
     with torch.no_grad():
         return crf.decode(emissions, mask=valid)
 
 
 def same_crfs(tags: int) -> tuple[LinearChainCRF, Any]:
-    """This project's CRF and pytorch-crf's with the same random transitions, no start and no end scores."""
+    """Both CRFs with the same random transitions, without start and end scores."""
     from torchcrf import CRF
 
     types = [f"T{i}" for i in range((tags - 1) // 2)]
@@ -305,7 +212,10 @@ def same_crfs(tags: int) -> tuple[LinearChainCRF, Any]:
 def measure_crf(
     *, batch: int = 32, length: int = 128, tags: int = 17, repetitions: int = 30
 ) -> Section:
-    """Loss (forward and backward) and Viterbi decoding of one ragged batch, against pytorch-crf. `tags` is odd: O, B- and I-."""
+    """Loss (forward and backward) and Viterbi decoding of one ragged batch, against pytorch-crf.
+
+    `tags` is odd: O, and B- and I- of each type.
+    """
     generator = torch.Generator().manual_seed(0)
     emissions = torch.randn(batch, length, tags, generator=generator).requires_grad_()
     gold = torch.randint(tags, (batch, length), generator=generator)
@@ -358,13 +268,13 @@ def measure_crf(
 
 # ----------------------------------------------------------------------------------- training steps
 def sample_task(method: str, encoder: str, batch_size: int) -> Task:
-    """What a run of configs/demo.yaml would train: the bundled corpus, as `run_ner.py train` prepares it."""
+    """The task of configs/demo.yaml (the bundled corpus), with full training batches only."""
     files = [f"{split}_file={ROOT}/samples/zh/{split}.jsonl" for split in ("train", "dev", "test")]
     sizes = [f"stage1_batch_size={batch_size}", f"stage2_batch_size={batch_size}"]
     config = load_config(
         ROOT / "configs" / "demo.yaml", [*files, *sizes, f"method={method}", f"encoder={encoder}"]
     )
-    with redirect_stdout(None):  # counts of the data, which their own commands report
+    with redirect_stdout(None):  # counts of the data
         data = load_data(config)
         task, _ = prepare_task(config, data)
     full_batches = len(task.features["train"]) // batch_size
@@ -373,7 +283,10 @@ def sample_task(method: str, encoder: str, batch_size: int) -> Task:
 
 
 def stepper(trainer: Trainer) -> Callable[[dict[str, Tensor]], None]:
-    """A step of the trainer on a batch: forward and backward in the run's arithmetic, clipping, optimiser."""
+    """A function that does one training step on a batch.
+
+    The step is forward and backward in the precision of the run, gradient clipping and optimiser.
+    """
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.create_optimizer())
     model.train()
 
@@ -387,6 +300,7 @@ def stepper(trainer: Trainer) -> Callable[[dict[str, Tensor]], None]:
 
 
 def step_setting(task: Task, batches: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    """What a measured training step depends on."""
     return {
         "data": "samples/zh",
         "batches": len(batches),
@@ -411,9 +325,8 @@ def measure_step(
         steps = {
             f"{name} step": on_each(stepper(trainer), chosen) for name, trainer in trainers.items()
         }
-        seconds = in_turns(
-            steps, repetitions, warmup=len(chosen)
-        )  # each batch once: kernels are prepared for its shape
+        # Warm up with each batch, as kernels are prepared per shape.
+        seconds = in_turns(steps, repetitions, warmup=len(chosen))
     return Section(
         step_setting(tasks["crf"], chosen), [compare(seconds, "crf step", "ce step", at_most=1.15)]
     )
@@ -422,12 +335,13 @@ def measure_step(
 def measure_stage1(
     *, encoder: str = ENCODER, batch_size: int = 40, batches: int = 8, repetitions: int = 32
 ) -> Section:
-    """A step of stage one against a step of plain token classification: same encoder, batches, optimiser and parameters."""
+    """A step of stage one against a step of plain token classification.
+
+    Both have the same encoder, batches, optimiser and parameters.
+    """
     task, plain = sample_task("nerco", encoder, batch_size), sample_task("ce", encoder, batch_size)
     tagger = NercoForTokenClassification.from_encoder(encoder, plain.labels, **plain.model_fields)
-    tagger.classifier.requires_grad_(
-        False
-    )  # as in stage one, the encoder's parameters are those that train
+    tagger.classifier.requires_grad_(False)  # as in stage one, only the encoder trains
     with tempfile.TemporaryDirectory() as folder:
         contrastive = stage1_trainer(task, Path(folder))
         classification = Trainer(
@@ -449,7 +363,10 @@ def measure_stage1(
 
 # ----------------------------------------------------------------------------------------- pipeline
 def weibo_or_sample_texts() -> tuple[str, list[str]]:
-    """Weibo's sentences, train, dev and test, where NER_DATA names the folder of the data; else the bundled corpus'."""
+    """Name of the source, and its train, dev and test sentences.
+
+    Weibo if NER_DATA is set, otherwise the bundled corpus.
+    """
     if "NER_DATA" in os.environ:
         name, layout = "weibo", Layout(indexed_characters=True)
         files = [
@@ -476,7 +393,7 @@ def ready_pipeline(model_dir: str | None, encoder: str) -> NerPipeline:
 
 
 def stock_pipeline(ner: NerPipeline) -> Any:
-    """The library's own pipeline, as it comes, around its own token classifier with the same encoder and linear layer."""
+    """The transformers pipeline with its defaults and a token classifier of the same weights."""
     config = ner.model.config
     encoder_config = type(config.encoder_config)(
         **{**config.encoder_config.to_dict(), "id2label": config.id2label}
@@ -490,7 +407,7 @@ def stock_pipeline(ner: NerPipeline) -> Any:
 
 
 def forward_batches(ner: NerPipeline, texts: Sequence[str]) -> list[dict[str, Tensor]]:
-    """The padded batches, sorted by length, that the pipeline itself feeds its model."""
+    """The padded batches, sorted by length, that the pipeline gives to its model."""
     batches: list[dict[str, Tensor]] = []
     hook = ner.model.register_forward_pre_hook(
         lambda model, arguments, inputs: batches.append(inputs), with_kwargs=True
@@ -515,9 +432,10 @@ def measure_pipeline(
     parts: int = 4,
     repetitions: int = 12,
 ) -> Section:
-    """Raw texts to mentions, against the bare encoder on the same batches and against the library's pipeline with its defaults.
+    """From raw texts to mentions.
 
-    A repetition is one of the `parts` of the texts: the competitors take turns more often.
+    Competitors: the bare encoder on the same batches, and the transformers pipeline with its
+    defaults. A repetition is one of the `parts` of the texts, so that competitors alternate often.
     """
     source, own = weibo_or_sample_texts()
     texts = list(islice(cycle(own), sentences))
@@ -536,7 +454,7 @@ def measure_pipeline(
     setting = {
         "source": source,
         "texts": len(texts),
-        "texts_of_the_source": len(own),  # repeated from the first on until there are enough
+        "texts_of_the_source": len(own),  # repeated until there are enough
         "texts_in_a_repetition": len(chunks[0]),
         "model": model_dir or "untrained",
         "mentions": sum(map(len, ner(texts))),

@@ -1,6 +1,7 @@
-"""BINDER's sections of benchmarks/speed.py: inference with stored types, memory of decoding, a training step.
+"""BINDER sections of benchmarks.speed: inference, memory of decoding, a training step.
 
-Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W greatest width of a span.
+Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W maximum span
+width.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from benchmarks.sections import ENCODER, Section, compare, in_turns, peak_bytes
+from benchmarks.measuring import Section, compare, in_turns, peak_bytes
+from benchmarks.sections import ENCODER
 from contrastive_ner.models.modeling_binder import BinderModel, BinderOutput
 from contrastive_ner.models.types_binder import TypeEmbeddings
 
-SPANS_FOUND = 5  # in a window, about: what a text of this length holds
+SPANS_FOUND = 5  # per window, about as many as a text of this length has
 
 
 def ready_binder(encoder: str, types: int, width: int) -> BinderModel:
-    """An untrained model with short descriptions, without dropout in its encoders."""
+    """An untrained model with short descriptions and no dropout in its encoders."""
     torch.manual_seed(0)
     descriptions = {
         f"type {i}": f"第{i}类实体：公司、学校、医院等机构的名字，不含泛称。" for i in range(types)
@@ -34,7 +36,7 @@ def ready_binder(encoder: str, types: int, width: int) -> BinderModel:
 
 
 def random_windows(encoder: str, batch: int, length: int) -> dict[str, Tensor]:
-    """Windows of random characters; every character may start and end a mention."""
+    """Windows (B, L) of random characters; each may start and end a mention."""
     size = len(AutoTokenizer.from_pretrained(encoder))
     ids = torch.randint(200, size, (batch, length), generator=torch.Generator().manual_seed(0))
     inside = torch.ones(batch, length, dtype=torch.bool)
@@ -48,6 +50,7 @@ def random_windows(encoder: str, batch: int, length: int) -> dict[str, Tensor]:
 
 
 def random_types(model: BinderModel, count: int) -> TypeEmbeddings:
+    """Stored types with random unit vectors (3, E, D)."""
     vectors = F.normalize(
         torch.randn(
             3, count, model.config.projection_size, generator=torch.Generator().manual_seed(1)
@@ -60,7 +63,10 @@ def random_types(model: BinderModel, count: int) -> TypeEmbeddings:
 def find_few_spans(
     model: BinderModel, hidden: Tensor, windows: dict[str, Tensor], types: TypeEmbeddings
 ) -> None:
-    """Set margins by which the model finds about as many spans as a text has mentions: an untrained one finds half of all."""
+    """Set margins so that the model finds about `SPANS_FOUND` spans per window.
+
+    An untrained model would find half of all spans.
+    """
     scores = model.scores(hidden, windows["word_mask"], windows["word_end_mask"], types.vectors)
     margins = (scores.span - scores.span[..., :1, :1]).flatten()
     model.config.margins = dict.fromkeys(
@@ -79,7 +85,7 @@ def measure_binder(
     width: int = 30,
     repetitions: int = 9,
 ) -> Section:
-    """Windows to spans with stored types, decoding included, against the bare text encoder."""
+    """From windows to decoded spans with stored types, against the bare text encoder."""
     model = ready_binder(encoder, 1, width).eval()
     windows = random_windows(encoder, batch, length)
     inputs = {name: windows[name] for name in ("input_ids", "attention_mask")}
@@ -109,7 +115,10 @@ def measure_binder(
 
 
 def plain_spans(model: BinderModel, hidden: Tensor, types: Tensor) -> Tensor:
-    """Scores of all pairs of tokens as they are defined: a projection of [h_i; h_j; D_w] for each. hidden (B, L, H) -> (B, E, L, L)."""
+    """Span scores by definition: a projection of [h_i; h_j; D_w] for each pair of tokens.
+
+    hidden (B, L, H), types (E, D) -> (B, E, L, L).
+    """
     batch, length, size = hidden.shape
     width = (torch.arange(length)[None, :] - torch.arange(length)[:, None]).clamp(
         0, model.config.max_span_width - 1
@@ -133,7 +142,10 @@ def measure_binder_memory(
     width: int = 30,
     repetitions: int = 1,
 ) -> Section:
-    """Peak memory of scoring and decoding, without the encoder's own: how it grows, and beside the plain definition."""
+    """Peak memory of scoring and decoding, without the encoder.
+
+    Compares lengths with each other, and the longest with the plain definition.
+    """
     model = ready_binder(encoder, 1, width).eval()
     given = random_types(model, types)
     peaks: dict[str, list[float]] = {}
@@ -189,7 +201,7 @@ def measure_binder_step(
     mentions: int = 6,
     repetitions: int = 9,
 ) -> Section:
-    """Forward and backward of a training step, against those of the two encoders alone."""
+    """Forward and backward of a training step, against those of both encoders alone."""
     model = ready_binder(encoder, types, width).train()
     windows = random_windows(encoder, batch, length)
     generator = torch.Generator().manual_seed(2)

@@ -1,4 +1,7 @@
-"""Serving sections of benchmarks/speed.py: `run_ner.py predict` on many texts, on two processes, its memory; the first mention."""
+"""Serving sections of benchmarks.speed: `contrastive-ner predict`, and time to the first mention.
+
+For `predict`: many texts, two processes, memory.
+"""
 
 import json
 import os
@@ -12,13 +15,11 @@ from itertools import count, cycle, islice
 from pathlib import Path
 
 from benchmarks.fuzz import tiny_models
+from benchmarks.measuring import Section, compare, in_turns
 from benchmarks.sections import (
     ENCODER,
-    Section,
-    compare,
     encode,
     forward_batches,
-    in_turns,
     ready_pipeline,
     weibo_or_sample_texts,
 )
@@ -37,7 +38,7 @@ print("\\n" + json.dumps([imported - began, time.perf_counter() - imported, len(
 """
 
 
-# The peak of a process since it was started, which `resource` mixes with that of the process that started it.
+# Prints the peak memory since the process started; `resource` mixes it with that of its parent.
 PREDICT = """
 import re, sys
 from pathlib import Path
@@ -50,7 +51,7 @@ sys.exit(code)
 
 @contextmanager
 def model_folder(model_dir: str | None, encoder: str) -> Iterator[Path]:
-    """The given model, or an untrained tagger with Weibo's types, in a folder."""
+    """Folder of the given model, or of an untrained tagger with Weibo's types."""
     if model_dir is not None:
         yield Path(model_dir)
         return
@@ -62,7 +63,7 @@ def model_folder(model_dir: str | None, encoder: str) -> Iterator[Path]:
 
 
 def write_texts(path: Path, number: int) -> list[str]:
-    """So many short texts of the benchmark data, repeated as often as needed, a line each."""
+    """Write `number` texts of the benchmark data, one per line, repeated as needed."""
     texts = [text.replace("\n", " ") for text in islice(cycle(weibo_or_sample_texts()[1]), number)]
     path.write_text("".join(text + "\n" for text in texts), "utf-8")
     return texts
@@ -75,7 +76,10 @@ def measure_predict(
     texts: int = 20_000,
     repetitions: int = 1,
 ) -> Section:
-    """A file of texts to a file of records, loading the model included, against the bare encoder on the same batches."""
+    """From a file of texts to a file of records, including loading the model.
+
+    Competitor: the bare encoder on the same batches.
+    """
     with model_folder(model_dir, encoder) as model, tempfile.TemporaryDirectory() as scratch:
         source, outputs = Path(scratch) / "in.txt", count()
         lines = write_texts(source, texts)
@@ -105,7 +109,7 @@ def measure_predict(
 def run_predict(
     model: Path, source: Path, output: Path, *options: str, cores: set[int] | None = None
 ) -> int:
-    """Run the command in a process of its own, on the given cores; the most bytes that it held (Linux)."""
+    """Run `predict` in a separate process on the given cores; its peak bytes (Linux)."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable,
@@ -127,7 +131,7 @@ def run_predict(
 def measure_predict_processes(
     *, model_dir: str | None = None, encoder: str = ENCODER, texts: int = 8000, repetitions: int = 2
 ) -> Section:
-    """Two processes on two cores against one on one core, from the start of the command to its end."""
+    """Two processes on two cores against one on one core, for the whole command."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     with model_folder(model_dir, encoder) as model, tempfile.TemporaryDirectory() as scratch:
         source, outputs = Path(scratch) / "in.txt", count()
@@ -149,7 +153,7 @@ def measure_predict_processes(
 def measure_predict_memory(
     *, few: int = 2000, many: int = 200_000, repetitions: int = 1
 ) -> Section:
-    """Peak memory of the command with a tiny tagger, on few texts and on many."""
+    """Peak memory of `predict` with a tiny tagger, on many texts against few."""
     peaks: dict[str, list[float]] = {f"{many:,} texts": [], f"{few:,} texts": []}
     with tempfile.TemporaryDirectory() as scratch:
         model = tiny_models(Path(scratch))["nerco"]
@@ -168,7 +172,13 @@ def measure_predict_memory(
 def measure_cold_start(
     *, model_dir: str | None = None, encoder: str = ENCODER, repetitions: int = 5
 ) -> Section:
-    """From `pipeline("ner", model=DIR)` to the first mention, against the import of torch and transformers."""
+    """From `pipeline("ner", model=DIR)` to the first mention.
+
+    Competitor: the import of torch and transformers.
+
+    Raises:
+        SystemExit: the model finds no mention.
+    """
     seconds: dict[str, list[float]] = {"first mention": [], "imports": []}
     with model_folder(model_dir, encoder) as model:
         for _ in range(repetitions):
@@ -184,7 +194,7 @@ def measure_cold_start(
             )
             imports, first, mentions = json.loads(done.stdout.strip().splitlines()[-1])
             if not mentions:
-                raise SystemExit("no mention found: name a trained model with --model")
+                raise SystemExit("no mention found: pass a trained model with --model")
             seconds["imports"].append(imports)
             seconds["first mention"].append(first)
     return Section({}, [compare(seconds, "first mention", "imports", at_most=2)])

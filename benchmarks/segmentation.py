@@ -1,9 +1,12 @@
-"""The paper's claim, measured: does stage one heal the segmentation of entity representations (Zhang et al., IJCAI 2023)?
+"""Test the paper's claim that stage one heals segmented entity representations.
 
-python -m benchmarks.segmentation runs/weibo-nerco-0 runs/weibo-crf-0 ... [--output results/segmentation/weibo.json]
+Source: Zhang et al., IJCAI 2023.
 
-A BIO tagger learns to tell B-PER from I-PER, and so tears apart tokens of one entity type. For the dev tokens of each run this measures the
-encoder as it came, after stage one, and at the end; runs of one method are averaged. docs/method.md explains the figures.
+python -m benchmarks.segmentation runs/weibo-nerco-0 runs/weibo-crf-0 ... [--output FILE]
+
+A BIO tagger learns to separate B-PER from I-PER, and thereby tokens of one entity type. This
+measures the dev tokens of each run with the original encoder, after stage one and at the end. Runs
+of one method are averaged. docs/method.md explains the figures.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from torch.nn import functional as F
 
 from contrastive_ner.files import write_json
 from contrastive_ner.training.config import RunConfig, convert
-from contrastive_ner.training.contrastive import embed_tokens, knn_classes, token_f1
+from contrastive_ner.training.criteria import embed_tokens, knn_classes, token_f1
 from contrastive_ner.training.losses import semantic_classes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,13 +33,19 @@ REFERENCE_SENTENCES = 300
 
 
 def segmentation(embeddings: Tensor, tags: Tensor, labels: list[str]) -> dict[str, float]:
-    """How far the B- and the I- tokens of a type are apart, beside the distance between types, in cosine distance.
+    """Cosine distances between B- and I- tokens of a type, and between types.
 
-    embeddings (N, D), tags (N,) ids of `labels`, "O" first. Averages over the types that have both kinds of tokens.
+    Args:
+        embeddings: (N, D).
+        tags: (N,) ids of `labels`.
+        labels: BIO labels, "O" first.
 
     Returns:
-        {"b_i": mean distance between a B-X and an I-X token, "types": mean distance between a token of X and one of another type,
-        "ratio": b_i / types; below 1, tokens of a type are closer to each other than to other types, whatever their tag}.
+        Averages over the types that have both B- and I- tokens:
+        "b_i", the mean distance between a B-X and an I-X token;
+        "types", the mean distance between a token of X and one of another type;
+        "ratio", b_i / types. Below 1, tokens of a type are closer to each other than to other
+        types, regardless of their tags.
 
     Raises:
         ValueError: fewer than two types have B- and I- tokens.
@@ -62,10 +71,12 @@ def segmentation(embeddings: Tensor, tags: Tensor, labels: list[str]) -> dict[st
 
 
 def alignment_and_uniformity(embeddings: Tensor, classes: Tensor) -> dict[str, float]:
-    """Wang and Isola (2020), over entity tokens: (N, D), (N,) classes > 0.
+    """Alignment and uniformity (Wang and Isola, 2020) of entity tokens: (N, D), (N,) classes > 0.
 
-    "alignment": mean squared distance of two tokens of a type, lower is better; "uniformity": log of the mean of exp(-2 d^2) over all
-    pairs, lower is more evenly spread over the sphere.
+    Returns:
+        "alignment", the mean squared distance between two tokens of a type (lower is better);
+        "uniformity", the log of the mean of exp(-2 d^2) over all pairs (lower is more evenly spread
+        over the sphere).
     """
     z = F.normalize(embeddings.float(), dim=-1)
     distances = (2 - 2 * z @ z.T).clamp_min(0)  # (N, N), squared
@@ -78,7 +89,7 @@ def alignment_and_uniformity(embeddings: Tensor, classes: Tensor) -> dict[str, f
 
 
 def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
-    """Figures of each moment of a run: {"encoder", "after stage one", "after stage two": {...}}."""
+    """Figures of a run: {"encoder", "after stage one", "after stage two": {figure: value}}."""
     from contrastive_ner.logs import quiet_libraries
     from contrastive_ner.models.modeling_nerco import NercoModel
     from contrastive_ner.training.task import load_data, prepare_task
@@ -102,6 +113,7 @@ def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
 
 
 def measure_model(model: Any, task: Any) -> dict[str, float]:
+    """Figures of a model's representations of the dev tokens."""
     tag_ids, classes = list(range(len(task.labels))), torch.tensor(semantic_classes(task.labels))
 
     def embed(features: list[dict]) -> tuple[Tensor, Tensor]:
@@ -123,7 +135,10 @@ def measure_model(model: Any, task: Any) -> dict[str, float]:
 
 
 def summary(runs: dict[str, list[dict[str, dict[str, float]]]]) -> dict[str, Any]:
-    """Mean and deviation over the runs of a method: {moment: {figure: [mean, deviation]}}; the encoder as it came is the same for all."""
+    """Mean and standard deviation over the runs of a method: {row: {figure: [mean, deviation]}}.
+
+    The original encoder is the same for all methods and has one row.
+    """
     rows: dict[str, list[dict[str, float]]] = {}
     for method, measured in sorted(runs.items()):
         for moment in measured[0]:
@@ -143,7 +158,7 @@ def summary(runs: dict[str, list[dict[str, dict[str, float]]]]) -> dict[str, Any
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
-    """The two distances of each moment as bars."""
+    """Draw the two distances of each row as bars."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -173,6 +188,7 @@ def draw(rows: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
+    """Measure the runs named on the command line; write the figures and draw them."""
     from contrastive_ner.provenance import provenance
 
     parser = argparse.ArgumentParser(
@@ -185,10 +201,10 @@ def main() -> int:
         "--output",
         type=Path,
         default=ROOT / "results" / "segmentation" / "weibo.json",
-        help="JSON file",
+        help="JSON file to write",
     )
     parser.add_argument(
-        "--figure", type=Path, default=ROOT / "docs" / "segmentation.svg", help="SVG file"
+        "--figure", type=Path, default=ROOT / "docs" / "segmentation.svg", help="SVG file to draw"
     )
     arguments = parser.parse_args()
     runs: dict[str, list[dict[str, dict[str, float]]]] = defaultdict(list)

@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
-"""Speed and memory on the CPU, as ratios: every comparison is measured within one run, its competitors in turns.
+"""Measure speed and memory on the CPU, as ratios of competitors that take turns within one run.
 
 pip install -r benchmarks/requirements.txt
 python -m benchmarks.speed                       all sections, into results/speed.json
 python -m benchmarks.speed loss crf --threads 2 --output runs/speed.json
 
-A machine's absolute speed drifts and differs from machine to machine; a ratio of two neighbouring measurements hardly does. A ratio that
-misses its target is reported, it is no error.
+Absolute speed drifts and differs between machines; a ratio of two neighbouring measurements hardly
+does. A ratio that misses its target is reported and is not an error.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 if TYPE_CHECKING:
-    from benchmarks.sections import Comparison, Section
+    from benchmarks.measuring import Comparison, Section
 
 SERVING = ("predict", "predict_processes", "predict_memory", "cold_start")
 SECTIONS = (
@@ -39,6 +38,7 @@ WITH_MODEL = ("pipeline", "predict", "predict_processes", "cold_start")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the chosen sections and write the report."""
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser()
     arguments = parser.parse_args(argv)
@@ -53,17 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_report(measured, arguments, argv)
     every = [comparison for section in measured.values() for comparison in section.comparisons]
     verdicts = [comparison.met for comparison in every if comparison.met is not None]
-    print(
-        f"\n{table(every)}\n\n{sum(verdicts)} of {len(verdicts)} targets met; written to {arguments.output}"
-    )
+    met = f"{sum(verdicts)} of {len(verdicts)} targets met"
+    print(f"\n{table(every)}\n\n{met}; written to {arguments.output}")
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks/speed.py", description="Speed and memory on the CPU, as ratios."
+        prog="python -m benchmarks.speed", description="Speed and memory on the CPU, as ratios."
     )
-    # No `choices`: argparse would hold the empty list, which means all sections, against them.
+    # Not `choices`: argparse would reject the empty list, which means all sections.
     parser.add_argument(
         "sections",
         nargs="*",
@@ -71,17 +71,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECTION",
         help=f"what to measure: {', '.join(SECTIONS)} [all]",
     )
-    parser.add_argument(
-        "--threads", type=positive, default=1, help="threads of torch, set before it starts [1]"
-    )
+    parser.add_argument("--threads", type=positive, default=1, help="threads of torch [1]")
     parser.add_argument(
         "--repetitions",
         type=positive,
-        help="measurements of each competitor [each section's own number]",
+        help="measurements of each competitor [depends on the section]",
     )
     parser.add_argument(
         "--model",
-        help=f"model folder for {', '.join(WITH_MODEL)} [an untrained tagger around the bundled encoder]",
+        help=f"model folder for {', '.join(WITH_MODEL)} "
+        "[an untrained tagger with the bundled encoder]",
     )
     parser.add_argument(
         "--output",
@@ -93,31 +92,35 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def section_name(text: str) -> str:
+    """Parse the name of a section."""
     if text not in SECTIONS:
         raise argparse.ArgumentTypeError(f"{text!r}: expected one of {', '.join(SECTIONS)}")
     return text
 
 
 def positive(text: str) -> int:
+    """Parse a positive integer."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a positive integer")
     return int(text)
 
 
 def prepare_environment(threads: int) -> None:
-    """Fix the number of threads and hide accelerators: torch and the tokenizers read this once, when they start."""
+    """Set the number of threads and hide accelerators.
+
+    Call it before importing torch and tokenizers, which read these variables once.
+    """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # the profiler, which measures memory, reports its start and stop
+    # Silence the profiler, which measures memory and would log its start and stop.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "Section"]:
-    """The sections one after the other; each one's table is printed as soon as it is complete."""
+    """Measure sections in turn; print the table of each as soon as it is complete."""
     from benchmarks.sections import MEASURE as OF_TAGGERS
     from benchmarks.sections_binder import MEASURE as OF_BINDER
     from benchmarks.sections_predict import MEASURE as OF_SERVING
@@ -135,7 +138,7 @@ def measure(chosen: Sequence[str], arguments: argparse.Namespace) -> dict[str, "
 def write_report(
     measured: dict[str, "Section"], arguments: argparse.Namespace, argv: Sequence[str]
 ) -> None:
-    """Ratios, medians and quartiles as JSON, with what they depend on."""
+    """Write ratios, medians and quartiles as JSON, with the circumstances they depend on."""
     from contrastive_ner.files import write_json
     from contrastive_ner.provenance import provenance
 
@@ -150,7 +153,7 @@ def write_report(
 
 
 def table(comparisons: Sequence["Comparison"]) -> str:
-    """A row per comparison: the ratio with its quartiles, the target, the verdict, the medians."""
+    """One row per comparison: ratio, quartiles, target, verdict, medians."""
     lines = [f"{'':<42}{'ratio':>7}{'quartiles':>16}{'target':>9}        medians"]
     for c in comparisons:
         quartiles = f"{c.quartiles[0]:.2f} to {c.quartiles[1]:.2f}"
@@ -158,14 +161,13 @@ def table(comparisons: Sequence["Comparison"]) -> str:
         medians = ", ".join(
             f"{name} {readable(m.median, c.unit)}" for name, m in c.measured.items()
         )
-        lines.append(
-            f"{c.name:<42}{c.ratio:>7.2f}{quartiles:>16}{c.target or '-':>9}  {verdict:<4}  {medians}"
-        )
+        numbers = f"{c.ratio:>7.2f}{quartiles:>16}{c.target or '-':>9}"
+        lines.append(f"{c.name:<42}{numbers}  {verdict:<4}  {medians}")
     return "\n".join(lines)
 
 
 def readable(value: float, unit: str) -> str:
-    """Seconds as ms or s, bytes as MB."""
+    """Format seconds as ms or s, bytes as MB."""
     if unit == "bytes":
         return f"{value / 1e6:.1f} MB"
     return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.2f} ms"

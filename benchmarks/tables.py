@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/ from the measurements in results/.
 
-python -m benchmarks.tables            writes
-python -m benchmarks.tables --check    fails if a document is not up to date
+python -m benchmarks.tables            write the tables
+python -m benchmarks.tables --check    fail if a document is out of date
 """
 
 import json
@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 METHODS = ("ce", "crf", "nerco", "binder")
 RESAMPLES = 10_000
+HEADLINES = (("weibo", "nerco"), ("bc5cdr", "binder"), ("germeval2014", "binder"))
+NAMES = {"nerco": "NerCo", "binder": "BINDER"}
 HELD_OUT_VARIANTS = {
     "plain": "descriptions",
     "texts": "name or description, drawn",
@@ -27,8 +29,18 @@ HELD_OUT_VARIANTS = {
 Groups = dict[tuple[str, str], list[dict[str, Any]]]
 
 
+def row_of(*cells: str) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def header(*names: str) -> list[str]:
+    """The first two rows of a Markdown table."""
+    return [row_of(*names), "|" + "---|" * len(names)]
+
+
 def grouped(measurements: list[dict[str, Any]]) -> Groups:
-    """Runs by data set and method, in the order of their seeds."""
+    """Group runs by data set and method, ordered by seed."""
     groups: Groups = defaultdict(list)
     for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
         groups[place_of(metrics["config"]["train_file"]), metrics["method"]].append(metrics)
@@ -36,11 +48,8 @@ def grouped(measurements: list[dict[str, Any]]) -> Groups:
 
 
 def score_table(groups: Groups) -> list[str]:
-    """A row per data set and method: mean and standard deviation over seeds of micro scores, in percent."""
-    lines = [
-        "| data | method | dev F1 | test P | test R | test F1 | seeds | epochs |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """One row per data set and method: mean and deviation of micro scores, in percent."""
+    lines = header("data", "method", "dev F1", "test P", "test R", "test F1", "seeds", "epochs")
     for name, method in sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]))):
         runs = groups[name, method]
 
@@ -56,16 +65,14 @@ def score_table(groups: Groups) -> list[str]:
             percent("test", "recall"),
             percent("test", "f1"),
         ]
-        lines.append("| " + " | ".join([*cells, seeds_of(runs), f"{epochs:g}"]) + " |")
+        lines.append(row_of(*cells, seeds_of(runs), f"{epochs:g}"))
     return lines
 
 
 def nested_table(groups: Groups) -> list[str]:
-    """A row per data set and method: scores on all mentions, the outer ones apart, the inner ones apart (with their number), in percent."""
-    lines = [
-        "| data | method | dev F1 | test P | test R | test F1 | outer F1 | inner P | inner R | inner mentions | seeds | epochs |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """One row per data set and method: scores on all, outer and inner mentions, in percent."""
+    scores = ["dev F1", "test P", "test R", "test F1", "outer F1", "inner P", "inner R"]
+    lines = header("data", "method", *scores, "inner mentions", "seeds", "epochs")
     for name, method in sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]))):
         runs = groups[name, method]
         test = [("test", "all_mentions", key) for key in ("precision", "recall", "f1")]
@@ -76,7 +83,8 @@ def nested_table(groups: Groups) -> list[str]:
             *(spread([run[split][part][key] for run in runs]) for split, part, key in places),
         ]
         inner = runs[0]["test"]["inner"]["gold"]
-        # A tagger's mentions never nest: only its right ones can be told to be inner, so that their precision says nothing.
+        # A tagger's mentions never nest: only its correct ones can be recognised as inner, so their
+        # precision is meaningless.
         cells.append(
             spread([run["test"]["inner"]["precision"] for run in runs])
             if inner and method == "binder"
@@ -84,18 +92,17 @@ def nested_table(groups: Groups) -> list[str]:
         )
         cells.append(spread([run["test"]["inner"]["recall"] for run in runs]) if inner else "-")
         epochs = mean(sum(phase["epochs"] for phase in run["phases"].values()) for run in runs)
-        lines.append(
-            "| " + " | ".join([*cells, str(inner or "-"), seeds_of(runs), f"{epochs:g}"]) + " |"
-        )
+        lines.append(row_of(*cells, str(inner or "-"), seeds_of(runs), f"{epochs:g}"))
     return lines
 
 
 def difference_table(groups: Groups) -> list[str]:
-    """A method minus its control on test, over the seeds that both have, with a paired bootstrap interval; also without recurring texts."""
-    lines = [
-        "| data | difference | test F1 | 95 % interval | without texts of train | 95 % interval | seeds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Test F1 of a method minus its control over shared seeds, with paired bootstrap intervals.
+
+    Both on all test texts and on those that do not occur in train.
+    """
+    scores = ["test F1", "95 % interval", "without texts of train", "95 % interval"]
+    lines = header("data", "difference", *scores, "seeds")
     for name in sorted({name for name, _ in groups}):
         for method, control in (("nerco", "ce"), ("nerco", "crf"), ("binder", "crf")):
             ours, theirs = (
@@ -114,97 +121,66 @@ def difference_table(groups: Groups) -> list[str]:
                 if recurring
                 else ["-", "-"]
             )
-            lines.append("| " + " | ".join([*cells, ", ".join(map(str, shared))]) + " |")
+            lines.append(row_of(*cells, ", ".join(map(str, shared))))
     return lines
 
 
 def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
-    """A row per held-out domain and way of training: scores on mentions of types that training lacks, in percent."""
+    """One row per held-out domain and variant: scores on types unseen in training, in percent."""
     groups: Groups = defaultdict(list)
     for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
         groups[metrics["domain"], metrics["variant"]].append(metrics)
-    lines = [
-        "| held out | types | mentions | trained with | P | R | F1 | least score chosen on dev | P | R | F1 | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (domain, variant), runs in sorted(
-        groups.items(), key=lambda item: (item[0][0], list(HELD_OUT_VARIANTS).index(item[0][1]))
-    ):
-        cells = [
-            domain,
-            str(len(runs[0]["held_out"])),
-            str(runs[0]["micro"]["gold"]),
-            HELD_OUT_VARIANTS[variant],
-        ]
-        cells += [
-            spread([run["micro"][key] for run in runs]) for key in ("precision", "recall", "f1")
-        ]
-        cells.append(", ".join(f"{run['chosen']['min_score']:.1g}" for run in runs))
-        cells += [
-            spread([run["chosen"][key] for run in runs]) for key in ("precision", "recall", "f1")
-        ]
-        lines.append("| " + " | ".join([*cells, seeds_of(runs)]) + " |")
+    scores = ["P", "R", "F1", "least score chosen on dev", "P", "R", "F1"]
+    lines = header("held out", "types", "mentions", "trained with", *scores, "seeds")
+    order, keys = list(HELD_OUT_VARIANTS), ("precision", "recall", "f1")
+    for domain, variant in sorted(groups, key=lambda key: (key[0], order.index(key[1]))):
+        runs = groups[domain, variant]
+        counts = [str(len(runs[0]["held_out"])), str(runs[0]["micro"]["gold"])]
+        plain, chosen = (
+            [spread([run[part][key] for run in runs]) for key in keys]
+            for part in ("micro", "chosen")
+        )
+        limits = ", ".join(f"{run['chosen']['min_score']:.1g}" for run in runs)
+        cells = [domain, *counts, HELD_OUT_VARIANTS[variant], *plain, limits, *chosen]
+        lines.append(row_of(*cells, seeds_of(runs)))
     return lines
 
 
 def calibration_table(measurements: list[dict[str, Any]]) -> list[str]:
-    """A row per run: errors of its scores on test, as they are and fitted to dev, in percent."""
-    lines = [
-        "| data | method | fitted | mentions | calibration error | fitted | Brier | fitted | seed |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """One row per run: calibration on test before and after fitting to dev, in percent."""
+    errors = ["calibration error", "fitted", "Brier", "fitted"]
+    lines = header("data", "method", "fitted", "mentions", *errors, "seed")
     for measured in sorted(
         measurements,
         key=lambda measured: (place_of(measured["train_file"]), METHODS.index(measured["method"])),
     ):
-        fitted = (
-            ", ".join(
-                f"{name.removeprefix('score_')} {value:.2f}"
-                for name, value in measured["fitted"].items()
-            )
-            or "-"
-        )
+        values = measured["fitted"].items()
+        fitted = ", ".join(f"{name.removeprefix('score_')} {value:.2f}" for name, value in values)
         errors = [
             f"{100 * measured[when][key]:.1f}"
             for key in ("ece", "brier")
             for when in ("before", "after")
         ]
-        cells = [
-            place_of(measured["train_file"]),
-            measured["method"],
-            fitted,
-            str(measured["mentions"]),
-            *errors,
-            str(measured["seed"]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [place_of(measured["train_file"]), measured["method"], fitted or "-"]
+        lines.append(row_of(*cells, str(measured["mentions"]), *errors, str(measured["seed"])))
     return lines
 
 
 def runtimes_table(measurements: list[dict[str, Any]]) -> list[str]:
-    """A row per run and way to run it: F1 on dev, speed beside float32 in torch."""
-    lines = ["| data | method | way | dev F1 | speed | quartiles |", "|---|---|---|---|---|---|"]
+    """One row per run and runtime: F1 on dev, speed relative to torch float32."""
+    lines = header("data", "method", "way", "dev F1", "speed", "quartiles")
     for measured in measurements:
         for way, row in measured["ways"].items():
             quartiles = " to ".join(f"{value:.2f}" for value in row["quartiles"])
-            cells = [
-                place_of(measured["train_file"]),
-                measured["method"],
-                way,
-                f"{100 * row['f1']:.2f}",
-                f"{row['speed']:.2f}",
-                quartiles,
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
+            cells = [place_of(measured["train_file"]), measured["method"], way]
+            scores = [f"{100 * row['f1']:.2f}", f"{row['speed']:.2f}"]
+            lines.append(row_of(*cells, *scores, quartiles))
     return lines
 
 
 def windows_table(measurements: list[dict[str, Any]]) -> list[str]:
-    """A row per run and length of windows: F1 on test documents, agreement with the mentions at the length of training, in percent."""
-    lines = [
-        "| data | method | documents | characters | window | test F1 | agreement |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """One row per run and window length: test F1 and agreement with training, in percent."""
+    lines = header("data", "method", "documents", "characters", "window", "test F1", "agreement")
     for measured in measurements:
         for size, row in measured["sizes"].items():
             cells = [
@@ -214,40 +190,34 @@ def windows_table(measurements: list[dict[str, Any]]) -> list[str]:
                 f"{measured['mean_characters']:.0f}",
             ]
             cells += [f"{size} tokens" + " (training)" * (int(size) == measured["trained"])]
-            lines.append(
-                "| "
-                + " | ".join([*cells, f"{100 * row['f1']:.1f}", f"{100 * row['agreement']:.1f}"])
-                + " |"
-            )
+            lines.append(row_of(*cells, f"{100 * row['f1']:.1f}", f"{100 * row['agreement']:.1f}"))
     return lines
 
 
 def place_of(train_file: str) -> str:
-    """What the tables call a data set: the folder of its training file."""
+    """Name of a data set in the tables: the folder of its training file."""
     return str(Path(train_file).parent).removeprefix("${NER_DATA}/").removeprefix("runs/")
 
 
 def counts_of(run: dict[str, Any]) -> np.ndarray:
-    """(texts, 3): correct, predicted, gold of each test text; gold are all mentions where some nest."""
+    """Correct, predicted and gold counts per test text (texts, 3), including nested mentions."""
     return np.reshape(run["test"].get("all_counts", run["test"]["counts"]), (-1, 3))
 
 
 def interval(ours: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES) -> list[str]:
-    """Mean difference of micro F1 in points, and its 95 % interval when the test texts are drawn anew (paired bootstrap).
+    """Mean difference of micro F1 in points, and its 95 % interval (paired bootstrap over texts).
 
-    ours, theirs: (seeds, texts, 3) counts. A resample draws texts with replacement, the same ones for both methods and all seeds; the
-    difference is averaged over the seeds.
+    ours, theirs: (seeds, texts, 3) counts. A resample draws texts with replacement, the same ones
+    for both methods and all seeds; the difference is averaged over the seeds.
     """
     texts = ours.shape[1]
     generator = np.random.default_rng(0)
-    drawn = generator.multinomial(
-        texts, np.full(texts, 1 / texts), size=resamples
-    )  # (resamples, texts) how often
+    # How often each text is drawn: (resamples, texts).
+    drawn = generator.multinomial(texts, np.full(texts, 1 / texts), size=resamples)
 
     def f1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        correct, predicted, gold = np.moveaxis(
-            np.einsum("rt,stk->rsk", weights, counts), -1, 0
-        )  # each (resamples, seeds)
+        sums = np.einsum("rt,stk->rsk", weights, counts)
+        correct, predicted, gold = np.moveaxis(sums, -1, 0)  # each (resamples, seeds)
         return 2 * correct / np.maximum(predicted + gold, 1)
 
     def difference(weights: np.ndarray) -> np.ndarray:
@@ -264,10 +234,12 @@ def spread(values: list[float]) -> str:
 
 
 def seeds_of(runs: list[dict[str, Any]]) -> str:
+    """Seeds of runs, separated by commas."""
     return ", ".join(str(run["seed"]) for run in runs)
 
 
 def machines(measurements: list[dict[str, Any]]) -> str:
+    """The line under a table: machines and versions of its measurements."""
     places = sorted({metrics["machine"] for metrics in measurements})
     versions = sorted(
         {
@@ -279,7 +251,11 @@ def machines(measurements: list[dict[str, Any]]) -> str:
 
 
 def between(text: str, begin: str, end: str, content: str) -> str:
-    """A document with other content between two markers."""
+    """Replace the content between two markers of a document.
+
+    Raises:
+        SystemExit: a marker is missing.
+    """
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
@@ -288,9 +264,10 @@ def between(text: str, begin: str, end: str, content: str) -> str:
 
 
 def ablation_table(groups: Groups, measurements: list[dict[str, Any]]) -> list[str]:
-    """A row per configuration of configs/ablation: scores of dev, and the difference to NerCo over the seeds of both.
+    """One row per configuration of configs/ablation: dev scores, and the difference to NerCo.
 
-    `groups`: the runs on Weibo are the table's base (nerco) and its row without stage one (crf).
+    The difference is over shared seeds. The Weibo runs of `groups` give the base (nerco) and the
+    row without stage one (crf).
     """
     names = {"nerco": "nothing (nerco)", "crf": "no stage one, no head-only phase (crf)"}
     runs: dict[str, dict[int, dict[str, Any]]] = {
@@ -305,10 +282,7 @@ def ablation_table(groups: Groups, measurements: list[dict[str, Any]]) -> list[s
             .replace("_", " ")
         )
         runs.setdefault(name, {})[metrics["seed"]] = metrics
-    lines = [
-        "| what changes | dev F1 | beside nerco | k-NN F1 after stage one | seeds |",
-        "|---|---|---|---|---|",
-    ]
+    lines = header("what changes", "dev F1", "beside nerco", "k-NN F1 after stage one", "seeds")
     seeds = {metrics["seed"] for metrics in measurements}
     for name, every in runs.items():
         own = {seed: run for seed, run in sorted(every.items()) if seed in seeds}
@@ -321,30 +295,26 @@ def ablation_table(groups: Groups, measurements: list[dict[str, Any]]) -> list[s
             spread([dev_f1(run) for run in own.values()]),
             "" if every is base else signed(beside),
         ]
-        lines.append(
-            "| "
-            + " | ".join([*cells, spread(found) if found else "-", ", ".join(map(str, own))])
-            + " |"
-        )
+        lines.append(row_of(*cells, spread(found) if found else "-", ", ".join(map(str, own))))
     return lines
 
 
 def dev_f1(run: dict[str, Any]) -> float:
+    """Micro F1 of a run on dev."""
     return run["dev"]["micro"]["f1"]
 
 
 def signed(values: list[float]) -> str:
+    """Mean with its sign, and standard deviation, in percent."""
     return f"{100 * mean(values):+.1f}" + (
         f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
     )
 
 
 def segmentation_table(measured: dict[str, Any]) -> list[str]:
-    """A row per moment of training: distances in cosine, ratio, alignment, uniformity, k-NN."""
-    lines = [
-        "| dev tokens | B-I | types | ratio | alignment | uniformity | k-NN accuracy | k-NN F1 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """One row per moment of training: cosine distances, ratio, alignment, uniformity, k-NN."""
+    figures = ["B-I", "types", "ratio", "alignment", "uniformity", "k-NN accuracy", "k-NN F1"]
+    lines = header("dev tokens", *figures)
     for name, row in measured["rows"].items():
         cells = [
             f"{row[key][0]:.3f} ± {row[key][1]:.3f}"
@@ -354,7 +324,7 @@ def segmentation_table(measured: dict[str, Any]) -> list[str]:
             f"{100 * row[key][0]:.1f} ± {100 * row[key][1]:.1f}"
             for key in ("knn_accuracy", "knn_f1")
         ]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
+        lines.append(row_of(name, *cells))
     seeds = "; ".join(
         f"{method} {', '.join(map(str, sorted(numbers)))}"
         for method, numbers in sorted(measured["seeds"].items())
@@ -363,11 +333,8 @@ def segmentation_table(measured: dict[str, Any]) -> list[str]:
 
 
 def speed_table(report: dict[str, Any]) -> list[str]:
-    """A row per comparison of benchmarks/speed.py."""
-    lines = [
-        "| section | ratio | median | quartiles | target | met | repetitions |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """One row per comparison of benchmarks.speed."""
+    lines = header("section", "ratio", "median", "quartiles", "target", "met", "repetitions")
     for name, section in report["sections"].items():
         for row in section["comparisons"]:
             met = {True: "yes", False: "no", None: ""}[row["met"]]
@@ -381,17 +348,15 @@ def speed_table(report: dict[str, Any]) -> list[str]:
                 met,
                 str(row["repetitions"]),
             ]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append(row_of(*cells))
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     return [*lines, "", f"`{report['command']}`, {threads}. {machines([report])}"]
 
 
 def peers_table(report: dict[str, Any]) -> list[str]:
-    """A row per tagger of benchmarks/peers.py."""
-    lines = [
-        "| tagger | batch | texts/s | of the encoder's speed | start | peak memory | mentions a text | of a long text read | warns |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """One row per tagger of benchmarks.peers."""
+    speeds = ["texts/s", "of the encoder's speed", "start", "peak memory", "mentions a text"]
+    lines = header("tagger", "batch", *speeds, "of a long text read", "warns")
     for row in report["peers"]:
         reads = f"{100 * row['read']:.0f} % ({row['long_texts']})"
         warns = "-" if row["read"] == 1 else "yes" if row["says_so"] else "no"
@@ -408,13 +373,14 @@ def peers_table(report: dict[str, Any]) -> list[str]:
             reads,
             warns,
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(row_of(*cells))
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     versions = dict.fromkeys(
         ", ".join(f"{name} {number}" for name, number in sorted(row["versions"].items()))
         for row in report["peers"]
     )
-    sizes = f"{report['texts']} texts ({report['source']}), {report['repetitions']} process{'es' * (report['repetitions'] > 1)} each, {threads}"
+    processes = f"{report['repetitions']} process" + "es" * (report["repetitions"] > 1)
+    sizes = f"{report['texts']} texts ({report['source']}), {processes} each, {threads}"
     return [
         *lines,
         "",
@@ -423,54 +389,64 @@ def peers_table(report: dict[str, Any]) -> list[str]:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
+    """The JSON files of a folder, ordered by name."""
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
+def headline_table(groups: Groups) -> list[str]:
+    """One row per headline: a method compared with the CRF tagger, in percent."""
+    scores = ["dev F1", "test F1", "CRF tagger: dev F1", "test F1", "test difference, 95 %"]
+    lines = header("data", "method", *scores, "seeds")
+    for name, method in HEADLINES:
+        ours, theirs = (groups[name, kind] for kind in (method, "crf"))
+        part = "micro" if method == "nerco" else "all_mentions"
+        scores = [
+            spread([run[split][part]["f1"] for run in runs])
+            for runs in (ours, theirs)
+            for split in ("dev", "test")
+        ]
+        a, b = (np.stack([counts_of(run) for run in runs]) for runs in (ours, theirs))
+        difference = "{} ({})".format(*interval(a, b))
+        lines.append(row_of(name, NAMES[method], *scores, difference, seeds_of(ours)))
+    return lines
+
+
 def documents() -> dict[Path, str]:
-    """What each document should hold."""
-    main_runs, ablations, representations = (
-        read(RESULTS / "runs"),
-        read(RESULTS / "ablation"),
-        read(RESULTS / "segmentation"),
+    """The current content of each document that holds tables."""
+    runs, binder, held_out, ablations, representations = (
+        read(RESULTS / name) for name in ("runs", "binder", "held_out", "ablation", "segmentation")
     )
-    groups = grouped(main_runs)
-    readme, method = ROOT / "README.md", ROOT / "docs" / "method.md"
-    content = "\n".join(
-        [*score_table(groups), "", *difference_table(groups), "", machines(main_runs)]
-    )
-    text = between(readme.read_text("utf-8"), *markers("results"), content)
-    binder_runs = read(RESULTS / "binder")
-    binder = grouped(binder_runs)
-    content = (
-        "\n".join([*nested_table(binder), "", *difference_table(binder), "", machines(binder_runs)])
-        if binder_runs
-        else "Not run yet."
-    )
-    pages = {readme: between(text, *markers("binder"), content)}
-    held_out = read(RESULTS / "held_out")
-    content = (
-        "\n".join([*held_out_table(held_out), "", machines(held_out)])
-        if held_out
-        else "Not run yet."
-    )
-    page = ROOT / "docs" / "binder.md"
-    pages[page] = between(page.read_text("utf-8"), *markers("held out"), content)
-    page = ROOT / "docs" / "serving.md"
-    pages[page] = serving(page.read_text("utf-8"))
-    ablation = (
-        [*ablation_table(groups, ablations), "", machines(ablations)]
-        if ablations
-        else ["Not run yet."]
-    )
-    table = [line for measured in representations for line in segmentation_table(measured)] or [
-        "Not measured yet."
-    ]
-    text = between(method.read_text("utf-8"), *markers("ablation"), "\n".join(ablation))
-    pages[method] = between(text, *markers("segmentation"), "\n".join(table))
-    speed = ROOT / "docs" / "speed.md"
+    groups, nested = grouped(runs), grouped(binder)
     reports = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("speed*.json"))]
-    rows = "\n\n".join("\n".join(speed_table(report)) for report in reports) or "Not measured yet."
-    return {**pages, speed: between(speed.read_text("utf-8"), *markers("speed"), rows)}
+    readme, results, method, about_binder, about_serving, speed = (
+        ROOT / "README.md",
+        *(
+            ROOT / "docs" / f"{name}.md"
+            for name in ("results", "method", "binder", "serving", "speed")
+        ),
+    )
+    tables = {
+        readme: {
+            "headline": [*headline_table({**groups, **nested}), "", machines([*runs, *binder])]
+        },
+        results: {
+            "results": [*score_table(groups), "", *difference_table(groups), "", machines(runs)],
+            "binder": [*nested_table(nested), "", *difference_table(nested), "", machines(binder)],
+        },
+        method: {
+            "ablation": [*ablation_table(groups, ablations), "", machines(ablations)],
+            "segmentation": [row for m in representations for row in segmentation_table(m)],
+        },
+        about_binder: {"held out": [*held_out_table(held_out), "", machines(held_out)]},
+        speed: {"speed": "\n\n".join("\n".join(speed_table(r)) for r in reports).split("\n")},
+    }
+    pages = {about_serving: serving(about_serving.read_text("utf-8"))}
+    for path, parts in tables.items():
+        text = path.read_text("utf-8")
+        for name, lines in parts.items():
+            text = between(text, *markers(name), "\n".join(lines))
+        pages[path] = text
+    return pages
 
 
 def serving(text: str) -> str:
@@ -501,6 +477,7 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def main() -> int:
+    """Write the documents; with --check, only return 1 if one is out of date."""
     pages = documents()
     if "--check" in sys.argv[1:]:
         return int(any(path.read_text("utf-8") != text for path, text in pages.items()))

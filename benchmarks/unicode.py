@@ -1,9 +1,10 @@
-"""Random texts through `predict`: nothing lost, in order, offsets exact, every row JSON.
+"""Run random texts through `predict` and check that rows, order, texts and offsets are right.
 
 python -m benchmarks.unicode --examples 10000 --output results/unicode.json
 
-Texts of any characters (controls, combining marks, emoji sequences, unassigned and private ones, null bytes, lone surrogates), empty
-and long ones, are written as JSONL, tagged by an untrained tagger and an untrained BINDER model, and read back.
+The texts have arbitrary characters (controls, combining marks, emoji sequences, unassigned and
+private ones, null bytes, lone surrogates); some are empty or long. They are written as JSONL,
+tagged by an untrained tagger and an untrained BINDER model, and read back.
 """
 
 import argparse
@@ -26,18 +27,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 TEXTS = st.one_of(
     st.text(max_size=60),
-    st.text(st.characters(), max_size=60),  # lone surrogates, too
+    st.text(st.characters(), max_size=60),  # includes lone surrogates
     st.text(
         st.sampled_from("\0\t\n\r\x85\u2028\ufeff\u200d\ufe0f👩🏽\u0301\u0e33ﷺｱ北a 1"), max_size=40
     ),
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=3).map(
-        lambda part: part * 200
-    ),  # beyond a window
+    # Longer than a window.
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=3).map(lambda part: part * 200),
 )
 
 
 def random_texts(number: int) -> list[str]:
-    """The same texts each time."""
+    """`number` random texts, the same ones each time."""
     found: list[str] = []
 
     @settings(
@@ -57,7 +57,7 @@ def random_texts(number: int) -> list[str]:
 
 
 def failures_of(model: Path, texts: list[str], folder: Path) -> tuple[list[str], int]:
-    """What is wrong with the rows that `predict` writes for these texts, and how many mentions they hold."""
+    """Tag texts with `predict` and check its rows; returns failures and number of mentions."""
     source, output = folder / "in.jsonl", folder / f"{model.name}.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
     predict(read_rows(str(source), Layout()), {}, Job(str(model)), str(output))
@@ -78,10 +78,11 @@ def failures_of(model: Path, texts: list[str], folder: Path) -> tuple[list[str],
 
 
 def main() -> int:
+    """Check both models, print the report and return 1 if there were failures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--examples", type=int, default=10_000, help="texts [10000]")
+    parser.add_argument("--examples", type=int, default=10_000, help="number of texts [10000]")
     parser.add_argument("--output", type=Path, help="JSON file for the report")
     arguments = parser.parse_args()
     texts = random_texts(arguments.examples)

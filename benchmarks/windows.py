@@ -1,9 +1,10 @@
-"""Does it matter how long the windows are in which long texts are read? Mentions found with other windows than the trained ones, on test.
+"""Measure how F1 on long test texts depends on the length of the windows they are read in.
 
 python -m benchmarks.windows runs/resume-nerco-0 [...] --results results/windows
 
-Documents are those that the data name; of data that name none, ten texts in a row are joined to one. Writes a JSON file a run: for each
-length, F1 against gold, and the agreement with the length of training (F1 of the one's mentions against the other's).
+Documents are those named in the data; without names, ten consecutive texts form one. Writes one
+JSON file per complete run: for each window length, F1 against gold and the agreement with the
+training length (F1 of its mentions against those found at the training length).
 """
 
 import argparse
@@ -25,7 +26,7 @@ JOINED = 10  # texts
 
 
 def documents_of(records: Sequence[Record]) -> list[Record]:
-    """The documents of records, with the mentions of their parts."""
+    """Join records to documents, with the mentions of their parts."""
     from contrastive_ner.data.documents import join_documents
 
     named = [
@@ -36,7 +37,7 @@ def documents_of(records: Sequence[Record]) -> list[Record]:
 
 
 def measure(run_dir: Path) -> dict[str, Any]:
-    """Mentions of a run's test documents by length of window."""
+    """Scores of a run's model on its test documents by window length."""
     from contrastive_ner.evaluation.metrics import span_scores
     from contrastive_ner.provenance import provenance
     from contrastive_ner.serving.inference import load_pipeline, mentions_of
@@ -85,6 +86,7 @@ def measure(run_dir: Path) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Measure the runs named on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,17 +97,15 @@ def main() -> int:
         "--results",
         type=Path,
         default=ROOT / "results" / "windows",
-        help="folder for the measurements",
+        help="folder for the results",
     )
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     for run_dir in arguments.runs:
         measured = measure(run_dir)
         for size, row in measured["sizes"].items():
-            print(
-                f"{run_dir.name:<18} {size:>4} tokens: F1 {100 * row['f1']:.1f}, agreement {100 * row['agreement']:.1f}",
-                flush=True,
-            )
+            scores = f"F1 {100 * row['f1']:.1f}, agreement {100 * row['agreement']:.1f}"
+            print(f"{run_dir.name:<18} {size:>4} tokens: {scores}", flush=True)
         write_json(measured, arguments.results / f"{run_dir.name}.json")
     return 0
 

@@ -1,6 +1,6 @@
-"""Errors that the user can fix. The command line prints one line for each and exits with 2.
+"""Errors that the user can fix. The command line prints each as one line and exits with 2.
 
-Anything else that is raised is a bug, and shows its traceback (`OSError` aside: a missing file, a full disk).
+Any other exception is a bug and shows its traceback, except `OSError` (missing file, full disk).
 """
 
 from collections.abc import Iterable
@@ -10,9 +10,10 @@ from contrastive_ner.models.windows_ner import InputError
 
 
 class UserError(InputError):
-    """What the user gave cannot be used; the message says what was expected, what was found and how to fix it.
+    """Unusable input; the message says what was expected, what was found and how to fix it.
 
-    Its base, `InputError`, a `ValueError`, is raised by the code that travels with the weights, which cannot import this file.
+    Its base `InputError`, a `ValueError`, is raised by the code that is saved with the weights and
+    cannot import this file.
     """
 
 
@@ -25,14 +26,20 @@ class DataError(UserError):
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the user can fix it: a `UserError`, an `InputError` (a model's own copy of the class included), an `OSError`."""
+    """Whether the user can fix an error: a `UserError`, an `InputError` or an `OSError`.
+
+    `InputError` is recognized by name, since a saved model has its own copy of the class.
+    """
     return isinstance(error, OSError) or any(
         kind.__name__ == InputError.__name__ for kind in type(error).__mro__
     )
 
 
 class RepositoryError(UserError):
-    """A model repository that is damaged, incomplete, or holds what it must not. `faults` lists everything that was found."""
+    """A model repository that is damaged, incomplete, or contains something it must not.
+
+    `faults` lists everything that was found.
+    """
 
     def __init__(self, where: str | Path, faults: Iterable[str]) -> None:
         self.faults = list(faults)

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all; hashes; paths with environment variables."""
+"""Atomically written files and folders; hashes; paths with environment variables."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from contrastive_ner.errors import ConfigError, UserError
 
 
 class atomic_writer:
-    """A text file that appears complete or not at all."""
+    """Context manager for a text file that appears complete or not at all."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -21,9 +21,8 @@ class atomic_writer:
 
     def __enter__(self) -> Any:
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            self.file = open(
-                self.path, "w", encoding="utf-8", newline="\n"
-            )  # a link or device is written through, never replaced
+            # A link or device is written through, never replaced.
+            self.file = open(self.path, "w", encoding="utf-8", newline="\n")
             return self.file
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, self.temporary = tempfile.mkstemp(
@@ -44,9 +43,9 @@ class atomic_writer:
 
 
 def write_json(values: Any, path: Path) -> None:
-    """Write a JSON file that appears complete or not at all. It is indented; lists of whole numbers take one line."""
+    """Write a JSON file atomically, with indentation; lists of integers take one line."""
     text = json.dumps(values, ensure_ascii=False, indent=1)
-    # Strings hold no raw line break: what has one is layout.
+    # JSON strings contain no raw line breaks, so the pattern matches only layout.
     text = re.sub(
         r"\[\n *(-?\d+(?:,\n *-?\d+)*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text
     )
@@ -63,25 +62,29 @@ def read_json(path: Path) -> Any:
 
 
 def fresh_folder(path: Path) -> Path:
-    """An empty folder in the place of whatever was there."""
+    """Make an empty folder, replacing whatever was there."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Give a complete folder its name, in the place of an older one."""
+    """Move a complete folder to its final place, replacing an older one."""
     shutil.rmtree(target, ignore_errors=True)
     os.replace(source, target)
 
 
 def expand(path: str) -> str:
-    """A path with ${NAME} filled in from the environment; NER_DATA is data/ by default."""
+    """Replace ${NAME} in a path with the environment variable; NER_DATA defaults to data.
+
+    Raises:
+        ConfigError: a variable is not set.
+    """
     environment = {"NER_DATA": "data", **os.environ}
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in environment:
-            raise ConfigError(f"{path}: the environment variable {match[1]} is not set")
+            raise ConfigError(f"{path}: the environment variable {match[1]} is not set; set it")
         return environment[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", fill, path)
@@ -94,6 +97,6 @@ def sha256(path: Path) -> str:
 
 
 def file_hash(name: str) -> str | None:
-    """SHA-256 of a file; None for a data set that is no single file."""
+    """SHA-256 of a file; None for a data set that is not a single file."""
     path = Path(name)
     return sha256(path) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Messages of long work: `logging` under the name of the package. Results go to standard output."""
+"""Messages of long-running work, logged under the package's name. Results go to standard output."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ log = logging.getLogger("contrastive_ner")
 
 
 class StderrHandler(logging.StreamHandler):
-    """Writes to what `sys.stderr` is at the moment of writing, as `logging.lastResort` does."""
+    """Writes to the current `sys.stderr`, as `logging.lastResort` does."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -16,14 +16,16 @@ class StderrHandler(logging.StreamHandler):
 
     @property
     def stream(self) -> TextIO:
+        """The current `sys.stderr`."""
         return sys.stderr
 
     @stream.setter
-    def stream(self, _: Any) -> None: ...
+    def stream(self, _: Any) -> None:
+        """Ignore attempts to set the stream."""
 
 
 def show_messages(level: int = logging.INFO) -> None:
-    """Show the package's messages of at least this level on standard error, as the command line does."""
+    """Show the package's messages from `level` up on standard error, as the command line does."""
     if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
         log.addHandler(StderrHandler())
     log.setLevel(level)
@@ -31,7 +33,7 @@ def show_messages(level: int = logging.INFO) -> None:
 
 
 def quiet_libraries() -> None:
-    """Training progress stays visible; the libraries' loading bars and advice do not."""
+    """Hide the libraries' loading bars and advice; training progress stays visible."""
     from transformers.utils import logging as library_logging
 
     library_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, commit, machine."""
+"""What a result was made with: versions, commit, machine, date."""
 
 import os
 import platform
@@ -9,18 +9,21 @@ from typing import Any
 
 from contrastive_ner import __version__
 
-ROOT = Path(__file__).resolve().parent.parent  # of the clone, where the package runs from one
+ROOT = Path(__file__).resolve().parent.parent  # of the clone, if the package runs from one
 
 
 def clone_root() -> Path | None:
-    """The root of this project's own clone, where the package runs from one; None for an installed package."""
+    """The root of the project's clone if the package runs from one; None if it is installed."""
     pyproject = ROOT / "pyproject.toml"
     is_ours = pyproject.is_file() and 'name = "contrastive-ner"' in pyproject.read_text("utf-8")
     return ROOT if is_ours else None
 
 
 def commit() -> str | None:
-    """The commit of this project's own clone, with -dirty where files differ. Never that of a repository around the package."""
+    """The commit of the project's clone, with -dirty if files differ; None without a clone or git.
+
+    It is never the commit of another repository that contains the package.
+    """
     root = clone_root()
     if root is None:
         return None
@@ -41,7 +44,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, the commit where there is one, machine, date."""
+    """Versions, commit (if any), machine and date."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what is in hand is finished and saved, then work stops."""
+"""SIGTERM and Ctrl-C: finish and save the current work, then stop."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was asked to stop, by the signal of this number, and has saved what it had; the message says where."""
+    """Work stopped on signal `number` after saving its state; the message says where."""
 
     def __init__(self, number: int, saved: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; {saved}")
@@ -19,10 +19,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """A context manager in which SIGTERM and Ctrl-C are only noted, in `received`; a second one stops at once.
+    """Context manager that stores SIGTERM and Ctrl-C in `received`; a second one stops at once.
 
     Args:
-        in_hand: what is finished first, for the person who asked.
+        in_hand: message about the work that is finished first.
     """
 
     def __init__(self, in_hand: str) -> None:
@@ -30,7 +30,7 @@ class StopSignals:
         self.received: int | None = None
 
     def __enter__(self) -> Self:
-        # Python lets only the main thread handle signals; elsewhere they do what they always do.
+        # Python handles signals only in the main thread; in other threads nothing changes.
         is_main = threading.current_thread() is threading.main_thread()
         self.previous = {
             number: signal.signal(number, self.receive) for number in SIGNALS if is_main
@@ -42,7 +42,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: store the first signal, stop at once on the second."""
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
-        log.warning("\n%s; once more to stop at once", self.in_hand)
+        log.warning("\n%s; repeat to stop at once", self.in_hand)

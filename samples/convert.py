@@ -1,9 +1,10 @@
 """Make samples/zh/{train,dev,test}.jsonl from the inline markup in samples/zh/source/.
 
-    python samples/convert.py            writes the splits and the table of counts in samples/README.md
-    python samples/convert.py --check    only reads: errors and counts
+    python samples/convert.py            write the splits and the counts in samples/README.md
+    python samples/convert.py --check    only report errors and counts
 
-Whole documents go to one split, the same share of every register to each; the choice is a function of the document's name.
+A document is never divided between splits, and every split has the same share of each register. The
+split of a document depends only on the document names.
 """
 
 import hashlib
@@ -23,10 +24,14 @@ SHARES = {"train": 0.70, "dev": 0.15, "test": 0.15}
 
 
 def parse_markup(line: str) -> tuple[str, list[Mention]]:
-    """Text and mentions of a marked-up line.
+    """Parse a marked-up line into its text and mentions.
 
-    >>> parse_markup("[[北京|GPE]大学|ORG]")
-    ('北京大学', [Mention(start=0, end=2, label='GPE', score=None), Mention(start=0, end=4, label='ORG', score=None)])
+    Raises:
+        ValueError: the markup is wrong.
+
+    >>> text, mentions = parse_markup("[[北京|GPE]大学|ORG]")
+    >>> text, [mention[:3] for mention in mentions]
+    ('北京大学', [(0, 2, 'GPE'), (0, 4, 'ORG')])
     """
     text: list[str] = []
     open_at: list[int] = []
@@ -43,9 +48,8 @@ def parse_markup(line: str) -> tuple[str, list[Mention]]:
             end = line.find("]", i)
             label = line[i + 1 : end]
             if end < 0 or not open_at or label not in TYPES:
-                raise ValueError(
-                    f"column {i + 1}: expected |TYPE] with one of {', '.join(TYPES)} that closes a ["
-                )
+                expected = f"|TYPE] with one of {', '.join(TYPES)} that closes a ["
+                raise ValueError(f"column {i + 1}: expected {expected}")
             start = open_at.pop()
             if start == len(text):
                 raise ValueError(f"column {i + 1}: empty mention")
@@ -64,7 +68,7 @@ def parse_markup(line: str) -> tuple[str, list[Mention]]:
 
 
 def read_source(path: Path) -> list[Record]:
-    """Records of one register; `# doc: name` starts a document."""
+    """Read the records of one register; a line `# doc: NAME` starts a document."""
     records: list[Record] = []
     doc = path.stem
     for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
@@ -80,7 +84,7 @@ def read_source(path: Path) -> list[Record]:
 
 
 def split_documents(records: list[Record]) -> dict[str, list[Record]]:
-    """Documents in the order of their names' hash: the first to dev, the next to test, the rest to train."""
+    """Split by the hash of document names: the first to dev, the next to test, others to train."""
     docs = sorted(
         {str(record.doc) for record in records},
         key=lambda doc: hashlib.sha256(doc.encode()).hexdigest(),
@@ -94,6 +98,7 @@ def split_documents(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def inner_mentions(record: Record) -> int:
+    """Number of mentions inside another one."""
     return sum(
         any(o != m and o.start <= m.start and m.end <= o.end for o in record.entities)
         for m in record.entities
@@ -101,7 +106,11 @@ def inner_mentions(record: Record) -> int:
 
 
 def make_splits() -> dict[str, list[Record]]:
-    """All registers, split; SystemExit at an error or a text that occurs twice."""
+    """Split all registers.
+
+    Raises:
+        SystemExit: wrong markup, or a text that occurs twice.
+    """
     splits: dict[str, list[Record]] = {"train": [], "dev": [], "test": []}
     seen: dict[str, str] = {}
     for path in sorted((HERE / "zh" / "source").glob("*.txt")):
@@ -137,6 +146,7 @@ def counts_table(splits: dict[str, list[Record]]) -> str:
 
 
 def main() -> None:
+    """Print the counts; without --check, write the splits and the table."""
     splits = make_splits()
     table = counts_table(splits)
     print(table)

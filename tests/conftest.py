@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny random encoders, a tagger that is saved like a trained one, subprocesses without a network."""
+"""Shared fixtures: tiny random encoders, saved models, subprocesses without a network."""
 
 import os
 import subprocess
@@ -6,12 +6,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Nothing in the suite may reach the Hub; set before any Hugging Face import.
+# No test may reach the Hub; set before any Hugging Face import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # the models here are tiny: threads would only wait for each other
-)
+os.environ["OMP_NUM_THREADS"] = "1"  # threads only cost time for tiny models
 
 import pytest
 import torch
@@ -73,7 +71,7 @@ def tiny_tagger(tiny_encoder: Path) -> NercoForTokenClassification:
 def saved_tagger(
     tmp_path: Path, tiny_tagger: NercoForTokenClassification, character_tok: PreTrainedTokenizerFast
 ) -> Path:
-    """`tiny_tagger` and its tokenizer in a folder, ready for the Hub."""
+    """Folder of `tiny_tagger` and its tokenizer, ready for the Hub."""
     folder = tmp_path / "model"
     tiny_tagger.save_pretrained(folder)
     character_tok.save_pretrained(folder)
@@ -84,7 +82,10 @@ def saved_tagger(
 def saved_binder(
     tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path
 ) -> tuple[Path, BinderModel]:
-    """An untrained model that finds mentions in any text, in a folder, ready for the Hub; its types are not in alphabetical order."""
+    """Folder of an untrained BINDER model that finds mentions in any text, and the model.
+
+    The folder is ready for the Hub. The types are not in alphabetical order.
+    """
     torch.manual_seed(3)
     descriptions = {
         "PER": "人物：人的名字。",
@@ -108,7 +109,7 @@ def saved_binder(
 
 @pytest.fixture
 def modules_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Code that models carry is cached in a folder of the test, and forgotten after it."""
+    """Cache the code that models carry in a folder of the test; unload it afterwards."""
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
     forget_remote_code()
@@ -117,12 +118,16 @@ def modules_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 def forget_remote_code() -> None:
+    """Unload the modules that models carried."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
         del sys.modules[name]
 
 
 def run_python(code: str, cwd: Path, cache: Path, *arguments: str) -> str:
-    """Run code in a fresh process elsewhere, with an empty Hugging Face cache and no network; returns its standard output."""
+    """Run code in a new process and return its standard output.
+
+    The process runs in `cwd`, uses `cache` as its Hugging Face cache and has no network.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
         "HF_HOME": str(cache),
         "HF_HUB_OFFLINE": "1",
@@ -144,6 +149,7 @@ COMPANIES = ("华为", "中兴", "腾讯公司", "北大", "招商银行")
 
 
 def corpus(count: int, offset: int = 0) -> list[Record]:
+    """Records with one person and one organisation each."""
     records = []
     for i in range(offset, offset + count):
         name, company = NAMES[i % len(NAMES)], COMPANIES[i % len(COMPANIES)]
@@ -159,6 +165,7 @@ def corpus(count: int, offset: int = 0) -> list[Record]:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the small corpus: train, dev and test."""
     folder = tmp_path_factory.mktemp("corpus")
     for split, count, offset in (("train", 40, 0), ("dev", 12, 100), ("test", 12, 200)):
         write_records(corpus(count, offset), folder / f"{split}.jsonl")
@@ -167,7 +174,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(files: Path, tiny_encoder: Path, run_dir: Path, **changes: object) -> list[str]:
-    """A training command over the small corpus."""
+    """Arguments of a training command on the small corpus."""
     config = run_dir.parent / "config.yaml"
     config.write_text(
         "stage1_epochs: 1\nhead_epochs: 1\nstage2_epochs: 4\nencoder_dropout: 0\nbf16: false\n",

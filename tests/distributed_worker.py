@@ -1,4 +1,6 @@
-"""What each process of tests/test_distributed.py runs, alone or under torchrun: one step of each case, gradients to a file.
+"""Run one step of each case of tests/test_distributed.py and write the gradients to a file.
+
+Runs alone or under torchrun:
 
 python tests/distributed_worker.py ENCODER_DIR OUTPUT_DIR
 """
@@ -44,7 +46,7 @@ CASES = {
 
 
 class Gradients(TrainerCallback):
-    """Keeps the gradients of the step and the number of tokens that made them."""
+    """Keep the gradients of the step and the number of tokens they come from."""
 
     def __init__(self) -> None:
         self.found: dict[str, torch.Tensor] = {}
@@ -58,7 +60,10 @@ class Gradients(TrainerCallback):
 
 
 def records(case: str) -> list[Record]:
-    """Sentences of different lengths; in one case all but one are without entity, so that one of two processes has none."""
+    """Sentences of different lengths.
+
+    In one case only one has an entity, so that one of two processes has none.
+    """
     found = []
     for i in range(9 if case.startswith("odd") else 8):
         text, entities = (

@@ -1,10 +1,11 @@
-"""A Hub for tests: the part of its protocol that the client speaks, over a directory.
+"""A Hub for tests: the part of the protocol that the client uses, backed by a directory.
 
     with TestHub(tmp_path) as hub:
         subprocess.run(..., env={**os.environ, **hub.environment(cache)})
 
-A repository is a folder of commits, each a JSON file {path: {sha256, lfs}} with a parent; contents lie once, by SHA-256. A commit is
-written whole or not at all. `hub.faults` makes the next requests of a kind fail.
+A repository is a folder of commits, each a JSON file {path: {sha256, lfs}} with a parent. Contents
+are stored once, by SHA-256. A commit is written completely or not at all. `hub.faults` makes the
+next matching requests fail.
 """
 
 import base64
@@ -22,13 +23,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LARGE = re.compile(r"\.(safetensors|bin|pt|zip|onnx)$")  # what goes to the large file storage
+LARGE = re.compile(r"\.(safetensors|bin|pt|zip|onnx)$")  # files in large file storage
 DATE = "2026-01-01T00:00:00.000Z"
 REPO = r"([^/]+/[^/]+?)"
 
 
 def card_faults(content: str) -> list[str]:
-    """What the Hub would refuse in the head of a card: the rules of its documentation that concern the fields we write."""
+    """Faults in the metadata of a card: the Hub's documented rules for the fields we write."""
     match = re.match(r"---\n(.*?)\n---\n", content, flags=re.S)
     try:
         head = yaml.safe_load(match[1]) if match else None
@@ -57,18 +58,22 @@ def card_faults(content: str) -> list[str]:
                 "value" not in metric or not metric.get("type") for metric in metrics
             ):
                 faults.append(
-                    f"model-index {entry.get('name')!r}: a result needs task.type, dataset.type and name, metrics with type and value"
+                    f"model-index {entry.get('name')!r}: a result needs task.type, dataset.type "
+                    "and name, metrics with type and value"
                 )
     return faults
 
 
 class RefusedError(Exception):
-    """An answer with an error: status, the Hub's code for it, a message."""
+    """An error response: status, the Hub's error code, message."""
 
 
 @dataclass
 class Fault:
-    """What happens to requests whose method and path match: a status, a cut connection (status 0) or a delay; `times` of them."""
+    """A fault for the next `times` requests whose method and path match.
+
+    It is a status, a closed connection (status 0) or a delay.
+    """
 
     request: str
     status: int | None = None
@@ -87,7 +92,7 @@ class Repository:
     proposals: int = 0
 
     def commit(self, files: dict[str, dict], branch: str, title: str) -> str:
-        """Write a commit and let the branch name it."""
+        """Write a commit and move the branch to it."""
         content = json.dumps(
             {"parent": self.branches.get(branch), "title": title, "files": files}, sort_keys=True
         )
@@ -97,7 +102,7 @@ class Repository:
         return name
 
     def resolve(self, revision: str) -> str:
-        """The commit that a branch, a tag or a commit id names."""
+        """The commit of a branch, tag or commit id."""
         commit = self.branches.get(revision) or self.tags.get(revision) or revision
         if not re.fullmatch("[0-9a-f]{40}", commit) or not (self.folder / commit).is_file():
             raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -115,7 +120,7 @@ class Repository:
 
 
 class TestHub:
-    """The server. `requests` are all that came, `faults` those that are to fail."""
+    """The server; `requests` lists all requests, `faults` makes some fail."""
 
     __test__ = False
     user, token = "tester", "hf_secret_of_the_tester"
@@ -140,7 +145,7 @@ class TestHub:
         self.server.server_close()
 
     def environment(self, cache: Path, *, token: bool = True) -> dict[str, str]:
-        """Variables of a process that shall take this for the Hub, with an empty cache."""
+        """Environment of a process that uses this server as the Hub, with an empty cache."""
         own = {
             "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
             "HF_HOME": str(cache),
@@ -154,7 +159,7 @@ class TestHub:
         }
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """What a repository holds."""
+        """Files of a repository and their contents."""
         repository = self.repositories[repo_id]
         files = repository.read(repository.resolve(revision))["files"]
         return {name: self.content(entry["sha256"]) for name, entry in files.items()}
@@ -190,7 +195,7 @@ class TestHub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: find its route, answer or refuse."""
+    """Handle one request: find its route, answer or refuse."""
 
     protocol_version = "HTTP/1.1"
     hub: TestHub
@@ -266,7 +271,7 @@ class Handler(BaseHTTPRequestHandler):
     def json(self) -> Any:
         return json.loads(self.data or b"{}")
 
-    # -- who may
+    # -- permissions
     def is_tester(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
@@ -384,9 +389,8 @@ class Handler(BaseHTTPRequestHandler):
             repository.proposals += 1
             revision = f"refs/pr/{repository.proposals}"
             repository.branches[revision] = head
-            proposal = {
-                "pullRequestUrl": f"http://{self.headers['Host']}/{repo_id}/discussions/{repository.proposals}"
-            }
+            page = f"{repo_id}/discussions/{repository.proposals}"
+            proposal = {"pullRequestUrl": f"http://{self.headers['Host']}/{page}"}
         commit = repository.commit(files, revision, title)
         url = f"http://{self.headers['Host']}/{repo_id}/commit/{commit}"
         self.answer(
@@ -446,7 +450,7 @@ class Handler(BaseHTTPRequestHandler):
             "tags": [],
         }
         value["siblings"] = [{"rfilename": name} for name in sorted(files)]
-        if "config.json" in files:  # from which the real Hub tells the task, too
+        if "config.json" in files:  # the real Hub also derives the task from it
             config = json.loads(self.hub.content(files["config.json"]["sha256"]))
             value["config"] = {
                 key: config[key]

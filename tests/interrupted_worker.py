@@ -1,6 +1,8 @@
-"""Runs the command line and strikes at a chosen place: just before the N-th call of a method.
+"""Run the command line and interrupt it just before the N-th call of a method.
 
-python tests/interrupted_worker.py MODULE:CLASS.METHOD N {SIGKILL,SIGTERM,SIGINT,full-disk} train CONFIG ...
+python tests/interrupted_worker.py MODULE:CLASS.METHOD N BLOW train CONFIG ...
+
+BLOW is SIGKILL, SIGTERM, SIGINT or full-disk.
 """
 
 import importlib
@@ -11,7 +13,7 @@ import sys
 
 
 def strike_at(place: str, call: int, blow: str) -> None:
-    """Replace a function or method by one that strikes and then goes on."""
+    """Wrap a function or method so that its `call`-th call is interrupted, then continues."""
     module, _, attribute = place.partition(":")
     *owners, name = attribute.split(".")
     owner = importlib.import_module(module)
@@ -24,7 +26,7 @@ def strike_at(place: str, call: int, blow: str) -> None:
         nonlocal calls
         calls += 1
         if calls == call:
-            if blow == "full-disk":  # no file can grow beyond a few kilobytes any more
+            if blow == "full-disk":  # no file can exceed a few kilobytes
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
             else:
                 os.kill(os.getpid(), getattr(signal, blow))

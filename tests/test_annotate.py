@@ -1,4 +1,4 @@
-"""Labels by dictionary, against a search through all substrings; dictionary files; both commands end to end."""
+"""Dictionary labels against a search of all substrings; dictionary files; both commands."""
 
 import io
 import json
@@ -39,7 +39,7 @@ OPTIONS = st.fixed_dictionaries(
 
 @st.composite
 def entries_and_pieces(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[str]]:
-    """Dictionary entries, and pieces of a text in which they occur, overlap, and are parts of words."""
+    """Dictionary entries, and pieces of text where they occur, overlap and are parts of words."""
     entries = draw(TERMS)
     return entries, draw(
         st.lists(
@@ -50,7 +50,7 @@ def entries_and_pieces(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[str
 
 
 def in_word(text: str, i: int) -> bool:
-    """Whether characters i - 1 and i belong to one word."""
+    """Whether characters i - 1 and i belong to the same word."""
     return 0 < i < len(text) and all(
         re.match(r"\w", c) and not is_ideograph(c) and c not in "カ" for c in text[i - 1 : i + 1]
     )
@@ -66,7 +66,7 @@ def brute_force(
     fold_width: bool,
     min_length: int,
 ) -> list[tuple[int, int, str]]:
-    """At each place from the left, the longest of all substrings that is a term; the type is that of its first entry."""
+    """At each position from the left, the longest term; its type is that of its first entry."""
 
     def same(string: str) -> str:
         return fold(string, case=fold_case, width=fold_width)
@@ -225,7 +225,7 @@ def test_first_entry_decides_and_conflicts_are_counted():
     assert str(report).splitlines() == [
         "2 texts, 3 mentions, GPE 2, DATE 1",
         "2 terms, 2 of them found; left out: 1 repeated, 1 too short",
-        "1 terms with several types: 2 mentions have the type that stands first",
+        "1 terms with several types: 2 mentions have the type listed first",
         "  'us' GPE, O-TYPE",
     ]
 
@@ -264,8 +264,8 @@ def test_text_without_mentions_is_not_scored():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no entry found"),
-        ("# a comment\n\n", "no entry found"),
+        ("", "found no entry"),
+        ("# a comment\n\n", "found no entry"),
         (
             "张三\tPER\n北京 GPE\n",
             "terms.tsv:2: expected a term, a tab and an entity type, found '北京 GPE'",
@@ -311,7 +311,7 @@ def test_terms_have_their_most_frequent_type_and_what_cannot_be_written_is_count
     ]
     entries, report = collect_terms(records)
     assert entries == [("x", "A"), ("y", "A"), ("w", "T"), ("z", "B")]
-    assert report.startswith("4 terms of 11 mentions, 2 of several types")
+    assert report.startswith("4 terms from 11 mentions, 2 with several types")
     assert "4 that a line cannot hold" in report
     entries, report = collect_terms(records, min_count=2)
     assert entries == [("x", "A"), ("y", "A")]
@@ -323,12 +323,12 @@ def test_terms_have_their_most_frequent_type_and_what_cannot_be_written_is_count
 # --------------------------------------------------------------------------------- the command line
 @pytest.fixture
 def terms(files, tmp_path, capsys):
-    """The dictionary of the small corpus's training part."""
+    """A dictionary of the small corpus's training part."""
     assert (
         main(["dictionary", str(files / "train.jsonl"), "--output", str(tmp_path / "terms.tsv")])
         == 0
     )
-    assert "11 terms of 80 mentions, 0 of several types" in capsys.readouterr().err
+    assert "11 terms from 80 mentions, 0 with several types" in capsys.readouterr().err
     return tmp_path / "terms.tsv"
 
 
@@ -384,7 +384,7 @@ def test_files_without_mentions_make_no_dictionary(tmp_path, capsys):
         main(["dictionary", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "terms.tsv")])
         == 2
     )
-    assert "0 terms of 0 mentions" in capsys.readouterr().err
+    assert "0 terms from 0 mentions" in capsys.readouterr().err
     assert not (tmp_path / "terms.tsv").exists()
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/: what is compared agrees, the measuring measures, and every section runs (with tiny sizes)."""
+"""benchmarks/: competitors agree, measurements are right, every section runs with tiny sizes."""
 
 import json
 import math
@@ -23,15 +23,8 @@ from benchmarks import (
     speed,
     windows,
 )
-from benchmarks.sections import (
-    Comparison,
-    Section,
-    compare,
-    definition_loss,
-    in_turns,
-    peak_bytes,
-    value_and_gradient,
-)
+from benchmarks.measuring import Comparison, Section, compare, in_turns, peak_bytes
+from benchmarks.sections import definition_loss, value_and_gradient
 from benchmarks.tables import peers_table, runtimes_table, speed_table, windows_table
 from contrastive_ner.data.descriptions import read_types
 from contrastive_ner.data.readers import read_records
@@ -110,7 +103,7 @@ def test_peak_memory_counts_what_lives_at_one_time() -> None:
     def call() -> None:
         torch.zeros(1000, 1000)  # 4 MB, released at once
         held = torch.zeros(500, 1000)
-        held.logsumexp(0).sum()  # its temporary copy of `held` is seen, too
+        held.logsumexp(0).sum()  # its temporary copy of `held` also counts
 
     assert peak_bytes(call) == pytest.approx(4e6, rel=0.01)
 
@@ -178,10 +171,8 @@ def test_binder_sections_run_and_decode_few_spans(tiny_encoder: Path) -> None:
         encoder=str(tiny_encoder), batch=3, length=20, few=2, many=5, width=4, repetitions=2
     )
     assert_positive_ratios(section, 2)
-    assert section.setting["spans"] == {
-        "2 types": 15 - 1,
-        "5 types": 15 - 1,
-    }  # the margin is the last one's own, not exceeded
+    # The margin equals the score of the last span, which does not exceed it.
+    assert section.setting["spans"] == {"2 types": 15 - 1, "5 types": 15 - 1}
     sizes = {"batch": 1, "lengths": (8, 12, 16), "types": 2, "width": 3}
     assert_positive_ratios(
         sections_binder.measure_binder_memory(encoder=str(tiny_encoder), **sizes), 3
@@ -280,7 +271,7 @@ def test_held_out_types_are_those_that_training_lacks(
 def test_a_tagger_is_made_and_measured(
     kind: str, share: float, tiny_encoder: Path, tmp_path: Path, modules_cache: None
 ) -> None:
-    """The encoder's tokenizer gives spaces a token, too: of 300 words and 299 spaces the stock pipeline reads 510 tokens."""
+    """Spaces are tokens of this encoder: the stock pipeline reads 510 of 300 words, 299 spaces."""
     texts = ["王经理明天从上海出发", "李明在北京大学读书", "好", "南京长江大桥"]
     job = {
         "encoder": str(tiny_encoder),
@@ -350,12 +341,23 @@ def test_a_worker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Monke
         peers.run([sys.executable, "-c", f"{code}; sys.exit(3)"])
 
 
+def test_a_worker_finds_this_project_and_no_other_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
+    code = "import os; print(*(f'{k}={v}' for k, v in os.environ.items() if k[:6] == 'PYTHON'))"
+    assert peers.run([sys.executable, "-sP", "-c", code])[0] == f"PYTHONPATH={peers.ROOT}"
+
+
 def test_taggers_are_measured_in_turns_and_reported(
     tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
 
     def run(command: list[str]) -> tuple[str, str]:
+        assert command[1] == "-sP"  # with -I Python would ignore PYTHONPATH
         calls.append(" ".join([*command[3:5], *command[7:]]))
         found = {
             "start": 2.0,
@@ -375,7 +377,7 @@ def test_taggers_are_measured_in_turns_and_reported(
         "minilm": lambda python: str(tiny_encoder),
     }.items():
         monkeypatch.setattr(peers, name, value)
-    monkeypatch.setenv("HF_HOME", "")  # put back afterwards
+    monkeypatch.setenv("HF_HOME", "")  # restored afterwards
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("NER_DATA", raising=False)
     assert (
@@ -392,9 +394,9 @@ def test_taggers_are_measured_in_turns_and_reported(
     assert report["peers"][1]["share_of_encoder"] == pytest.approx((7 / 8 + 14 / 15) / 2)
     speed = 50 * (1 / 7 + 1 / 14) / 2
     rows = peers_table(report)
-    assert (
-        rows[2]
-        == f"| encoder alone | 32 | {speed:.1f} | 100 % | 2.0 s | 500 MB | 2.0 | 25 % (first 512 tokens) | no |"
+    assert rows[2] == (
+        f"| encoder alone | 32 | {speed:.1f} | 100 % | 2.0 s | 500 MB | 2.0 "
+        "| 25 % (first 512 tokens) | no |"
     )
     assert [row.rpartition("| ")[2] for row in rows[2:9]] == ["no |"] * 5 + ["yes |", "no |"]
 
@@ -402,7 +404,7 @@ def test_taggers_are_measured_in_turns_and_reported(
 # ------------------------------------------------------------------------------------- command line
 @pytest.fixture
 def one_section(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
-    """The command line with one section of known measurements, in this process as it is."""
+    """One section has known measurements; the environment of this process stays as it is."""
     comparisons = [
         compare({"a": [6.0], "b": [2.0]}, "a", "b", at_least=2),
         compare({"a": [6.0], "b": [2.0]}, "a", "b", at_most=2),
@@ -470,7 +472,7 @@ def test_speed_table_has_a_row_a_comparison() -> None:
 # -------------------------------------------------------------------------------- runtimes, windows
 @pytest.fixture
 def small_run(saved_tagger: Path, files: Path, tmp_path: Path) -> Path:
-    """What a run leaves, as far as benchmarks read it."""
+    """The files of a complete run that benchmarks read."""
     config = RunConfig(
         train_file=str(files / "train.jsonl"),
         dev_file=str(files / "dev.jsonl"),
@@ -488,10 +490,8 @@ def small_run(saved_tagger: Path, files: Path, tmp_path: Path) -> Path:
 def test_runtimes_are_measured_beside_torch(
     small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def uncompiled(
-        *given: object, compile_encoder: bool = False, **options: Any
-    ) -> Any:  # compiling takes half a minute
-        return load_pipeline(*given, **options)
+    def uncompiled(*given: object, compile_encoder: bool = False, **options: Any) -> Any:
+        return load_pipeline(*given, **options)  # compiling takes half a minute
 
     monkeypatch.setattr("contrastive_ner.serving.inference.load_pipeline", uncompiled)
     measured = runtimes.measure(small_run, threads=1, repetitions=1)

@@ -1,4 +1,7 @@
-"""BINDER's model: against the authors' values, the equations written out, brute force, and what a user does with a checkpoint."""
+"""BINDER's model against the authors' values, the written-out equations and brute force.
+
+Also what users do with a checkpoint.
+"""
 
 import copy
 import json
@@ -68,7 +71,7 @@ def small_config(types: int = 3, **changes: object) -> BinderConfig:
 
 
 def small_model(types: int = 3, seed: int = 0, **changes: object) -> BinderModel:
-    """A random model whose scores spread; its descriptions are random tokens."""
+    """A random model with spread scores; its descriptions are random tokens."""
     torch.manual_seed(seed)
     config = small_config(types, description_tokens=5, **changes)
     if config.type_encoder in ("untied", "frozen"):
@@ -87,7 +90,7 @@ def small_model(types: int = 3, seed: int = 0, **changes: object) -> BinderModel
 def random_batch(
     model: BinderModel, seed: int = 0, rows: int = 3, length: int = 10, mentions: int = 4
 ) -> dict[str, Tensor]:
-    """Windows with word masks that mark different tokens, mentions on them, some cut, and one row without."""
+    """Windows with different word masks and mentions, some cut; one row has no mention."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
     word_mask, word_end_mask = draw(2, rows, length).bool(), draw(2, rows, length).bool()
@@ -118,9 +121,8 @@ def test_scores_losses_and_gradients_are_those_of_the_authors() -> None:
             torch.tensor(values["weight"]),
             torch.tensor(values["bias"]),
         )
-    model.heads.width.weight.data = torch.tensor(RELEASED["width_embedding"])[
-        1:
-    ]  # their row 0 is for negative widths
+    # Their row 0 is for negative widths.
+    model.heads.width.weight.data = torch.tensor(RELEASED["width_embedding"])[1:]
     model.heads.log_scale.data = torch.tensor([RELEASED["log_scale"][kind] for kind in KINDS])
     hidden = torch.tensor(RELEASED["text_states"]).requires_grad_()
     states = torch.tensor(RELEASED["type_first_token_states"]).requires_grad_()
@@ -174,7 +176,7 @@ def plain_span_score(model: BinderModel, hidden: Tensor, vector: Tensor, i: int,
 def written_out(
     scores: BinderScores, labels: Tensor, starts: Tensor, ends: Tensor
 ) -> dict[str, float]:
-    """The losses of specification and paper, mention by mention, in Python floats."""
+    """The losses of the paper, mention by mention, in Python floats."""
     windows, types, _, width = scores.span.shape
     gold = [[tuple(m) for m in row if m[0] != IGNORED] for row in labels.tolist()]
     sums: dict[str, list[float]] = {
@@ -239,7 +241,7 @@ def test_a_mention_wider_than_the_limit_teaches_starts_and_ends_only() -> None:
     assert with_wide["mention_span"] == 0
     assert with_wide["threshold_span"] == without["threshold_span"]
     assert with_wide["mention_start"] > 0
-    assert with_wide["threshold_end"] < without["threshold_end"]  # its end is no negative
+    assert with_wide["threshold_end"] < without["threshold_end"]  # its end is not a negative
 
 
 def test_windows_without_mentions_train_the_threshold() -> None:
@@ -560,9 +562,7 @@ def test_types_are_encoded_again_after_training(
     optimizer.step()
     binder.eval()
     assert (binder.types.vectors - vectors).abs().max() > 1e-3
-    assert torch.equal(
-        before.vectors, vectors
-    )  # a set of its own, not a view of what the model holds now
+    assert torch.equal(before.vectors, vectors)  # a copy, not a view of the model's vectors
     assert fingerprint != binder.type_fingerprint
     outputs = binder(**ids)
     with pytest.raises(ValueError, match="types are stale"):
@@ -812,7 +812,7 @@ def test_the_standard_trainer_trains_it(
 def test_a_saved_model_is_the_same_model(
     binder: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """The types are not in alphabetical order here; config.json sorts its keys."""
+    """The types here are not in alphabetical order; config.json sorts its keys."""
     found = binder.pipeline(character_tok)("张三在北京大学读书。")
     assert found
     binder.save_pretrained(tmp_path)
@@ -850,7 +850,7 @@ def test_an_exported_model_finds_the_same_and_encodes_no_type(
     )
     with pytest.raises(ValueError, match="exported without its type encoder"):
         frozen.encode_types(DESCRIPTIONS, character_tok)
-    # It can still be tuned: the types stay where they are.
+    # It can still be fine-tuned: the types keep their order.
     mask = torch.tensor([[False, True, True, False]])
     frozen.train()(
         input_ids=torch.tensor([[2, 7, 8, 3]]),
@@ -869,7 +869,7 @@ def test_a_frozen_type_encoder_is_frozen_after_loading(tmp_path: Path) -> None:
 
 
 def test_a_state_from_before_is_saved_with_vectors_of_its_weights(tmp_path: Path) -> None:
-    """As distributed training hands over: a copy of the state, taken while the stored vectors were old."""
+    """Distributed training passes a copy of the state from when stored vectors were stale."""
     model = small_model()
     assert model.types.labels
     with torch.no_grad():

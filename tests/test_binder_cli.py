@@ -1,4 +1,4 @@
-"""BINDER through the command line: train, evaluate, predict, new types; what is refused."""
+"""BINDER on the command line: train, evaluate, predict, new types; refused input."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,15 @@ from contrastive_ner.cli import main
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
 
-TYPES = "types:\n  PER: 人物：人的名字，如张三。\n  ORG: 机构：公司、学校的名字，如华为。\n  GPE: 政区：国家、城市的名字，如北京。\n"
+TYPES = """types:
+  PER: 人物：人的名字，如张三。
+  ORG: 机构：公司、学校的名字，如华为。
+  GPE: 政区：国家、城市的名字，如北京。
+"""
 
 
 def nested_corpus(count: int, offset: int = 0) -> list[Record]:
-    """The small corpus with a place inside some organisations, in documents of four texts."""
+    """The small corpus with a place in some organisations, in documents of four texts."""
     records = []
     for i, record in enumerate(corpus(count, offset)):
         at = len(record.text) - 1
@@ -109,9 +113,8 @@ def test_types_that_training_never_saw_are_tagged(
         main(["predict", str(run / "model"), str(tmp_path / "in.txt"), "--types", str(types)]) == 0
     )
     entities = json.loads(capsys.readouterr().out)["entities"]
-    assert {entity["label"] for entity in entities} == {
-        "UNI"
-    }  # the description of ORG by another name
+    # UNI has the description of ORG.
+    assert {entity["label"] for entity in entities} == {"UNI"}
     records = [
         Record(
             r.id, r.text, [Mention(m.start, m.end, "UNI") for m in r.entities if m.label == "ORG"]

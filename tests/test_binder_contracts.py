@@ -1,4 +1,4 @@
-"""What a user does with a shared BINDER folder: in another process, in another directory, without a network."""
+"""How users use a shared BINDER folder: other process, other directory, no network."""
 
 import json
 from pathlib import Path
@@ -20,25 +20,31 @@ texts, types, stderr, result = json.loads(texts), json.loads(types), io.StringIO
 with contextlib.redirect_stderr(stderr):
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer, pipeline
+    from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
+    from transformers import AutoTokenizer, pipeline
     trust = {"trust_remote_code": True}
-    config, base = AutoConfig.from_pretrained(folder, **trust), AutoModel.from_pretrained(folder, **trust)
-    model, tokenizer = AutoModelForTokenClassification.from_pretrained(folder, **trust), AutoTokenizer.from_pretrained(folder, **trust)
+    config = AutoConfig.from_pretrained(folder, **trust)
+    base = AutoModel.from_pretrained(folder, **trust)
+    model = AutoModelForTokenClassification.from_pretrained(folder, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
     result["classes"] = [type(x).__name__ for x in (config, base, model)]
     result["modules"] = [type(x).__module__ for x in (config, base, model)]
     file = load_file(os.path.join(folder, "model.safetensors"))
-    result["equal"] = [torch.equal(file[name], own[name]) for own in (base.state_dict(), model.state_dict()) for name in file]
+    states = base.state_dict(), model.state_dict()
+    result["equal"] = [torch.equal(file[name], own[name]) for own in states for name in file]
     for task in ("ner", "token-classification"):
         pipe = pipeline(task, model=folder, **trust)
-        result[task] = {"class": type(pipe).__name__, "found": pipe(texts), "types": pipe(texts, types=types)}
+        found = {"found": pipe(texts), "types": pipe(texts, types=types)}
+        result[task] = {"class": type(pipe).__name__, **found}
     fixed = pipeline("ner", model=folder, types=types, decoding="flat", **trust)
     result["fixed"] = fixed(texts)
     half = pipeline("ner", model=folder, dtype="bfloat16", **trust)
     result["half"] = [str(half.model.dtype), [len(found) for found in half(texts)]]
-    # Tuned by someone who has the folder only.
+    # Fine-tuned with the folder alone.
     ids = tokenizer(["北京大学"], return_tensors="pt")
     mask = torch.tensor([[False] + [True] * 4 + [False]])
-    loss = model.train()(**ids, word_mask=mask, word_end_mask=mask, labels=torch.tensor([[[0, 1, 4]]])).loss
+    labels = torch.tensor([[[0, 1, 4]]])
+    loss = model.train()(**ids, word_mask=mask, word_end_mask=mask, labels=labels).loss
     loss.backward()
     result["learns"] = float(model.heads.span.weight.grad.abs().sum())
     model.zero_grad()

@@ -1,4 +1,4 @@
-"""Fitted scores: the fits against their definition, and what a fit may and may not change."""
+"""Fitted scores: fits against their definition; what a fit may and must not change."""
 
 import math
 from types import SimpleNamespace
@@ -78,7 +78,7 @@ def test_calibration_by_hand():
 def tagger_batches(
     model: NercoForTokenClassification, tokenizer, seed: int = 0
 ) -> list[dict[str, torch.Tensor]]:
-    """Batches whose gold tags are what the model decodes, a third of the mentions taken away."""
+    """Batches whose gold tags are the model's own, without a third of the mentions."""
     draw, ids = (
         torch.Generator().manual_seed(seed),
         {label: i for i, label in enumerate(model.config.labels)},
@@ -128,9 +128,8 @@ def test_the_temperature_has_the_least_log_loss_and_changes_no_mention(tiny_tagg
             losses[factor] = log_loss(*mention_scores(spans, gold))
     finally:
         model.config.score_temperature = 1.0
-    assert (
-        losses[1.0] <= min(losses.values()) + 2e-3
-    )  # the search leaves a thousandth of its interval
+    # The search leaves a thousandth of its interval.
+    assert losses[1.0] <= min(losses.values()) + 2e-3
 
 
 def spans_of(tags: list[int], labels: list[str]) -> list[tuple[int, int, str]]:
@@ -145,7 +144,7 @@ def test_scores_at_a_temperature_are_those_of_scaled_potentials(tiny_tagger, cha
     mask = torch.ones_like(encoded["input_ids"], dtype=torch.bool)
     with torch.no_grad():
         logits = model(**encoded).logits
-        # Weak enough that scaling changes no path here, so that the scaled model decodes the same mentions.
+        # Weak enough that scaling changes no path: the scaled model decodes the same mentions.
         model.config.score_temperature = 2.0
         (found,) = model.decode(SimpleNamespace(logits=logits), mask)
         model.config.score_temperature = 1.0
@@ -216,7 +215,7 @@ def test_the_fit_of_binder_uses_spans_below_the_threshold(saved_binder, characte
         mask[:, [0, -1]] = False
         with torch.no_grad():
             (spans,) = model.decode(model(**encoded), mask, mask, min_score=0.05)
-        # Gold are mentions above a margin of 1: below it nothing is right, above it everything.
+        # Mentions above a margin of 1 are gold: below it all are wrong, above it all are right.
         rows = [
             [model.config.labels.index(s.label), s.start + 1, s.end]
             for s in spans
@@ -234,7 +233,7 @@ def test_the_fit_of_binder_uses_spans_below_the_threshold(saved_binder, characte
     assert fitted["score_slope"] > 1
     assert -fitted["score_intercept"] / fitted["score_slope"] == pytest.approx(1, abs=0.3)
     model.config.score_slope, model.config.score_intercept = 0.3, 0.7
-    assert fit_logistic(model, batches) == fitted  # whatever was fitted before
+    assert fit_logistic(model, batches) == fitted  # regardless of the previous fit
 
 
 @pytest.mark.parametrize("slope", [0.00003, -1.0, float("nan")])

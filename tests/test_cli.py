@@ -1,4 +1,4 @@
-"""The command line, end to end on a tiny encoder: train, evaluate, predict, inspect, and what each does with bad input."""
+"""The command line on a tiny encoder: train, evaluate, predict, inspect, and bad input."""
 
 import io
 import json
@@ -105,7 +105,7 @@ def test_directory_that_is_no_run_is_refused(files, tiny_encoder, tmp_path, caps
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert main(arguments(files, tiny_encoder, tmp_path / "mine")) == 2
-    assert "no run directory" in capsys.readouterr().err
+    assert "not a run directory" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -288,7 +288,7 @@ def test_mentions_off_the_given_tokens_are_counted_not_fatal(run, tmp_path, caps
     )
     captured = capsys.readouterr()
     assert captured.out == "张\tO\n三昨天\tO\n去了华为。\tO\n\n"
-    assert "fall on no boundary of the given tokens" in captured.err
+    assert "their ends are not token boundaries" in captured.err
 
 
 def test_output_through_a_link_leaves_the_link(run, files, tmp_path):
@@ -482,7 +482,7 @@ def test_folder_that_is_no_model_is_refused(files, tmp_path, capsys):
         )
         == 2
     )
-    assert "is no model folder" in capsys.readouterr().err
+    assert "is not a model folder" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 
 

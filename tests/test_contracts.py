@@ -1,4 +1,4 @@
-"""What a user does with a shared folder: everything here happens in other processes, in another directory, without a network."""
+"""How users use a shared folder: other processes, other directory, no network."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CODE_FILES = [
     "windows_ner.py",
 ]
 
-# Imports and logging happen inside `redirect_stderr`, so that `said` is what the libraries wrote for the user to read.
+# Imports and logging happen inside `redirect_stderr`, so `said` is what a user would read.
 PRELUDE = """
 import contextlib, io, json, os, sys
 folder, *others, texts = sys.argv[1:]
@@ -36,23 +36,28 @@ LOAD = """
 with contextlib.redirect_stderr(stderr):
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer, pipeline
+    from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
+    from transformers import AutoTokenizer, pipeline
 
     trust = {"trust_remote_code": True}
-    config, model = AutoConfig.from_pretrained(folder, **trust), AutoModelForTokenClassification.from_pretrained(folder, **trust)
-    base, tokenizer = AutoModel.from_pretrained(folder, **trust), AutoTokenizer.from_pretrained(folder, **trust)
+    config = AutoConfig.from_pretrained(folder, **trust)
+    model = AutoModelForTokenClassification.from_pretrained(folder, **trust)
+    base = AutoModel.from_pretrained(folder, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
     file, loaded = load_file(os.path.join(folder, "model.safetensors")), model.state_dict()
     result["classes"] = [type(x).__name__ for x in (config, base, model)]
     result["modules"] = [type(x).__module__ for x in (config, base, model)]
     result["names_equal"] = file.keys() == loaded.keys()
-    result["weights_equal"] = [name for name in file if torch.equal(file[name], loaded[name])] == list(file)
+    result["weights_equal"] = all(torch.equal(file[name], loaded[name]) for name in file)
     part = {"nerco." + name: value for name, value in base.state_dict().items()}
-    result["base_equal"] = bool(part) and all(torch.equal(file[name], value) for name, value in part.items())
+    same = [torch.equal(file[name], value) for name, value in part.items()]
+    result["base_equal"] = bool(part) and all(same)
     result["tensors"] = [len(file), len(part)]
     result["tokens"] = tokenizer(texts)["input_ids"]
     for task in ("ner", "token-classification"):
         pipe = pipeline(task, model=folder, **trust)
-        result[task] = {"class": type(pipe).__name__, "module": type(pipe).__module__, "task": pipe.task, "found": pipe(texts)}
+        own = {"class": type(pipe).__name__, "module": type(pipe).__module__}
+        result[task] = {**own, "task": pipe.task, "found": pipe(texts)}
     half = pipeline("ner", model=folder, dtype="bfloat16", **trust)
     result["half"] = {"dtype": str(half.model.dtype), "found": half(texts)}
 result["said"] = stderr.getvalue()
@@ -75,24 +80,28 @@ from transformers import AutoModel, pipeline
 for copy in copies:
     for task in ("ner", "token-classification"):
         pipe = pipeline(task, model=copy, trust_remote_code=True)
-        result[f"{os.path.basename(copy)} {task}"] = {"class": type(pipe).__name__, "found": pipe(texts)}
+        name = f"{os.path.basename(copy)} {task}"
+        result[name] = {"class": type(pipe).__name__, "found": pipe(texts)}
 result["base"] = type(AutoModel.from_pretrained(base, trust_remote_code=True)).__name__
 print("\\n" + json.dumps(result))
 """
 
 REFUSE = """
-sys.stdin = io.StringIO("")  # nobody is there to answer the library's question
+sys.stdin = io.StringIO("")  # nobody answers the library's question
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, pipeline
 pickled, = others
 trust = {"trust_remote_code": True}
-for name, load in (("AutoConfig", AutoConfig), ("AutoModel", AutoModel), ("tagger", AutoModelForTokenClassification)):
+models = (("AutoModel", AutoModel), ("tagger", AutoModelForTokenClassification))
+for name, load in (("AutoConfig", AutoConfig), *models):
     result[f"{name} without trust"] = refusal(load.from_pretrained, folder)
     result[f"{name} distrusted"] = refusal(load.from_pretrained, folder, trust_remote_code=False)
 result["pipeline without trust"] = refusal(pipeline, "ner", model=folder)
 result["modules after distrust"] = [name for name in sys.modules if "nerco" in name]
-for name, load in (("AutoModel", AutoModel), ("tagger", AutoModelForTokenClassification)):
+for name, load in models:
     result[f"{name} pickled"] = refusal(load.from_pretrained, pickled, **trust)
-    result[f"{name} pickled on demand"] = refusal(load.from_pretrained, pickled, use_safetensors=False, **trust)
+    result[f"{name} pickled on demand"] = refusal(
+        load.from_pretrained, pickled, use_safetensors=False, **trust
+    )
 result["pipeline pickled"] = refusal(pipeline, "ner", model=pickled, **trust)
 result["executed"] = os.path.exists(os.path.join(pickled, "executed"))
 print("\\n" + json.dumps(result))
@@ -100,7 +109,7 @@ print("\\n" + json.dumps(result))
 
 
 def run(code: str, tmp_path: Path, name: str, *folders: Path) -> Any:
-    """What the code prints, as JSON; it runs in an empty directory with a Hugging Face cache of its own."""
+    """Run code in an empty directory with its own Hugging Face cache; its output as JSON."""
     elsewhere = tmp_path / f"elsewhere-{name}"
     elsewhere.mkdir()
     printed = run_python(
@@ -110,7 +119,7 @@ def run(code: str, tmp_path: Path, name: str, *folders: Path) -> Any:
 
 
 def same(found: list[list[dict]], expected: list[list[dict]], *, tolerance: float = 1e-5) -> bool:
-    """The same mentions with the same scores, but for rounding."""
+    """The same mentions with the same scores, except for rounding."""
     return found == [
         [{**m, "score": pytest.approx(m["score"], abs=tolerance)} for m in mentions]
         for mentions in expected
@@ -119,7 +128,7 @@ def same(found: list[list[dict]], expected: list[list[dict]], *, tolerance: floa
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads only cost for models this small, and much on a busy machine."""
+    """Threads only cost time for models this small, a lot of it on a busy machine."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -188,7 +197,7 @@ def test_resaved_copies_are_complete(
         True,
     ]
 
-    saved_tagger.rename(tmp_path / "gone")  # nothing may point back at it
+    saved_tagger.rename(tmp_path / "gone")  # nothing may refer to it
     result = run(LOAD_AGAIN, tmp_path, "again", *copies)
     assert result.pop("base") == "NercoModel"
     assert len(result) == 4
@@ -203,7 +212,7 @@ def test_untrusted_code_and_pickled_weights_are_refused(saved_tagger: Path, tmp_
     for file in saved_tagger.iterdir():
         if file.name != "model.safetensors":
             (pickled / file.name).write_bytes(file.read_bytes())
-    # Opcodes of a pickle that creates a file when it is read: the reason why pickles are refused.
+    # Opcodes of a pickle that creates a file when read, which is why pickles are refused.
     (pickled / "pytorch_model.bin").write_bytes(
         b"cbuiltins\nopen\n(V" + str(pickled / "executed").encode() + b"\nVw\ntR."
     )

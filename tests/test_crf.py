@@ -65,16 +65,15 @@ def random_case(
 
 
 def enumerate_row(case: Case, row: int) -> tuple[Tensor, Tensor]:
-    """Every tag sequence of a row, (S, L), and its score, (S,), in float64."""
+    """All tag sequences of a row (S, L) and their scores (S,), in float64."""
     length = int(case.lengths[row])
     emissions, transitions, start = (
         case.emissions[row].double(),
         case.transitions.double(),
         case.start.double(),
     )
-    sequences = torch.tensor(
-        list(product(range(emissions.shape[-1]), repeat=length)), dtype=torch.long
-    )  # (S, L)
+    every = list(product(range(emissions.shape[-1]), repeat=length))
+    sequences = torch.tensor(every, dtype=torch.long)  # (S, L)
     scores = start[sequences[:, 0]].clone()
     for t in range(length):
         scores += emissions[t, sequences[:, t]]
@@ -408,7 +407,8 @@ def test_a_new_crf_scores_only_the_penalties(constrain: bool, use_transitions: b
 
 
 def test_span_posterior_with_orphans_counts_every_reading_of_the_mention():
-    # Tags O, B, I without constraints: by enumeration, the mass of sequences in which positions 1..2 are one mention.
+    # Tags O, B, I without constraints: enumerate the mass of the sequences in which positions 1..2
+    # are one mention.
     torch.manual_seed(0)
     emissions, transitions, start = torch.randn(1, 4, 3), torch.randn(3, 3), torch.zeros(3)
     lengths = torch.tensor([4])
@@ -431,7 +431,7 @@ def test_span_posterior_with_orphans_counts_every_reading_of_the_mention():
 
 # ----------------------------------------------------------------------------------------- decoding
 def mentions_of(tags: tuple[int, ...]) -> set[tuple[int, int, str]]:
-    """Mentions of a tag sequence, read from left to right: an I-X that continues nothing opens one."""
+    """Mentions of a tag sequence; an I-X that continues nothing begins one."""
     found: list[tuple[int, int, str]] = []
     for i, tag in enumerate(tags):
         label = LABELS[5][tag]

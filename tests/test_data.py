@@ -1,4 +1,4 @@
-"""Annotated text: tag schemes, readers, writers and training features, against hand-made files and hypothesis."""
+"""Annotated text: tag schemes, readers, writers, features; hand-made files and hypothesis."""
 
 import json
 import os
@@ -34,7 +34,8 @@ DATA = Path(os.environ.get("NER_DATA", ROOT / "data"))
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
 SLOW_PROPERTY = settings(PROPERTY, max_examples=6)  # each example writes a `datasets` folder
 TYPES = ("PER", "ORG", "PER.NAM", "B-cell")
-# U+3000, NBSP, U+2028 and U+0085 are white space or line ends for careless readers; 😀 and 𠮷 are no single UTF-16 unit
+# Careless readers take U+3000, NBSP, U+2028 and U+0085 for white space or line ends; 😀 and 𠮷 are
+# two UTF-16 units each.
 CHARACTERS = "北京大学。Ab1 {}[]\"'\\|#-O\u3000\u00a0\u2028\u0085\u200d\ufffd😀𠮷"
 
 Span = tuple[int, int, str]
@@ -50,7 +51,7 @@ def contents(records: Sequence[Record]) -> list[tuple[str, list[Mention]]]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a text exactly as given."""
+    """Write a text exactly as given."""
 
     def write(text: str | bytes, name: str = "data.txt") -> Path:
         path = tmp_path / name
@@ -69,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -------------------------------------------------------------------------------------- tag schemes
 @st.composite
 def segmentations(draw: st.DrawFn) -> tuple[list[Span], int]:
-    """Flat mentions, adjacent ones included, and the number of tokens."""
+    """Flat mentions, including adjacent ones, and the number of tokens."""
     parts = draw(
         st.lists(st.tuples(st.sampled_from((None, *TYPES)), st.integers(1, 4)), max_size=8)
     )
@@ -96,9 +97,8 @@ def tag(spans: Sequence[Span], length: int, scheme: str) -> list[str]:
         elif scheme == "BIO":
             prefix = "B" if first else "I"
         else:
-            prefix = (
-                "S" if first and last else "B" if first else "E" if last else scheme[1]
-            )  # BIOES, BMES: the inside letter
+            inside = scheme[1]  # of BIOES, BMES
+            prefix = "S" if first and last else "B" if first else "E" if last else inside
         tags.append(f"{prefix}-{label}")
     return tags
 
@@ -131,7 +131,10 @@ def test_spans_to_tags_and_back_gives_the_spans(
 def test_repairs_are_tags_that_another_spelling_of_the_spans_would_change(
     scheme: str, data: st.DataObject
 ) -> None:
-    """Any sequence of a scheme's tags is read; nothing but its repaired tags (and IOB1's needless B-) differs afterwards."""
+    """Any sequence of a scheme's tags can be read.
+
+    Afterwards only repaired tags (and IOB1's needless B-) differ.
+    """
     prefixes = "IB" if scheme == "IOB1" else scheme.replace("O", "")
     tags = data.draw(
         st.lists(
@@ -534,7 +537,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["format", "tag_scheme", "delimiter", "joiner"])
 def test_unknown_layout_value_is_refused(file: Callable[..., Path], option: str) -> None:
-    with pytest.raises(DataError, match=f"(?s){option}.*'other'.*expected"):
+    with pytest.raises(DataError, match=f"(?s){option}: expected .*found 'other'"):
         read_records(file("北 O\n"), Layout(**{option: "other"}))
 
 
@@ -571,7 +574,7 @@ def test_bad_dataset_is_refused_with_its_name(
 
 
 def test_unlabelled_class_is_not_taken_for_the_last_one(tmp_path: Path) -> None:
-    """`datasets` writes -1 where a class label is not known, as in the test splits of shared tasks."""
+    """`datasets` uses -1 for unknown class labels, as in test splits of shared tasks."""
     dataset([[-1, -1, -1], [-1]]).save_to_disk(tmp_path / "set")
     with pytest.raises(DataError, match="-1"):
         read_records(tmp_path / "set")
@@ -580,7 +583,7 @@ def test_unlabelled_class_is_not_taken_for_the_last_one(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ writing
 @st.composite
 def annotated(draw: st.DrawFn, characters: str = CHARACTERS, flat: bool = False) -> Record:
-    """A text over characters with any mentions: nested, crossing, one span with two types."""
+    """A text with arbitrary mentions: nested, crossing, one span with two types."""
     text = draw(st.text(characters, min_size=1, max_size=12))
     limits = st.integers(0, len(text))
     spans = draw(st.lists(st.tuples(limits, limits, st.sampled_from(TYPES)), max_size=5))
@@ -590,7 +593,7 @@ def annotated(draw: st.DrawFn, characters: str = CHARACTERS, flat: bool = False)
 
 @st.composite
 def annotated_words(draw: st.DrawFn, flat: bool = False) -> Record:
-    """Words parted by spaces, mentions over whole words."""
+    """Words separated by spaces, and mentions of whole words."""
     words = draw(st.lists(st.text(CHARACTERS, min_size=1, max_size=4), min_size=1, max_size=6))
     begins = [sum(len(word) + 1 for word in words[:i]) for i in range(len(words))]
     tokens = [(begin, begin + len(word)) for begin, word in zip(begins, words, strict=True)]
@@ -678,7 +681,7 @@ def test_jsonl_gives_the_records_back(folder: Path, records: list[Record]) -> No
 
 
 def test_jsonl_keeps_half_an_emoji(file: Callable[..., Path], tmp_path: Path) -> None:
-    """Texts cut by UTF-16 length end in a lone surrogate; JSON can say it, so what was read can be written."""
+    """Texts cut by UTF-16 length may end in a lone surrogate, which JSON can represent."""
     records = read(file('{"id": "1", "text": "北京\\ud83d"}\n', "data.jsonl"))
     write_records(records, tmp_path / "again.jsonl")
     assert read(tmp_path / "again.jsonl") == records
@@ -774,7 +777,7 @@ def test_interrupted_writing_leaves_what_was_there(
 def test_a_disk_that_is_full_at_the_end_leaves_no_temporary_file(tmp_path: Path) -> None:
     def lines(number: int) -> Iterator[str]:
         yield "half"
-        os.close(number)  # what was written can no longer be flushed
+        os.close(number)  # the written data can no longer be flushed
 
     with pytest.raises(OSError, match="descriptor"), atomic_writer(tmp_path / "data.txt") as out:
         out.writelines(lines(out.fileno()))
@@ -817,7 +820,8 @@ def test_whole_numbers_in_a_list_take_one_line(tmp_path: Path) -> None:
         tmp_path / "a.json",
     )
     assert (tmp_path / "a.json").read_text("utf-8") == (
-        '{\n "counts": [1, -2, 30],\n "none": [],\n "rows": [\n  [1, 2],\n  [3]\n ],\n "mixed": [\n  1,\n  "a"\n ]\n}\n'
+        '{\n "counts": [1, -2, 30],\n "none": [],\n "rows": [\n  [1, 2],\n  [3]\n ],\n'
+        ' "mixed": [\n  1,\n  "a"\n ]\n}\n'
     )
 
 
@@ -938,7 +942,7 @@ def test_a_mention_longer_than_the_window_is_cut_and_counted_once(
     )
     features, report = tag_features([record], text_reader(character_tok), LABELS)
     assert [len(tags) for tags in window_tags(features)] == [3, 10, 10, 7]
-    # Each window is BIO by itself: a constrained CRF allows no first I-.
+    # Each window is valid BIO: a constrained CRF allows no initial I-.
     piece = ["B-ORG"] + ["I-ORG"] * 9
     assert window_tags(features) == [
         ["O"] * 3,

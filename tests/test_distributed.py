@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) learn what one process learns from the same global batch."""
+"""Two processes (gloo, CPU) train like one process with the same global batch."""
 
 import json
 import os
@@ -67,7 +67,10 @@ def test_gradients_of_two_processes_equal_those_of_one(steps, case):
 
 @pytest.mark.parametrize("case", ["odd number of sentences", "BINDER, one sentence with entities"])
 def test_both_processes_hold_the_same_gradients_where_their_batches_weigh_differently(steps, case):
-    """A sentence is left out; BINDER's mention loss is a mean of the processes' means (see `BinderModel.accepts_loss_kwargs`)."""
+    """A sentence is dropped; BINDER's mention loss is a mean of the processes' means.
+
+    See `BinderModel.accepts_loss_kwargs`.
+    """
     first, second = (steps[process]["gradients"][case] for process in ("2-0", "2-1"))
     assert first
     for name, gradient in first.items():
@@ -76,7 +79,8 @@ def test_both_processes_hold_the_same_gradients_where_their_batches_weigh_differ
 
 @pytest.mark.parametrize("case", CASES)
 def test_metrics_are_known_to_both_processes_and_equal_those_of_one(steps, case):
-    # The library averages the loss of taggers and of BINDER over batches, which split otherwise among two processes; scores count mentions.
+    # The library averages the loss of taggers and BINDER over batches, which differ for two
+    # processes; scores count mentions.
     tolerance = {"rel": 2e-2} if case in ("tagger", "joint", "BINDER") else {"rel": 1e-4}
     for process in ("2-0", "2-1"):
         assert steps[process]["metrics"][case] == pytest.approx(

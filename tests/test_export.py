@@ -1,4 +1,4 @@
-"""An exported model finds what the model finds, without torch."""
+"""An exported model finds the same mentions as the model, without torch."""
 
 import json
 import os
@@ -38,7 +38,7 @@ print(json.dumps(OnnxPipeline()(json.loads(sys.argv[2]))))
 
 @pytest.fixture(scope="module", params=["nerco", "binder"])
 def exported(request, tmp_path_factory, tiny_encoder, character_tok) -> tuple[Path, Path]:
-    """Model folder and exported folder of a tiny tagger, or of a tiny BINDER."""
+    """Model folder and exported folder of a tiny tagger or a tiny BINDER model."""
     from contrastive_ner.models.modeling_binder import BinderModel
 
     folder = tmp_path_factory.mktemp("export")
@@ -122,7 +122,7 @@ def test_flat_decoding_of_binder(exported):
     model, folder = exported
     ner = OnnxPipeline(folder, threads=1)
     if ner.settings["model_type"] != "binder":
-        with pytest.raises(ValueError, match="decoding is a BINDER model's"):
+        with pytest.raises(ValueError, match="decoding can be given to a BINDER model only"):
             ner("好", decoding="flat")
         return
     assert_same(load_pipeline(model)(TEXTS, decoding="flat"), ner(TEXTS, decoding="flat"))
@@ -199,7 +199,7 @@ def test_the_command_reads_and_writes_utf_8_and_says_what_is_none(exported, tmp_
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_nobody_reads_or_that_cannot_be_written(exported, tmp_path):
-    (tmp_path / "in.txt").write_text("张三\n", "utf-8")  # so little that it is written at the end
+    (tmp_path / "in.txt").write_text("张三\n", "utf-8")  # written only at the end
     command = [
         sys.executable,
         str(exported[1] / "runtime_onnx.py"),
@@ -239,12 +239,12 @@ def test_what_is_refused(exported, tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=reason):
             ner("好", **options)
-    with pytest.raises(ValueError, match="unknown options"):  # before the first text is asked for
+    with pytest.raises(ValueError, match="unknown options"):  # before the first text is requested
         ner(iter(["好"]), strid=3)
     with pytest.raises(ValueError, match="text 1: expected a string"):
         ner(["好", 3])
     if ner.settings["model_type"] == "nerco":
-        with pytest.raises(ConfigError, match="types are a BINDER model's"):
+        with pytest.raises(ConfigError, match="types can be given to a BINDER model only"):
             export_onnx.export(model, tmp_path / "new", types={"PER": "人"})
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match="export needs the extra onnx: pip install"):
@@ -263,7 +263,7 @@ def test_a_graph_that_finds_other_mentions_is_not_kept(exported, tmp_path, monke
             "labels": [label.replace("PER", "DUCK") for label in settings["labels"]],
         }
 
-    def same_graphs(_pipeline, target, _types):  # making them takes seconds
+    def same_graphs(_pipeline, target, _types):  # exporting them takes seconds
         for path in folder.glob("*.onnx"):
             shutil.copy(path, target)
 
@@ -301,7 +301,7 @@ def test_export_by_command_measures_and_takes_other_types(exported, tmp_path, fi
 
 
 def test_an_encoder_that_reads_words_is_exported_too(tmp_path):
-    """Byte-level tokens, positions that start after the padding id: RoBERTa's ways."""
+    """As in RoBERTa: byte-level tokens, positions that start after the padding id."""
     from test_pipeline import WORD_TOKENIZERS
     from transformers import RobertaConfig, RobertaModel
 

@@ -112,7 +112,7 @@ def test_every_mention_within_the_width_is_whole_in_some_window(
     gold = {(m.start, m.end, m.label) for m in record.entities}
     whole: set[tuple] = set()
     for feature, window in zip(features, windows, strict=True):
-        # What each window must hold, straight from the record.
+        # Expected labels of each window, computed from the record.
         expected = set()
         for start, end, label in gold:
             first = start - window.first + 1 if window.first <= start < window.last else CUT
@@ -144,9 +144,8 @@ def test_a_mention_that_ends_in_a_word_longer_than_a_window_is_cut(
     assert all(
         end < len(feature["input_ids"]) for feature in features for _, _, end in feature["labels"]
     )
-    assert [1, 1, CUT] in [
-        label for feature in features for label in feature["labels"]
-    ]  # the window of the word's first part
+    # The window of the word's first part.
+    assert [1, 1, CUT] in [label for feature in features for label in feature["labels"]]
     assert report.too_wide == 2
 
 

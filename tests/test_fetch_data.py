@@ -1,4 +1,4 @@
-"""Fetching data sets, from a server of our own: what arrives is right and complete, or nothing arrives."""
+"""Fetching data sets from a local server: files arrive complete and correct, or not at all."""
 
 import hashlib
 import os
@@ -20,11 +20,11 @@ CONTENT = {
     "part/dev.txt": b"a\tO\n",
     "empty.txt": b"",
 }
-FOLDER = "some data"  # a name that a URL has to quote
+FOLDER = "some data"  # a URL must quote this name
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` by path, counts what is asked for; `broken` announces more than it sends."""
+    """Serve `files` by path and record requests; if `broken`, send less than announced."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -67,7 +67,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def data_set(monkeypatch: pytest.MonkeyPatch) -> DataSet:
-    """The only data set of the script: three files in a folder of a repository."""
+    """The script's only data set: three files in a folder of a repository."""
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
     data_set = DataSet(
         "mine", "CC0", "nobody", [Source("owner/repository", "c0ffee", FOLDER, checksums)]
@@ -88,7 +88,7 @@ def test_files_arrive_under_their_names(server, data_set, tmp_path, capsys):
     assert main(["mine", "--folder", str(tmp_path), "--base_url", server.url]) == 0
     assert files(tmp_path) == {f"mine/{name}": content for name, content in CONTENT.items()}
     output = capsys.readouterr().out
-    assert "3 files fetched, 0 were there" in output
+    assert "3 files fetched, 0 already there" in output
     assert "licence: CC0" in output
     assert "cite: nobody" in output
 

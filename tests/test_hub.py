@@ -1,4 +1,4 @@
-"""Model repositories: manifest, contents, bundles, and the Hub's real client against the test Hub."""
+"""Model repositories: manifest, contents, bundles; the Hub's client against a test Hub."""
 
 import filecmp
 import json
@@ -20,6 +20,7 @@ from test_binder_cli import binder, nested_files  # noqa: F401
 
 from contrastive_ner.cli import main
 from contrastive_ner.errors import RepositoryError
+from contrastive_ner.hub import clean_process
 from contrastive_ner.hub import repository as checks
 from contrastive_ner.hub.bundle import entry_faults, unpack_bundle, write_bundle
 from contrastive_ner.hub.repository import (
@@ -35,7 +36,7 @@ METADATA = {"license": "apache-2.0", "language": ["zh"]}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, files, nested_files, tiny_encoder) -> dict[str, Path]:  # noqa: F811
-    """A trained model of each method, as a run leaves it."""
+    """A trained model of each method, as written by a run."""
     folder = tmp_path_factory.mktemp("models")
     assert main(arguments(files, tiny_encoder, folder / "nerco", stage2_epochs=2)) == 0
     assert main(binder(nested_files, tiny_encoder, folder / "binder", stage2_epochs=12)) == 0
@@ -132,11 +133,11 @@ def test_every_file_is_missed(repository, name):
 def test_links_are_no_files_of_a_repository(repository, tmp_path):
     shutil.move(repository / "config.json", tmp_path / "config.json")
     (repository / "config.json").symlink_to(tmp_path / "config.json")
-    assert faults_of(repository) == ["config.json: is no plain file"]
+    assert faults_of(repository) == ["config.json: is not a regular file"]
 
 
 def test_a_flipped_bit_in_any_byte_of_a_small_file_and_of_the_manifest_is_found(repository):
-    for name in ("model.safetensors", "tokenizer.json"):  # so that it is quick
+    for name in ("model.safetensors", "tokenizer.json"):  # for speed
         (repository / name).write_text("small")
     write_manifest(repository)
     names = os.listdir(repository)
@@ -245,18 +246,17 @@ def test_code_elsewhere_is_found_in_whatever_file_and_depth(repository, name, pa
     (fault,) = faults_of(repository)
     assert f"{name}: {path[-1]} names code of another repository or folder" in fault
     with pytest.raises(RepositoryError, match="names code of another"):
-        checks.check_loads(repository, trust_remote_code=True)
+        clean_process.check_loads(repository, trust_remote_code=True)
 
 
 def test_an_encoder_may_keep_the_code_entries_of_its_own_repository(repository):
     content = json.loads((repository / "config.json").read_text("utf-8"))
-    content["encoder_config"]["auto_map"] = {
-        "AutoModel": "someone/encoder--model.Model"
-    }  # the library has its own class for it
+    # transformers has its own class for it.
+    content["encoder_config"]["auto_map"] = {"AutoModel": "someone/encoder--model.Model"}
     (repository / "config.json").write_text(json.dumps(content), "utf-8")
     write_manifest(repository)
     assert faults_of(repository) == []
-    checks.check_loads(repository)
+    clean_process.check_loads(repository)
 
 
 def test_code_in_a_subfolder_is_other_code(repository):
@@ -281,7 +281,7 @@ def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
     ):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setattr(subprocess, "run", noted)
-    checks.check_loads(repository)
+    clean_process.check_loads(repository)
     assert seen
     assert "secret" not in seen.values()
 
@@ -293,14 +293,14 @@ def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
 def test_examples_that_are_none_are_a_fault(repository, content):
     (repository / "examples.json").write_text(content)
     with pytest.raises(RepositoryError, match="no predictions to repeat"):
-        checks.check_loads(repository)
+        clean_process.check_loads(repository)
 
 
 def test_a_card_whose_head_is_no_yaml_is_refused(models, tmp_path, capsys):
     model = shutil.copytree(models["nerco"], tmp_path / "model")
     (model / "README.md").write_text("---\nlicense: [mit\n---\n# Mine\n", "utf-8")
     assert main(["push", str(model), "tester/model"]) == 2
-    assert "README.md: the head, between the lines of ---, is no YAML" in capsys.readouterr().err
+    assert "the metadata between the --- lines is not valid YAML" in capsys.readouterr().err
 
 
 def test_a_folder_here_has_no_revision(repository, capsys):
@@ -343,7 +343,7 @@ FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
         ([("m/../../x", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
         ([("m\\..\\x", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
         ([("C:/x", b"{}", FILE, zipfile.ZIP_STORED)], "FOLDER/FILE"),
-        ([("m/config.json", b"/etc/passwd", LINK, zipfile.ZIP_STORED)], "no plain file"),
+        ([("m/config.json", b"/etc/passwd", LINK, zipfile.ZIP_STORED)], "not a regular file"),
         ([("m/config.json", b"0" * 10_000_000, FILE, zipfile.ZIP_DEFLATED)], "compressed"),
         (
             [("m/a", b"1", FILE, zipfile.ZIP_STORED), ("m/a", b"2", FILE, zipfile.ZIP_STORED)],
@@ -416,7 +416,7 @@ def run(
 def push(
     hub: TestHub, folder: Path, cache: Path, *, token: bool = True, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    """`push` in a process of its own."""
+    """`push` in a separate process."""
     done = run(
         hub,
         cache,
@@ -430,7 +430,7 @@ def push(
 def test_a_push_makes_one_commit_and_an_unchanged_one_makes_none(hub, repository, tmp_path):
     first = push(hub, repository, tmp_path / "cache", tag="v1")
     assert first.returncode == 0, first.stderr
-    assert len(hub.commits("tester/model")) == 2  # the repository's own first one, and ours
+    assert len(hub.commits("tester/model")) == 2  # the repository's initial one, and ours
     assert {name: len(data) for name, data in hub.files("tester/model").items()} == {
         path.name: path.stat().st_size for path in repository.iterdir()
     }
@@ -458,9 +458,8 @@ def test_a_push_sends_what_changed_and_removes_what_is_gone(hub, repository, tmp
     ]
     done = push(hub, repository, tmp_path / "cache")
     assert "2 files changed, 1 removed" in done.stdout
-    assert not [
-        request for request in hub.requests[before:] if "/large/" in request
-    ]  # the weights stayed
+    # The weights were not uploaded again.
+    assert not [request for request in hub.requests[before:] if "/large/" in request]
     assert "LICENSE" not in hub.files("tester/model")
 
 
@@ -512,10 +511,10 @@ def test_a_tag_is_never_moved(hub, repository, tmp_path):
     assert done.returncode == 1
     assert "choose another name" in done.stderr
     assert hub.repositories["tester/model"].tags == {"v1": commit}
-    assert hub.commits("tester/model")[0] == commit  # refused before anything is uploaded
+    assert hub.commits("tester/model")[0] == commit  # refused before any upload
 
 
-@pytest.mark.slow  # the client tries again several times, and waits in between
+@pytest.mark.slow  # the client retries several times and waits in between
 def test_a_connection_cut_in_the_middle_of_an_upload_shows_nothing_and_the_same_push_succeeds(
     hub, repository, tmp_path
 ):
@@ -551,9 +550,8 @@ def test_of_two_pushes_at_once_one_is_made_and_the_other_says_so(hub, repository
         (other / "LICENSE").write_text(f"license {number}")
         write_manifest(other)
         others.append(other)
-    hub.faults.append(
-        Fault("POST .*/preupload/", seconds=3.0, times=2)
-    )  # both have looked at the head before either commits
+    # Both read the head before either commits.
+    hub.faults.append(Fault("POST .*/preupload/", seconds=3.0, times=2))
     with ThreadPoolExecutor(2) as pool:
         done = list(
             pool.map(
@@ -609,7 +607,7 @@ def test_verify_does_not_fetch_what_does_not_belong(hub, repository, tmp_path):
     [
         (["tester/nothing"], "no such repository"),
         (["tester/model", "--revision", "v9"], "no such revision"),
-        (["no/such/name"], "no name of a repository"),
+        (["no/such/name"], "not a repository name"),
     ],
 )
 def test_missing_and_wrong_names_are_said(hub, repository, tmp_path, arguments, says):
@@ -648,7 +646,7 @@ def test_stored_predictions_that_the_model_does_not_repeat_are_refused(repositor
     ]
     (repository / "examples.json").write_text(json.dumps(examples), "utf-8")
     with pytest.raises(RepositoryError, match=r"examples\.json holds"):
-        checks.check_loads(repository)
+        clean_process.check_loads(repository)
 
 
 # ----------------------------------------------------------------------------- the whole round trip
@@ -658,7 +656,8 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 source, commit, target = sys.argv[1:]
 pinned = {"trust_remote_code": True, "revision": commit, "code_revision": commit}
-model, tokenizer = AutoModelForTokenClassification.from_pretrained(source, **pinned), AutoTokenizer.from_pretrained(source, **pinned)
+model = AutoModelForTokenClassification.from_pretrained(source, **pinned)
+tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
 ids = tokenizer(["张三去了华为"], return_tensors="pt")
 mask = torch.tensor([[False] + [True] * 6 + [False]])
 if model.config.model_type == "binder":
@@ -706,7 +705,7 @@ def test_a_model_goes_to_the_hub_is_used_tuned_and_pushed_again(hub, models, tmp
     used = run(hub, tmp_path / "cache1", [sys.executable, "-c", USE, "tester/model", commit, texts])
     assert used.returncode == 0, used.stderr
     for example, mentions in zip(examples, json.loads(used.stdout.splitlines()[-1]), strict=True):
-        assert checks.same_mentions(example["mentions"], mentions)
+        assert clean_process.same_mentions(example["mentions"], mentions)
 
     tuned = run(
         hub,
@@ -748,4 +747,4 @@ def test_a_bundle_unpacks_and_loads_without_the_project_and_without_network(mode
         ],
         check=True,
     )
-    checks.check_loads(tmp_path / "out" / "tagger")
+    clean_process.check_loads(tmp_path / "out" / "tagger")

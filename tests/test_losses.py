@@ -1,4 +1,4 @@
-"""Contrastive losses against a double loop, the released code's values and pytorch-metric-learning."""
+"""Contrastive losses against a double loop, released code and pytorch-metric-learning."""
 
 import doctest
 import json
@@ -25,7 +25,7 @@ LOSSES = [pairwise_contrastive_loss, supervised_contrastive_loss]
 def random_tokens(
     seed: int, tokens: int = 30, types: int = 3, width: int = 8
 ) -> tuple[Tensor, Tensor]:
-    """(N, D) embeddings and (N,) classes 0..types in which every class occurs at least twice."""
+    """Embeddings (N, D) and classes (N,) in 0..types; every class occurs at least twice."""
     generator = torch.Generator().manual_seed(seed)
     every_class_twice = torch.arange(types + 1).repeat(2)
     rest = torch.randint(0, types + 1, (tokens - len(every_class_twice),), generator=generator)
@@ -68,9 +68,8 @@ def test_pairwise_loss_equals_double_loop(
     seed: int, temperature: float, with_o: bool, reduction: str
 ) -> None:
     embeddings, _ = random_tokens(seed)
-    classes = torch.randint(
-        -1, 5, (30,), generator=torch.Generator().manual_seed(seed)
-    )  # with ignored tokens
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(-1, 5, (30,), generator=generator)  # with ignored tokens
     loss = pairwise_contrastive_loss(
         embeddings, classes, temperature=temperature, with_o=with_o, reduction=reduction
     )
@@ -118,7 +117,7 @@ def test_pairwise_loss_equals_released_code(case: dict, with_o: bool) -> None:
 @pytest.mark.parametrize("with_o", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_pairwise_loss_equals_ntxent_of_metric_learning(seed: int, with_o: bool) -> None:
-    """NTXentLoss averages over all pairs it is given: give it the pairs of one class at a time, sum over classes."""
+    """NTXentLoss averages over its pairs: pass the pairs of one class at a time and sum."""
     embeddings, classes = random_tokens(seed, tokens=40)
     library = NTXentLoss(temperature=0.2)
     total = torch.zeros((), dtype=torch.float64)
@@ -213,7 +212,7 @@ def test_bf16_embeddings_give_a_float32_loss(loss_function) -> None:
     loss.backward()
     assert loss.dtype == torch.float32
     assert half.grad.dtype == torch.bfloat16
-    # The same rounded embeddings in float32: only the input is rounded, nothing of the computation.
+    # The same rounded embeddings in float32: only the input is rounded, not the computation.
     torch.testing.assert_close(
         loss,
         loss_function(embeddings.bfloat16().float(), classes, temperature=0.1),

@@ -1,4 +1,7 @@
-"""Exact-span scores against seqeval on flat data and against hand-computed cases on nested data; what errors are; scores of groups."""
+"""Exact-span scores against seqeval (flat data) and hand-computed cases (nested data).
+
+Also kinds of errors, and scores of groups.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +31,7 @@ NOTHING = {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 @st.composite
 def tagged_corpora(draw: st.DrawFn) -> tuple[list[list[str]], list[list[str]]]:
-    """Gold and predicted BIO tags of a few sentences; a prediction is often close to the gold."""
+    """Gold and predicted BIO tags of a few sentences; predictions are often close to gold."""
     gold, predicted = [], []
     for length in draw(st.lists(st.integers(1, 8), min_size=1, max_size=4)):
         gold.append(draw(bio_tags(length)))
@@ -59,7 +62,7 @@ def spans(sequences: list[list[str]]) -> list[list[tuple[int, int, str]]]:
 @given(tagged_corpora())
 def test_scores_agree_with_seqeval(corpora: tuple[list[list[str]], list[list[str]]]) -> None:
     gold, predicted = corpora
-    assume(any(spans(gold) + spans(predicted)))  # seqeval has no report of nothing
+    assume(any(spans(gold) + spans(predicted)))  # seqeval cannot report on no spans
     ours = span_scores(spans(predicted), spans(gold))
     theirs = {
         name: f(gold, predicted, zero_division=0)
@@ -84,7 +87,8 @@ def test_scores_agree_with_seqeval(corpora: tuple[list[list[str]], list[list[str
     assert ours["macro"] == pytest.approx(macro)
 
 
-# 北京大学 is ORG with GPE inside; the prediction has the ORG, a wrong inner type, one right and one shifted PER
+# 北京大学 is an ORG with a GPE inside; the prediction has the ORG, a wrong inner type, one correct
+# and one shifted PER.
 GOLD = [[(0, 4, "ORG"), (0, 2, "GPE")], [(1, 3, "PER"), (5, 7, "PER")], []]
 FOUND = [[(0, 4, "ORG"), (0, 2, "PER")], [(1, 3, "PER"), (5, 8, "PER")], [(0, 1, "TITLE")]]
 
@@ -119,7 +123,7 @@ def test_nested_mentions_by_hand() -> None:
         },
         "TITLE": {**NOTHING, "correct": 0, "predicted": 1, "gold": 0},
     }
-    # over GPE, ORG, PER: no mean is taken over TITLE, which the gold does not have
+    # over GPE, ORG, PER, without TITLE, which gold does not have
     assert scores["macro"] == pytest.approx({"precision": 4 / 9, "recall": 1 / 2, "f1": 7 / 15})
 
 
@@ -186,7 +190,7 @@ TEXT = "甲乙甲乙丙甲乙丁甲乙甲乙丙甲"
 
 @st.composite
 def scored_texts(draw: st.DrawFn) -> tuple[list[Triples], list[Triples], list[str]]:
-    """Predicted and gold mentions, nested and crossing ones among them, with the texts: surfaces recur, and so do texts."""
+    """Texts with predicted and gold mentions, some nested or crossing; surfaces and texts recur."""
     size = draw(st.integers(0, 3))
     texts = [TEXT[: draw(st.integers(10, len(TEXT)))] for _ in range(size)]
     gold = [draw(st.lists(mention(len(text)), max_size=4)) for text in texts]
@@ -227,7 +231,10 @@ def test_errors_add_up_to_what_is_wrong_on_either_side(
 def test_errors_are_those_of_shared_characters(
     case: tuple[list[Triples], list[Triples], list[str]],
 ) -> None:
-    """The definition once more, by sets of characters: the mentions that are right are taken out of both sides, then each looks around."""
+    """The definition with sets of characters.
+
+    Removes correct mentions from both sides, then compares each mention with those that remain.
+    """
     found, gold, _ = case
     names = {"predictions": [], "gold": []}
     for own, wanted in zip(found, gold, strict=True):
@@ -272,24 +279,17 @@ def test_errors_of_swapped_sides_are_swapped(
         ([(0, 2, "PER")], [(1, 3, "PER")], "boundary", "boundary"),
         ([(0, 2, "PER")], [(1, 3, "ORG")], "boundary_and_type", "boundary_and_type"),
         ([(0, 2, "PER")], [(2, 4, "PER")], "spurious", "missed"),  # neighbours do not touch
-        (
-            [(0, 3, "PER")],
-            [(0, 3, "ORG"), (0, 2, "PER")],
-            "type",
-            "type boundary",
-        ),  # same boundaries come first
+        # Equal boundaries take precedence.
+        ([(0, 3, "PER")], [(0, 3, "ORG"), (0, 2, "PER")], "type", "type boundary"),
         ([(0, 3, "PER")], [(0, 2, "ORG"), (2, 4, "PER")], "boundary", "boundary_and_type boundary"),
         ([(0, 4, "PER")], [(0, 2, "PER"), (2, 4, "PER")], "boundary", "boundary boundary"),
         ([(0, 2, "PER"), (2, 4, "PER")], [(0, 4, "PER")], "boundary boundary", "boundary"),
-        (
-            [(0, 4, "ORG"), (0, 2, "PER")],
-            [(0, 4, "ORG")],
-            "spurious",
-            "",
-        ),  # the gold mention is found
-        ([(0, 4, "ORG")], [(0, 4, "ORG"), (0, 2, "GPE")], "", "missed"),  # the prediction is right
+        # The gold mention is found.
+        ([(0, 4, "ORG"), (0, 2, "PER")], [(0, 4, "ORG")], "spurious", ""),
+        # The prediction is correct.
+        ([(0, 4, "ORG")], [(0, 4, "ORG"), (0, 2, "GPE")], "", "missed"),
         ([(0, 4, "PER")], [(0, 4, "ORG"), (0, 2, "GPE")], "type", "type boundary_and_type"),
-        ([(0, 2, "ORG"), (0, 2, "ORG")], [], "spurious", ""),  # once, however often predicted
+        ([(0, 2, "ORG"), (0, 2, "ORG")], [], "spurious", ""),  # counts once
         ([], [], "", ""),
     ],
 )

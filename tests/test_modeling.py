@@ -1,4 +1,4 @@
-"""NerCo's models around tiny random encoders of seven architectures; the details on BERT."""
+"""NerCo models with tiny random encoders of seven architectures; details with BERT."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ from contrastive_ner.models.windows_ner import Span
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 VOCABULARY = 100
 LONGEST = 24
-# No dropout anywhere: two forward passes of one model are comparable, in training mode too.
+# No dropout: two forward passes of a model are comparable, also in training mode.
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -106,7 +106,7 @@ CRF = pytest.mark.parametrize("use_crf", [False, True], ids=["softmax", "crf"])
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads cost more than they save on models of this size."""
+    """Threads cost more time than they save for models of this size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -115,7 +115,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A folder for each architecture with a random encoder, pooler included, as published encoders have it."""
+    """One folder per architecture with a random encoder; it has a pooler, like published ones."""
     folders = {}
     for name, build in CONFIGS.items():
         torch.manual_seed(0)
@@ -146,14 +146,16 @@ def random_tags(length: int, generator: torch.Generator) -> list[int]:
     tags: list[int] = []
     for choice in torch.randint(0, 4, (length,), generator=generator).tolist():
         before = tags[-1] if tags else 0
-        tags.append(
-            [0, 1, 3, before + before % 2 if before else 1][choice]
-        )  # the last choice goes on with an entity
+        # The last choice continues an entity.
+        tags.append([0, 1, 3, before + before % 2 if before else 1][choice])
     return tags
 
 
 def random_batch(sentences: int = 4, longest: int = 12, seed: int = 0) -> dict[str, Tensor]:
-    """Ragged sentences: [special] tokens [special] padding; every fourth token is a sub-word tail, which carries no label."""
+    """Ragged sentences: [special] tokens [special] padding.
+
+    Every fourth token continues a word and has no label.
+    """
     generator = torch.Generator().manual_seed(seed)
     batch = {
         "input_ids": torch.full((sentences, longest), 1),
@@ -193,7 +195,7 @@ def assert_same_spans(found: list[list[Span]], expected: list[list[Span]]) -> No
 
 
 def spans_of(names: list[str]) -> list[tuple[int, int, str]]:
-    """Mentions of a tag sequence, in plain Python; an orphan I- opens one."""
+    """Mentions of a tag sequence, in plain Python; an orphan I- begins one."""
     spans: list[tuple[int, int, str]] = []
     open_type = None
     for i, name in enumerate(names):
@@ -241,7 +243,8 @@ def test_forward_loss_and_gradient_are_finite(
 def test_every_parameter_learns(architecture: str, encoders: dict[str, str]) -> None:
     model = build_tagger(encoders[architecture]).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    # A bias on attention keys shifts all scores of a query alike: its gradient is rounding noise, which a small epsilon lets pass.
+    # A bias of attention keys shifts all scores of a query equally: its gradient is rounding noise,
+    # which a small epsilon turns into steps.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-20)
     model(**random_batch()).loss.backward()
     optimizer.step()
@@ -356,9 +359,8 @@ def test_autocast_gives_a_finite_float32_loss_and_spans(
     assert all(0 <= span.score <= 1 for span in spans)
 
 
-@pytest.mark.parametrize(
-    "architecture", [name for name in CONFIGS if name != "deberta-v2"]
-)  # has no sdpa
+# deberta-v2 has no sdpa.
+@pytest.mark.parametrize("architecture", [name for name in CONFIGS if name != "deberta-v2"])
 def test_sdpa_and_eager_attention_agree(
     architecture: str, encoders: dict[str, str], tmp_path: Path
 ) -> None:
@@ -442,7 +444,10 @@ def test_word_mask_excludes_positions_from_spans(bert: NercoForTokenClassificati
 
 
 def logits_for(tags: list[str | None]) -> tuple[TokenClassifierOutput, Tensor]:
-    """One sentence's sure logits, and the mask of the positions that have a tag; the others loudly say I-ORG."""
+    """Confident logits of one sentence, and the mask of the positions that have a tag.
+
+    At the other positions the logits strongly favour I-ORG.
+    """
     ids = torch.tensor([LABELS.index(tag or "I-ORG") for tag in tags])
     return TokenClassifierOutput(logits=20.0 * F.one_hot(ids, 5)[None].float()), torch.tensor(
         [[tag is not None for tag in tags]]
@@ -543,7 +548,7 @@ def test_trainer_with_accumulation_takes_the_same_step(
             max_steps=1,
             optim="sgd",
             learning_rate=0.5,
-            max_grad_norm=0,  # clipping would hide a gradient that is too large
+            max_grad_norm=0,  # clipping would hide too large a gradient
             disable_tqdm=True,
             use_cpu=True,
         )
@@ -806,7 +811,7 @@ def test_an_encoder_decoder_is_refused(build: Callable, tmp_path: Path) -> None:
 
 
 class Canary:
-    """Leaves a file behind when it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -1,4 +1,4 @@
-"""Raw text -> mentions: offsets that hold for any text, windows that lose nothing, results that do not depend on batching."""
+"""Raw text to mentions: exact offsets, windows without loss, no dependence on batching."""
 
 import itertools
 import json
@@ -68,7 +68,7 @@ PIECE_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.北京大学"
 
 
 def wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
-    """Special tokens around, as a BERT-like tokenizer has."""
+    """Add special tokens, as a BERT-like tokenizer does."""
     ends = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=ends
@@ -132,7 +132,10 @@ def firing_pipeline(
     window: int = 16,
     **kwargs: Any,
 ) -> NerPipeline:
-    """A tagger without layers, its weights set by hand: `begin` is B-PER, `inside` I-PER, all else O, whatever the context."""
+    """A tagger without layers and with weights set by hand.
+
+    `begin` is B-PER, `inside` is I-PER and all else is O, in any context.
+    """
     vocabulary = tokenizer.get_vocab()
     encoder = BertConfig(
         vocab_size=len(tokenizer),
@@ -174,7 +177,7 @@ def matches(pattern: str, text: str) -> list[tuple[int, int]]:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Threads only cost for models this small, and much on a busy machine."""
+    """Threads only cost time for models this small, a lot of it on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -190,7 +193,7 @@ def pipe(
 
 @pytest.fixture(scope="module")
 def random_pipe(tiny_encoder: Path, character_tok: PreTrainedTokenizerFast) -> NerPipeline:
-    """Small windows and a random head: mentions everywhere, across every edge."""
+    """Small windows and a random head: mentions everywhere, also across every edge."""
     torch.manual_seed(2)
     model = NercoForTokenClassification.from_encoder(
         str(tiny_encoder), LABELS, label_unit="token", max_window_tokens=10
@@ -283,7 +286,7 @@ def test_a_string_gives_a_list_and_a_list_a_list_of_lists(firing: NerPipeline) -
 
 
 class CountingTexts:
-    """A data set that counts the rows read."""
+    """A data set that counts the rows that are read."""
 
     def __init__(self, size: int) -> None:
         self.size, self.read = size, 0
@@ -437,21 +440,20 @@ def test_windows_cover_every_position_and_overlap(
             for token, is_last in zip(window.input_ids, window.word_end_mask, strict=True)
             if is_last
         ]
-        seen = (
-            100 + first_token[window.first] + reader.capacity - 1
-        )  # the last token of a word that is cut
+        # The last token of a truncated word.
+        seen = 100 + first_token[window.first] + reader.capacity - 1
         assert marked == [
             min(100 + token, seen) for token in last_token[window.first : window.last]
         ]
     for window, following in itertools.pairwise(windows):
         assert window.first < following.first <= window.last <= following.last
         shared = first_token[window.last] - first_token[following.first]
-        # Less only where a word is so long that starting earlier would show nothing new.
+        # Less only if a word is so long that an earlier start would add nothing.
         assert shared >= overlap or reader.fit(text, following.first - 1) == window.last
 
 
 def test_no_window_lies_inside_the_one_before(character_tok: PreTrainedTokenizerFast) -> None:
-    """It would only decide mentions at its right edge with less context on their left."""
+    """It would only decide mentions at its right edge, with less left context."""
     reader = text_reader(character_tok, label_unit="token", max_window_tokens=14)
     words = [1] * 12 + [40]
     first_token = list(itertools.accumulate(words[:-1], initial=0))
@@ -517,10 +519,8 @@ def window(first: int, last: int) -> Window:
     return Window([], [], [], first, last)
 
 
-PAIR = [
-    window(0, 10),
-    window(6, 16),
-]  # share 6..9; a span belongs to the first while first + last <= 16
+# They share 6..9; a span belongs to the first while first + last <= 16.
+PAIR = [window(0, 10), window(6, 16)]
 
 
 @pytest.mark.parametrize(
@@ -528,30 +528,19 @@ PAIR = [
     [
         ([], [], []),
         ([(1, 3, "P", 0.5)], [(5, 7, "P", 0.5)], [(1, 3, "P", 0.5), (11, 13, "P", 0.5)]),
-        (
-            [(7, 9, "P", 0.5)],
-            [(1, 3, "P", 0.9)],
-            [(7, 9, "P", 0.5)],
-        ),  # farther from the first one's edge: it decides
-        (
-            [(8, 9, "P", 0.9)],
-            [(2, 3, "P", 0.5)],
-            [(8, 9, "P", 0.5)],
-        ),  # farther from the second one's edge
-        ([(8, 10, "P", 0.9)], [], []),  # only the window that does not own it saw it
+        # Farther from the edge of the first window, which decides.
+        ([(7, 9, "P", 0.5)], [(1, 3, "P", 0.9)], [(7, 9, "P", 0.5)]),
+        # Farther from the edge of the second window.
+        ([(8, 9, "P", 0.9)], [(2, 3, "P", 0.5)], [(8, 9, "P", 0.5)]),
+        # Found only by the window that does not own it.
+        ([(8, 10, "P", 0.9)], [], []),
         ([], [(0, 2, "P", 0.9)], []),
         ([(7, 9, "P", 0.5)], [(1, 3, "Q", 0.9)], [(7, 9, "P", 0.5)]),
-        (
-            [(5, 8, "P", 0.6)],
-            [(1, 6, "P", 0.9)],
-            [(7, 12, "P", 0.9)],
-        ),  # overlapping mentions: the more probable one
+        # Of overlapping mentions the more probable one.
+        ([(5, 8, "P", 0.6)], [(1, 6, "P", 0.9)], [(7, 12, "P", 0.9)]),
         ([(5, 8, "P", 0.9)], [(1, 6, "P", 0.6)], [(5, 8, "P", 0.9)]),
-        (
-            [(5, 8, "P", 0.6)],
-            [(2, 6, "P", 0.9)],
-            [(5, 8, "P", 0.6), (8, 12, "P", 0.9)],
-        ),  # touching is no overlap
+        # Adjacent mentions do not overlap.
+        ([(5, 8, "P", 0.6)], [(2, 6, "P", 0.9)], [(5, 8, "P", 0.6), (8, 12, "P", 0.9)]),
     ],
 )
 def test_the_window_in_which_a_mention_is_farther_from_the_edge_decides(
@@ -661,10 +650,8 @@ def test_an_unknown_argument_is_refused(
 
 def test_long_texts_are_refused_on_demand(pipe: NerPipeline) -> None:
     texts = ["小明在北京大学读书。", "好" * (pipe.reader.capacity + 1)]
-    with pytest.raises(
-        ValueError,
-        match=f"text 1 has {pipe.reader.capacity + 1} tokens: expected at most {pipe.reader.capacity}",
-    ):
+    most = pipe.reader.capacity
+    with pytest.raises(ValueError, match=f"text 1 has {most + 1} tokens: expected at most {most}"):
         pipe(texts, long_text="error")
     assert pipe(texts, long_text="window") == pipe(texts)
     assert pipe([texts[0], texts[1][1:]], long_text="error") == pipe([texts[0], texts[1][1:]])
@@ -723,7 +710,7 @@ def test_the_best_types_of_a_span_have_its_posterior_with_each(
         outputs = model.eval()(**encoded)
     (spans,) = model.decode(outputs, mask, top_k=5)
     assert spans
-    # By enumeration of all tag sequences of six positions.
+    # Enumerates all tag sequences of six positions.
     emissions = outputs.logits[0, 1:-1].double()
     transitions, start = (scores.double() for scores in model.crf.scores())
     chance: dict[tuple, float] = {}
@@ -783,9 +770,8 @@ def test_coverage_is_counted_not_claimed(character_tok: PreTrainedTokenizerFast)
     assert reader.coverage(read, windows[-1:]) == pytest.approx(last / 35)
     assert reader.coverage(read, [windows[0], windows[-1]]) == pytest.approx((10 + last) / 35)
     assert reader.coverage(read, []) == 0.0
-    one_character = Tokenized(
-        list(range(30)), [0, 1], [0, 29], [(0, 1), (1, 2)]
-    )  # the second has more tokens than a window
+    # The second word has more tokens than a window.
+    one_character = Tokenized(list(range(30)), [0, 1], [0, 29], [(0, 1), (1, 2)])
     assert reader.coverage(one_character, reader.overlapping_windows(one_character, 2)) == 0.5
 
 
@@ -809,7 +795,7 @@ def test_words_that_a_mention_touches(
             for i, (start, end) in enumerate(offsets_of_words)
             if start < m["end"] and end > m["start"] and start < end
         ]
-        if touched:  # a mention may lie in a delimiter
+        if touched:  # a mention may be inside a delimiter
             assert (m["start_word"], m["end_word"]) == (touched[0], touched[-1] + 1)
 
 
@@ -826,10 +812,10 @@ def test_lists_and_streams_of_words(
         [("甲", 0, 1)],
     ]
     assert list(firing((row for row in rows), is_split_into_words=True)) == results
-    assert firing([], is_split_into_words=True, coverage=True) == []  # no text, as `firing([])`
+    assert firing([], is_split_into_words=True, coverage=True) == []  # no texts
     (entities,) = firing([rows[0]], is_split_into_words=True, coverage=True)
     assert entities["entities"] == results[0]
-    # Models of words join with a space unless told otherwise.
+    # Word models join with a space by default.
     assert [
         (m["word"], m["start"])
         for m in word_firing["WordPiece"](["a", "x"], is_split_into_words=True)
@@ -924,15 +910,13 @@ def test_word_positions_start_at_words_in_order(
     tokens = [
         last - first + 1 for first, last in zip(read.first_token, read.last_token, strict=True)
     ]
-    for number, (start, _) in enumerate(
-        read.spans
-    ):  # but for the parts of a word that no window can hold
+    # Except for the parts of a word that exceeds every window.
+    for number, (start, _) in enumerate(read.spans):
         assert start in starts or (number and read.spans[number - 1][1] <= start)
     beyond = [number for number, count in enumerate(tokens) if count > reader.capacity]
     offsets_of_tokens = next(iter(reader.encode([readable])))[1]
-    for number in (
-        beyond
-    ):  # characters that share tokens: U+FDFA is 18 letters, and a token may reach into the next
+    # Characters that share tokens: U+FDFA is 18 letters, and a token may extend into the next one.
+    for number in beyond:
         end = offsets_of_tokens[read.first_token[number]][1]
         for start, following in offsets_of_tokens[
             read.first_token[number] + 1 : read.last_token[number] + 1

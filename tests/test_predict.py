@@ -1,4 +1,4 @@
-"""Tagging as a job: sources, bad rows, order, several processes, stops, kills, and what can happen to files meanwhile."""
+"""Tagging jobs: sources, bad rows, order, processes, interruptions, files that change."""
 
 import errno
 import io
@@ -36,7 +36,7 @@ WORDS = ["小明", "在", "北京大学"]
 
 @pytest.fixture
 def tag(saved_tagger: Path, tmp_path: Path) -> Callable[..., tuple[int, list[dict]]]:
-    """Run `predict` on a file; its exit code and its rows."""
+    """Run `predict` on a file and return its exit code and rows."""
 
     def run(file: Path | str, *options: str) -> tuple[int, list[dict]]:
         output = tmp_path / "out.jsonl"
@@ -153,7 +153,12 @@ BAD = {
     ),
     "quotes.csv": (
         'id,text\n1,"好"\n2,"好"的\n3,好\n4,好,的\n5\n6,"的\n7,的\n'.encode(),
-        {2: "no CSV", 4: "3 cells under a header of 2", 5: "found None", 6: "unexpected end"},
+        {
+            2: "not valid CSV",
+            4: "expected 2 cells as in the header, found 3",
+            5: "found None",
+            6: "unexpected end",
+        },
     ),
 }
 
@@ -167,10 +172,10 @@ def test_a_bad_row_is_reported_with_its_number_and_the_rest_is_tagged(tag, tmp_p
     said = capsys.readouterr().err
     for number, reason in faults.items():
         (line,) = [
-            line for line in said.splitlines() if line.startswith(f"row {number} is left out")
+            line for line in said.splitlines() if line.startswith(f"row {number} is skipped")
         ]
         assert reason in line
-    assert f"{len(faults)} rows left out" in said
+    assert f"{len(faults)} rows skipped" in said
 
     assert tag(tmp_path / name, "--strict") == (2, [])
     assert f"row {min(faults)}: " in capsys.readouterr().err
@@ -225,9 +230,8 @@ def test_a_record_says_coverage_words_best_types_and_what_is_abstained(
         assert [best["label"] for best in entity["labels"]] == [
             best["label"] for best in mention["labels"]
         ]
-    (tmp_path / "again.jsonl").write_text(
-        json.dumps(row) + "\n", "utf-8"
-    )  # what was written can be read
+    # The output can be read as input.
+    (tmp_path / "again.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
     assert read_records(str(tmp_path / "again.jsonl"))[0][0].text == "".join(WORDS)
 
 
@@ -253,7 +257,8 @@ def test_what_columns_cannot_say_is_refused_not_lost(tag, tmp_path, capsys, opti
         "same",
     ) == (2, [])
     assert (
-        f"{option[2:]}: columns cannot say it of a mention; write jsonl" in capsys.readouterr().err
+        f"{option[2:]}: columns cannot hold it; write the output as jsonl"
+        in capsys.readouterr().err
     )
 
 
@@ -395,7 +400,7 @@ def test_lines_are_read_as_written(tmp_path_factory, texts):
 # -------------------------------------------------------------------------- stops, kills, processes
 @pytest.fixture
 def job(saved_tagger: Path, tmp_path: Path) -> tuple[list[str], Path]:
-    """A command that tags 480 texts, sixteen at a time, and its output."""
+    """A command that tags 480 texts, sixteen at a time, and its output file."""
     lines = [f"第{i}天，小明在北京大学读书，小红在上海工作。" for i in range(480)]
     (tmp_path / "many.txt").write_text("\n".join(lines) + "\n", "utf-8")
     output = tmp_path / "many.jsonl"
@@ -412,7 +417,7 @@ def job(saved_tagger: Path, tmp_path: Path) -> tuple[list[str], Path]:
 
 
 def start_and_signal(command: list[str], output: Path, number: int) -> tuple[int, str, int]:
-    """Start, wait until some rows are written, send the signal: exit code, what was said, rows that are safe."""
+    """Start, wait for rows, send a signal; return exit code, standard error and saved rows."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     progress = output.with_name(f".{output.name}.progress")
     while not progress.is_file() and process.poll() is None:
@@ -432,17 +437,17 @@ def test_a_job_that_is_stopped_or_killed_goes_on_and_nothing_is_lost_or_written_
 
     code, said, rows = start_and_signal(command, output, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
-    assert f"{rows} rows are written; the same command goes on" in said
+    assert f"{rows} rows are written; run the same command again to resume" in said
     assert 0 < rows < 480
     assert not output.exists()
     partial = output.with_name(f".{output.name}.partial")
-    partial.open("ab").write(b'{"id": "torn')  # as a kill in the middle of a write leaves it
+    partial.open("ab").write(b'{"id": "torn')  # as after a kill during a write
 
     code, _, more = start_and_signal(command, output, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert rows <= more < 480
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"going on after row {more}" in done.stderr
+    assert f"resuming after row {more}" in done.stderr
     assert output.read_bytes() == whole.read_bytes()
     assert [
         path.name for path in tmp_path.glob(".*.jsonl.*") if not path.name.endswith(".lock")
@@ -463,11 +468,11 @@ def test_another_job_or_another_process_does_not_go_on_with_it(job, capsys):
     command, output = job
     start_and_signal(command, output, signal.SIGKILL)
     assert main([*command[2:], "--min_score", "0.9"]) == 2
-    assert "was begun with other options" in capsys.readouterr().err
+    assert "was started with different options" in capsys.readouterr().err
     with Path(command[4]).open("a") as source:
         source.write("还有\n")
     assert main(command[2:]) == 2
-    assert "was begun with other source" in capsys.readouterr().err
+    assert "was started with different source" in capsys.readouterr().err
 
     from filelock import FileLock
 
@@ -511,7 +516,7 @@ def test_a_worker_says_why_it_has_no_model(tmp_path, capsys):
         "2",
     ]
     assert main(given) == 2
-    assert "is no model folder" in capsys.readouterr().err
+    assert "is not a model folder" in capsys.readouterr().err
     assert not list(tmp_path.glob(".out*"))
 
 
@@ -544,12 +549,12 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(
         stdin("好\n好\n")
         (folder / "more.arrow").write_bytes(b"")
         assert main(command) == 2
-        assert "was begun with other source" in capsys.readouterr().err
+        assert "was started with different source" in capsys.readouterr().err
         stdin("好\n")
         (folder / "more.arrow").unlink()
         monkeypatch.setattr(predict_module.FileOutput, "finish", finish)
         assert main(command) == 0
-        assert "going on after row 1" in capsys.readouterr().err
+        assert "resuming after row 1" in capsys.readouterr().err
         monkeypatch.setattr(predict_module.FileOutput, "finish", full)
 
 
@@ -558,7 +563,7 @@ def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
     output = predict_module.FileOutput(path, {"source": 1})
     output.write("row\n", 1)
     path.write_text("precious")
-    with pytest.raises(ValueError, match="appeared meanwhile"):
+    with pytest.raises(ValueError, match="appeared in the meantime"):
         output.finish()
     output.close()
     assert path.read_text() == "precious"
@@ -588,9 +593,9 @@ from pathlib import Path
 from contrastive_ner.serving.predict import FileOutput, Tagged, write_explained
 output = FileOutput(Path(sys.argv[1]), {})
 try:
-    write_explained(output, Tagged("x" * 100, 3, [], {}), "goes on")
+    write_explained(output, Tagged("x" * 100, 3, [], {}))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    write_explained(output, Tagged("y" * 5000, 4, [], {}), "goes on")
+    write_explained(output, Tagged("y" * 5000, 4, [], {}))
 finally:
     output.close()
 """
@@ -601,7 +606,8 @@ def test_an_error_of_the_disk_is_explained_and_leaves_no_lock(tmp_path):
     done = subprocess.run(given, capture_output=True, text=True)
     assert (
         done.stderr.splitlines()[-1]
-        == "OSError: [Errno 27] File too large; 3 rows are written, goes on"
+        == "OSError: [Errno 27] File too large; 3 rows are written; run the same command again to "
+        "resume"
     )
     assert not (tmp_path / ".out.jsonl.lock").exists()
 
@@ -638,7 +644,7 @@ def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
     monkeypatch.setattr(predict_module.FileOutput, "write", full)
     assert main(command[2:]) == 2
     assert (
-        "No space left on device; 32 rows are written, the same command goes on there"
+        "No space left on device; 32 rows are written; run the same command again to resume"
         in capsys.readouterr().err
     )
     monkeypatch.undo()

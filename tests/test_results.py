@@ -1,4 +1,4 @@
-"""The figures of README and docs: bootstrap intervals, segmentation of representations, against plain loops."""
+"""Figures of README and docs against plain loops: bootstrap intervals, segmentation."""
 
 import random
 from statistics import mean

@@ -1,4 +1,4 @@
-"""The sample corpus: what its README promises, and that its splits are made from its source."""
+"""The sample corpus fulfils its README, and its splits are made from its source."""
 
 import importlib.util
 import shutil
@@ -35,7 +35,7 @@ def splits() -> dict[str, list[Record]]:
 
 @pytest.fixture
 def corpus_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the corpus' source in it, in which `convert.main` works."""
+    """A folder with the corpus source, where `convert.main` runs."""
     shutil.copytree(SAMPLES / "zh" / "source", tmp_path / "zh" / "source")
     shutil.copy(SAMPLES / "README.md", tmp_path)
     monkeypatch.setattr(convert, "HERE", tmp_path)
@@ -177,7 +177,7 @@ def test_wrong_markup_names_file_and_line(tmp_path: Path) -> None:
 
 
 def test_repeated_sentence_is_refused_and_nothing_written(corpus_copy: Path) -> None:
-    """The same text once with, once without a mention."""
+    """The same text occurs with and without a mention."""
     first = convert.read_source(corpus_copy / "source" / "news.txt")[0].text
     with (corpus_copy / "source" / "social.txt").open("a", encoding="utf-8") as file:
         file.write(f"\n{first}\n")

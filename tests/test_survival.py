@@ -1,4 +1,4 @@
-"""A run that is struck anywhere and started again ends as if nothing had happened: same weights, same scores."""
+"""An interrupted run that is started again ends with the same weights and scores."""
 
 import json
 import signal
@@ -15,7 +15,8 @@ from contrastive_ner.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# 40 sentences in batches of 8: 5 steps an epoch; 10 in stage one, 5 head-only, 15 in the full phase.
+# 40 sentences in batches of 8 make 5 steps per epoch: 10 in stage one, 5 head-only, 15 in the full
+# phase.
 OPTIONS = {
     "stage1_epochs": 2,
     "head_epochs": 1,
@@ -24,13 +25,14 @@ OPTIONS = {
     "stage2_patience": 5,
 }
 STAGE1_STEP = "contrastive_ner.training.contrastive:ContrastiveTrainer.training_step"
-STAGE2_STEP = "transformers.Trainer.training_step"  # stage one's calls it, too
-WRITING = "transformers.Trainer._save_optimizer_and_scheduler"  # the checkpoint's weights are there, its state is not
+STAGE2_STEP = "transformers.Trainer.training_step"  # stage one also calls it
+# Here a checkpoint has its weights but not its state.
+WRITING = "transformers.Trainer._save_optimizer_and_scheduler"
 
 
 @pytest.fixture(scope="module")
 def undisturbed(files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, without any interruption."""
+    """The same run without interruption."""
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     assert main(arguments(files, tiny_encoder, run_dir, **OPTIONS)) == 0
     return run_dir
@@ -92,7 +94,7 @@ def test_killed_run_ends_as_if_nothing_had_happened(
 
 @pytest.fixture(scope="module")
 def binder_options(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """One phase of 15 steps, in which texts of types and types themselves are drawn."""
+    """One phase of 15 steps that samples types and their descriptions."""
     types = tmp_path_factory.mktemp("types") / "types.yaml"
     types.write_text(
         "types:\n  PER: 人物：人的名字。\n  ORG: 机构：公司的名字。\n  GPE: 政区：城市的名字。\n",
@@ -151,7 +153,7 @@ def test_stop_in_the_middle_of_an_epoch_loses_nothing(
     done = struck(place, call, blow, command)
     assert done.returncode == 128 + getattr(signal, blow), done.stderr
     assert f"stopped by {blow}" in done.stderr
-    assert "the same command continues the run" in done.stderr
+    assert "run the same command again to resume" in done.stderr
     phase, step = ("stage1", 7) if place == STAGE1_STEP else ("full", 8)
     assert (tmp_path / "run" / phase / f"checkpoint-{step}" / "trainer_state.json").is_file()
     assert main(command) == 0
@@ -159,7 +161,7 @@ def test_stop_in_the_middle_of_an_epoch_loses_nothing(
 
 
 def test_early_stopping_is_not_forgotten(files, tiny_encoder, tmp_path, capsys):
-    """Killed when the patience was at its end, before the phase was marked: no further epoch is trained."""
+    """Killed when patience ran out, before the phase was marked: no further epoch is trained."""
     options = {**OPTIONS, "stage2_epochs": 8, "stage2_patience": 1, "keep_checkpoints": True}
     expected_dir = tmp_path / "expected" / "run"
     expected_dir.parent.mkdir()
@@ -187,7 +189,7 @@ def test_full_disk_is_said_and_costs_nothing(files, tiny_encoder, tmp_path, undi
     done = struck("transformers.Trainer._save_checkpoint", 2, "full-disk", command)
     assert done.returncode == 2, done.stderr
     assert "no space left" in done.stderr
-    assert "give the same command again" in done.stderr
+    assert "run the same command again" in done.stderr
     assert [path.name for path in (tmp_path / "run" / "stage1").glob("checkpoint-*")] == [
         "checkpoint-5"
     ]

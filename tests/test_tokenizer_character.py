@@ -1,4 +1,4 @@
-"""Character tokenizers: whatever the text and the vocabulary it came from, one token per code point."""
+"""Character tokenizers: one token per code point for any text and original vocabulary."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def wrap(backend: Tokenizer, special: dict[str, str]) -> PreTrainedTokenizerFast
 
 
 def word_piece(*, without: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """Uncased, as BERT's; the entries of `without` leave holes in the ids."""
+    """Uncased, like BERT's; the entries of `without` leave holes in the ids."""
     pieces = [
         *BERT_SPECIAL.values(),
         *"abcdefghijklmnopqrstuvwxyz0123456789,.!中国人北京",
@@ -75,7 +75,7 @@ def word_piece(*, without: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
 
 
 def unigram() -> PreTrainedTokenizerFast:
-    """Cased, with NFKC and metaspace, as XLM-R's; "X" and "▁" only at the start of a word."""
+    """Cased, with NFKC and metaspace, like XLM-R's; "X" and "▁" only at the start of a word."""
     pieces = [
         *XLMR_SPECIAL.values(),
         "▁",
@@ -131,7 +131,7 @@ class Converted(NamedTuple):
         return self.encoder.get_input_embeddings().weight.detach()
 
     def row(self, character: str) -> int:
-        """The embedding row that a character of a text reads."""
+        """The embedding row of a character in a text."""
         [token] = self.new(character, add_special_tokens=False)["input_ids"]
         return token
 
@@ -147,7 +147,7 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Converted
     made = {}
     for kind, build in KINDS.items():
         folder, old = tmp_path_factory.mktemp(kind), build()
-        model = encoder(len(old) + 2)  # two rows more than entries, as XLM-R has
+        model = encoder(len(old) + 2)  # two more rows than entries, as in XLM-R
         old_rows = model.get_input_embeddings().weight.detach().clone()
         new, model = character_tokenizer(old, model)
         new.save_pretrained(folder)
@@ -304,7 +304,10 @@ def test_an_unknown_character_is_the_unknown_token(converted: Converted, charact
 
 
 def hole_warnings(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
-    """What the tokenizers library reports of the ids when it saves: its log level is read at import, hence a process."""
+    """What the tokenizers library logs about the ids when it saves.
+
+    Uses a new process, because the library reads its log level at import.
+    """
     tokenizer.save_pretrained(folder)
     code = "import sys, tokenizers; tokenizers.Tokenizer.from_file(sys.argv[1]).save(sys.argv[1])"
     command = [sys.executable, "-c", code, str(folder / "tokenizer.json")]

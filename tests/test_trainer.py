@@ -18,10 +18,12 @@ from contrastive_ner.training.contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
     JointTrainer,
-    chunks_of,
-    classes_of,
     freeze_lowest_layers,
     gather_tokens,
+)
+from contrastive_ner.training.criteria import (
+    chunks_of,
+    classes_of,
     knn_classes,
     prototype_classes,
     token_f1,
@@ -64,7 +66,8 @@ def test_batches_differ_between_epochs_and_seeds():
 
 
 def test_every_batch_offers_a_pair_where_the_data_allow():
-    # Four sentences with a pair of their own among forty, four batches: random batches would leave some without.
+    # Of forty sentences four have a pair of their own, for four batches: some random batches would
+    # have none.
     sentences = [[0] * 5 for _ in range(36)] + [[1, 1, 0]] * 4
     for epoch in range(20):
         assert all(
@@ -289,7 +292,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
 def one_step(
     trainer: ContrastiveTrainer, batch: dict[str, torch.Tensor]
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of one training step, from a fixed state of the random generator."""
+    """Loss and gradients of one training step, with a fixed random seed."""
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.zero_grad()
     torch.manual_seed(7)
@@ -325,7 +328,7 @@ def test_chunks_give_the_gradient_of_the_whole_batch(
 
 
 def test_chunks_are_embedded_twice_under_the_same_dropout(tiny_encoder, character_tok, tmp_path):
-    """With dropout: the gradient of the loss over chunks that were embedded once, with their graphs."""
+    """With dropout, gradients equal those of chunks embedded once, with their graphs."""
     trainer = make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=5)
     batch = trainer.data_collator(trainer.train_dataset)
     loss, gradients = one_step(trainer, batch)
@@ -345,7 +348,7 @@ def test_chunks_are_embedded_twice_under_the_same_dropout(tiny_encoder, characte
 
 
 class SavedBytes:
-    """Bytes that autograd keeps for the backward pass: the highest sum at any moment."""
+    """Peak bytes that autograd keeps for the backward pass."""
 
     def __init__(self) -> None:
         self.now = self.peak = 0
@@ -356,7 +359,7 @@ class SavedBytes:
     class Held:
         def __init__(self, account: "SavedBytes", tensor: torch.Tensor) -> None:
             self.account, self.tensor = account, tensor
-            # Parameters are there anyway.
+            # Parameters do not count.
             self.size = 0 if tensor.is_leaf else tensor.numel() * tensor.element_size()
             account.now += self.size
             account.peak = max(account.peak, account.now)
@@ -377,7 +380,7 @@ def test_memory_of_chunks_does_not_grow_with_the_batch(tiny_encoder, character_t
     chunked = make_trainer(tiny_encoder, character_tok, tmp_path, chunk_size=3)
     whole = make_trainer(tiny_encoder, character_tok, tmp_path)
     assert peak_of_step(whole, 24) > 3 * peak_of_step(whole, 6), "the premise: the plain batch does"
-    # What grows with the batch is one vector a token, without graph.
+    # Only one vector per token, without a graph, grows with the batch.
     token_vectors = (24 - 6) * 7 * 32 * 4 * 2
     assert peak_of_step(chunked, 24) <= peak_of_step(chunked, 6) + token_vectors
 
@@ -385,7 +388,7 @@ def test_memory_of_chunks_does_not_grow_with_the_batch(tiny_encoder, character_t
 def test_accumulated_chunks_are_scaled_as_accumulated_batches(
     tiny_encoder, character_tok, tmp_path
 ):
-    """A run of two accumulated batches a step ends with the same weights with and without chunks."""
+    """With two accumulated batches per step, runs with and without chunks end the same."""
     ends = []
     for chunk_size in (0, 2):
         options = {

@@ -1,4 +1,4 @@
-"""Types files: what is refused, and that those of the project fit the data that they describe."""
+"""Types files: what is refused; those of the project fit the data they describe."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ GENIA = "DNA RNA cell_line cell_type protein"
 GERMEVAL = [
     name + suffix for name in ("LOC", "ORG", "OTH", "PER") for suffix in ("", "deriv", "part")
 ]
-SHARED = "country location misc organisation person"  # by all domains of CrossNER
+SHARED = "country location misc organisation person"  # types of all CrossNER domains
 
 LABELS = {
     "ace": "FAC GPE LOC ORG PER VEH WEA",
@@ -26,12 +26,14 @@ LABELS = {
     "bc5_disease": "Disease",
     "bc5cdr": "Chemical Disease",
     "conll03": "LOC MISC ORG PER",
-    "crossner_ai": f"{SHARED} algorithm conference field metrics product programlang researcher task university",
+    "crossner_ai": f"{SHARED} algorithm conference field metrics product programlang researcher "
+    "task university",
     "crossner_literature": f"{SHARED} award book event literarygenre magazine poem writer",
-    "crossner_music": f"{SHARED} album award band event musicalartist musicalinstrument musicgenre song",
+    "crossner_music": f"{SHARED} album award band event musicalartist musicalinstrument "
+    "musicgenre song",
     "crossner_politics": f"{SHARED} election event politicalparty politician",
-    "crossner_science": f"{SHARED} academicjournal astronomicalobject award chemicalcompound chemicalelement discipline enzyme event "
-    "protein scientist theory university",
+    "crossner_science": f"{SHARED} academicjournal astronomicalobject award chemicalcompound "
+    "chemicalelement discipline enzyme event protein scientist theory university",
     "genia": GENIA,
     "germeval2014": " ".join(GERMEVAL),
     "jnlpba": GENIA,
@@ -42,7 +44,7 @@ LABELS = {
         f"{name}.{kind}" for name in ("GPE", "LOC", "ORG", "PER") for kind in ("NAM", "NOM")
     ),
 }
-# Files of the data sets, below the folder that NER_DATA names; the sample corpus is always here.
+# Files of the data sets below NER_DATA; the sample corpus is always available.
 FILES = {
     "bc5cdr": "bc5cdr/*.tsv",
     "genia": "genia/genia.*.iob2",
@@ -100,14 +102,14 @@ def test_a_byte_order_mark_and_crlf_are_no_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "found", "fix"),
     [
-        ("types: [a", ":1: ", "expected ',' or ']'", "quote a text"),
+        ("types: [a", ":1: ", "expected ',' or ']'", "quote text"),
         (
             "types:\n  PER: person: by name\n",
             ":2: ",
             "mapping values are not allowed",
-            "quote a text",
+            "quote text",
         ),
-        ("types:\n\tPER: a\n", ":2: ", "cannot start any token", "indent by spaces"),
+        ("types:\n\tPER: a\n", ":2: ", "cannot start any token", "indent with spaces"),
         (
             "types:\n  PER: !!python/name:os.system a\n",
             ":2: ",
@@ -190,21 +192,21 @@ def test_a_byte_order_mark_and_crlf_are_no_fault(tmp_path: Path) -> None:
             "types:\n  PER: {description: a, source: web}\n",
             ": types.PER: source: ",
             "found str 'web'",
-            "say who wrote",
+            "state who wrote",
         ),
         (
             "types:\n  PER: {description: a, source: [ours]}\n",
             ": types.PER: source: ",
             "found list ['ours']",
-            "say who wrote",
+            "state who wrote",
         ),
         (
             "source: Wikipedia\ntypes:\n  PER: a\n",
             ": source: ",
             "found str 'Wikipedia'",
-            "say who wrote",
+            "state who wrote",
         ),
-        ("source:\ntypes:\n  PER: a\n", ": source: ", "found nothing", "say who wrote"),
+        ("source:\ntypes:\n  PER: a\n", ": source: ", "found nothing", "state who wrote"),
         ("types:\n  NO: a\n", ": types: ", "found bool False", "quote it"),
         ("types:\n  1: a\n", ": types: ", "found int 1", "quote it"),
         ("types:\n  ~: a\n", ": types: ", "found nothing", "quote it"),
@@ -213,7 +215,7 @@ def test_a_byte_order_mark_and_crlf_are_no_fault(tmp_path: Path) -> None:
             "types:\n  PER: A person.\n  ORG: b\n  LOC: a  PERSON.\n",
             ": types.LOC: ",
             "found that of 'PER'",
-            "write what parts them",
+            "describe how the two differ",
         ),
         (b"types:\n  PER: \xff\n", ":2: ", "not UTF-8 at byte 8", "convert"),
     ],
@@ -247,8 +249,8 @@ def test_labels_without_a_description_are_refused_and_unused_ones_reported() -> 
         check_types(types, ["per", "LOC", "GPE"], "a.yaml")
     message = str(caught.value)
     assert message.startswith("a.yaml: types: ")
-    assert "found none of 'GPE', 'per' (there are 'PER', 'ORG', 'LOC')" in message
-    assert "add under 'types:' a line 'GPE: description'" in message
+    assert "found none for 'GPE', 'per' (the file has 'PER', 'ORG', 'LOC')" in message
+    assert "add a line 'GPE: description' for each under 'types:'" in message
 
 
 def test_every_types_file_has_a_label_list_here() -> None:
@@ -289,7 +291,7 @@ def test_a_label_means_the_same_in_every_domain_of_crossner() -> None:
         for label, texts in described.items()
         if len(texts) > 1
     }
-    # Universities have a type of their own in two domains, and are organisations in the others.
+    # Universities have their own type in two domains and are organisations in the others.
     assert differing == {"organisation": [["ai", "science"], ["literature", "music", "politics"]]}
 
 

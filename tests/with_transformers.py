@@ -1,6 +1,8 @@
-"""Run the contract tests with another version of transformers: .venv/bin/python tests/with_transformers.py 5.6.0 [5.12.1 ...]
+"""Run the contract tests with other versions of transformers.
 
-Each version gets an environment of its own under runs/, which has that version first and everything else from this one.
+.venv/bin/python tests/with_transformers.py 5.6.0 [5.12.1 ...]
+
+Each version gets its own environment below runs/, which takes all other packages from this one.
 """
 
 import argparse
@@ -15,7 +17,7 @@ CONTRACTS = ["tests/test_contracts.py", "tests/test_binder_contracts.py"]
 
 
 def environment(version: str) -> Path:
-    """The Python of an environment in which `import transformers` gives that version."""
+    """Path of the Python in an environment with that version of transformers."""
     folder = ROOT / "runs" / f".transformers-{version}"
     python = folder / "bin" / "python"
     if not python.is_file():
@@ -38,12 +40,13 @@ def environment(version: str) -> Path:
 
 
 def main() -> int:
+    """Test every version; return 1 if one fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("versions", nargs="+", help="versions of transformers")
     parser.add_argument(
-        "--tests", nargs="+", default=CONTRACTS, help="files of tests to run [the contract tests]"
+        "--tests", nargs="+", default=CONTRACTS, help="test files to run [the contract tests]"
     )
     arguments = parser.parse_args()
     passed = {}

@@ -1,4 +1,4 @@
-"""The command line. Each command is one function in a file of its group; heavy imports wait.
+"""The command line. Each group of commands is a file; heavy imports wait until a command runs.
 
 contrastive-ner train CONFIG.yaml [key=value ...]
 contrastive-ner evaluate MODEL FILE [--train FILE]
@@ -30,16 +30,19 @@ from contrastive_ner.logs import show_messages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 2 for an error that the user can fix, 128 + N for signal N."""
+    """Run a command; returns its exit status.
+
+    The status is 0, 2 for an error that the user can fix, or 128 + N after signal N.
+    """
     arguments = build_parser().parse_args(argv)
     show_messages(
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
     try:
         code = arguments.command(arguments)
-        sys.stdout.flush()  # a closed pipe is met here, not at the end of the process
+        sys.stdout.flush()  # a closed pipe raises here, not at the end of the process
         return code
-    except BrokenPipeError:  # the reader of our output has had enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -55,14 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="contrastive-ner", description="Contrastive named-entity recognition."
+        prog="contrastive-ner",
+        description="Contrastive named-entity recognition with NerCo and BINDER.",
+        epilog="contrastive-ner COMMAND --help explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"contrastive-ner {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     level = parser.add_mutually_exclusive_group()
-    level.add_argument("--quiet", action="store_true", help="show warnings and results only")
+    level.add_argument("--quiet", action="store_true", help="show only warnings and results")
     level.add_argument(
-        "--verbose", action="store_true", help="show more messages and the training log"
+        "--verbose", action="store_true", help="show more messages, and the log of training"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train_command(commands)

@@ -1,4 +1,4 @@
-"""annotate, dictionary: labels from a list of terms."""
+"""annotate, dictionary: labels from a dictionary of terms."""
 
 import argparse
 import sys
@@ -23,52 +23,82 @@ from contrastive_ner.training.config import layout_of
 
 
 def add_dictionary_commands(commands: Any) -> None:
-    """annotate, dictionary."""
-    command = commands.add_parser("annotate", help="label text with the terms of a dictionary")
+    """Add the commands annotate and dictionary."""
+    add_annotate_command(commands)
+    command = commands.add_parser(
+        "dictionary",
+        help="write the mentions of annotated files as a dictionary for annotate",
+        description="Write the mentions of annotated files as a dictionary for annotate, each with "
+        "its most frequent type.",
+    )
+    command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
+    command.add_argument(
+        "--output", required=True, metavar="FILE", help="dictionary to write (required)"
+    )
+    command.add_argument(
+        "--min_count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave out terms that are a mention fewer than N times [1]",
+    )
+    add_layout_options(command)
+    command.set_defaults(command=command_dictionary)
+
+
+def add_annotate_command(commands: Any) -> None:
+    """Add the command annotate."""
+    command = commands.add_parser(
+        "annotate",
+        help="label text with the terms of a dictionary",
+        description="Label text with the terms of a dictionary. If the input has mentions, they "
+        "are replaced, and the new ones are scored against them.",
+    )
     command.add_argument(
         "file",
         nargs="?",
         default="-",
-        help="as for predict; given mentions are replaced, and scored against",
+        metavar="FILE",
+        help="text (one per line), JSONL, CSV, Parquet, columns, or a data set as NAME@SPLIT or "
+        "FOLDER@SPLIT; - reads standard input [-]",
     )
     command.add_argument(
         "--dictionary",
         required=True,
         metavar="FILE",
-        help="a term, a tab and an entity type a line; # starts a comment",
+        help="one term, a tab and its entity type per line; # starts a comment line (required)",
     )
-    command.add_argument("--output", default="-", help="output file, - for standard output")
+    command.add_argument(
+        "--output", default="-", metavar="FILE", help="output file; - is standard output [-]"
+    )
     command.add_argument(
         "--output_format",
         choices=("jsonl", "columns", "same"),
         default="jsonl",
-        help="JSONL, columns, or the input's format",
+        help="format of the output; same: the format of the input if it is columns or CLUENER, "
+        "else jsonl [jsonl]",
     )
     command.add_argument(
-        "--min_length", type=int, default=1, help="leave out terms of fewer characters [1]"
+        "--min_length",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ignore terms of fewer than N characters [1]",
     )
     command.add_argument(
-        "--fold_case", choices=("true", "false"), default="true", help="ignore case [true]"
+        "--fold_case",
+        choices=("true", "false"),
+        default="true",
+        help="ignore upper and lower case [true]",
     )
     command.add_argument(
         "--fold_width",
         choices=("true", "false"),
         default="true",
-        help="full-width and half-width are the same [true]",
+        help="treat full-width and half-width characters as equal [true]",
     )
     add_source_options(command)
     command.set_defaults(command=command_annotate)
-
-    command = commands.add_parser(
-        "dictionary", help="write the mentions of annotated files as a dictionary for annotate"
-    )
-    command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
-    command.add_argument("--output", required=True, metavar="FILE", help="the dictionary")
-    command.add_argument(
-        "--min_count", type=int, default=1, help="leave out what is a mention fewer times [1]"
-    )
-    add_layout_options(command)
-    command.set_defaults(command=command_dictionary)
 
 
 # ----------------------------------------------------------------------------------------- annotate
@@ -87,17 +117,17 @@ def command_annotate(arguments: argparse.Namespace) -> int:
     print(report, file=sys.stderr)
     scores, inner = scores_against_given(labelled, records)
     if scores is not None:
-        print(f"against the given mentions\n{score_table({'': scores})}", file=sys.stderr)
+        print(f"scores against the given mentions\n{score_table({'': scores})}", file=sys.stderr)
     if inner:
         print(
-            f"{inner} given mentions inside or across a longer one are not compared",
+            f"{inner} given mentions that overlap a longer one are not scored",
             file=sys.stderr,
         )
     if output_format(arguments, source) == "columns":
         dropped = sum(map(keep_aligned, labelled))
         if dropped:
             print(
-                f"{dropped} mentions fall on no boundary of the given tokens and cannot be written as columns",
+                f"{dropped} mentions left out of the columns: their ends are not token boundaries",
                 file=sys.stderr,
             )
     if arguments.output == "-":
@@ -112,9 +142,10 @@ def command_annotate(arguments: argparse.Namespace) -> int:
 def scores_against_given(
     labelled: Sequence[Record], given: Sequence[Record]
 ) -> tuple[dict[str, Any] | None, int]:
-    """Span scores against the given outermost mentions (None where there are none), and how many inner ones were left out.
+    """Span scores against the outermost given mentions, and the number of inner ones left out.
 
-    The matches of a dictionary do not overlap, so inner mentions cannot be found.
+    The scores are None if no mentions are given. Inner mentions cannot be found, because the
+    matches of a dictionary do not overlap.
     """
     from contrastive_ner.evaluation.metrics import span_scores
 
@@ -126,7 +157,11 @@ def scores_against_given(
 
 
 def good_rows(rows: Iterable[Row], name: str) -> Iterator[Record]:
-    """The records; DataError at the first bad row."""
+    """The records of all rows.
+
+    Raises:
+        DataError: a row is bad.
+    """
     for row in rows:
         if not isinstance(row, Record):
             raise DataError(
@@ -136,6 +171,7 @@ def good_rows(rows: Iterable[Row], name: str) -> Iterator[Record]:
 
 
 def command_dictionary(arguments: argparse.Namespace) -> int:
+    """Write the mentions of annotated files as a dictionary; the report goes to standard error."""
     files = [expand(name) for name in arguments.files]
     print(
         build_dictionary(

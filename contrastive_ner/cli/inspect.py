@@ -1,4 +1,4 @@
-"""inspect: what annotated files hold."""
+"""inspect: report what annotated files contain."""
 
 import argparse
 from collections import Counter
@@ -15,19 +15,26 @@ from contrastive_ner.training.config import layout_of
 
 
 def add_inspect_command(commands: Any) -> None:
-    """inspect."""
-    command = commands.add_parser("inspect", help="report what annotated files contain")
+    """Add the command inspect."""
+    command = commands.add_parser(
+        "inspect",
+        help="report what annotated files contain",
+        description="Report what annotated files contain: sentences, entities, overlaps, repaired "
+        "tags, duplicates within and between the files, and mentions that do not match tokens.",
+    )
     command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
     command.add_argument(
         "--tokenizer",
-        help="encoder or model folder: count the mentions that match none of its token boundaries",
+        metavar="MODEL",
+        help="encoder or model, folder or Hub name: count the mentions that do not start and end "
+        "at boundaries of its tokens, instead of the tokens in the data",
     )
     add_layout_options(command)
     command.set_defaults(command=command_inspect)
 
 
 def command_inspect(arguments: argparse.Namespace) -> int:
-    """Print what annotated files hold, and what is suspicious about them."""
+    """Print what annotated files contain, and what is suspicious about them."""
     quiet_libraries()
     seen: dict[str, str] = {}
     for name in arguments.files:
@@ -38,9 +45,8 @@ def command_inspect(arguments: argparse.Namespace) -> int:
         counts = Counter(mention.label for record in records for mention in record.entities)
         across = Counter(seen[record.text] for record in records if record.text in seen)
         print(f"{name}: {report.format}{', ' + report.scheme if report.scheme else ''}")
-        print(
-            f"  sentences            {len(records)} ({sum(not record.entities for record in records)} without entity)"
-        )
+        empty = sum(not record.entities for record in records)
+        print(f"  sentences            {len(records)} ({empty} without entity)")
         print(
             f"  entities             {counts.total()}"
             + "".join(f", {label} {n}" for label, n in counts.most_common())
@@ -60,11 +66,14 @@ def command_inspect(arguments: argparse.Namespace) -> int:
 
 
 def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str:
-    """How many mentions match no token boundary: of the given tokenizer, else of the data's own tokens."""
+    """How many mentions do not start and end at token boundaries.
+
+    The tokens are those of the given tokenizer, else those in the data.
+    """
     if tokenizer_name is None:
         own = [record for record in records if record.tokens is not None]
         if not own:
-            return "not checked (the data have no tokens; name a --tokenizer)"
+            return "not checked (the data contain no tokens; pass --tokenizer)"
         spans = [list(record.tokens or []) for record in own]
     else:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -72,7 +81,7 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
         from contrastive_ner.models.pipeline_ner import text_reader
         from contrastive_ner.training.characters import is_character_tokenizer
 
-        # A folder's own tokenizer.json needs none of the code that a model folder carries.
+        # A tokenizer.json needs none of the code that a model folder carries.
         local = (Path(tokenizer_name) / "tokenizer.json").is_file()
         tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(
             tokenizer_name

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how they are read."""
 
 import argparse
 import shutil
@@ -16,9 +16,24 @@ from contrastive_ner.errors import DataError
 from contrastive_ner.files import expand, sha256
 from contrastive_ner.training.config import RunConfig, layout_of
 
+ANNOTATED_FORMATS = ("auto", "columns", "jsonl", "cluener", "datasets")
+LAYOUT_METAVARS = {
+    "format": "FORMAT",
+    "tag_scheme": "SCHEME",
+    "delimiter": "NAME",
+    "token_column": "N",
+    "tag_columns": "N,N",
+    "indexed_characters": "BOOL",
+    "joiner": "NAME",
+}
+
 
 def score_limits(text: str) -> float | dict[str, float]:
-    """0.6, or PER=0.3,ORG=0.6."""
+    """A number, or a number per type, from the text of an option: 0.6, or PER=0.3,ORG=0.6.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
     try:
         if "=" not in text:
             return float(text)
@@ -28,41 +43,56 @@ def score_limits(text: str) -> float | dict[str, float]:
         }
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected a number, or a number by type such as PER=0.3,ORG=0.6"
+            f"{text!r}: expected a number, or a number per type such as PER=0.3,ORG=0.6"
         ) from error
 
 
+def with_default(text: str, default: Any) -> str:
+    """A help text followed by the default in brackets; an empty default is left out."""
+    if default in ("", None, ()):
+        return text
+    return f"{text} [{str(default).lower() if isinstance(default, bool) else default}]"
+
+
 def add_trust_option(command: argparse.ArgumentParser) -> None:
+    """Add --trust_remote_code."""
     command.add_argument(
         "--trust_remote_code",
         action="store_true",
-        help="load the model even if its code is not this project's",
+        help="run the model's own code if it differs from this project's; read that code first",
     )
 
 
 def add_source_options(command: argparse.ArgumentParser) -> None:
-    """How texts are read (`inputs_ner.read_rows`)."""
+    """Add the options of a source of texts, read by `read_rows`."""
     command.add_argument(
-        "--text_column", default="text", help="column of the text, or key of JSONL [text]"
+        "--text_column",
+        default="text",
+        metavar="NAME",
+        help="column, or key of JSONL, that holds the text [text]",
     )
     add_layout_options(command, formats=INPUT_FORMATS)
 
 
 def add_layout_options(
-    command: argparse.ArgumentParser,
-    formats: Sequence[str] = ("auto", "columns", "jsonl", "cluener", "datasets"),
+    command: argparse.ArgumentParser, formats: Sequence[str] = ANNOTATED_FORMATS
 ) -> None:
-    """Options that say how a file is laid out; the same keys, with the same help, as in a configuration."""
-    keys = {item.name: item for item in fields(RunConfig)}
+    """Add the options of a file's layout: keys of a configuration, with the same help."""
+    helps = {item.name: item.metadata["help"] for item in fields(RunConfig)}
+    helps["format"] = f"file format: {', '.join(formats[:-1])} or {formats[-1]}"
+    group = command.add_argument_group("layout of FILE", "as in a training configuration")
     for item in fields(Layout):
-        extra: dict[str, Any] = {"choices": formats} if item.name == "format" else {}
-        command.add_argument(
-            f"--{item.name}", default=item.default, help=keys[item.name].metadata["help"], **extra
+        group.add_argument(
+            f"--{item.name}",
+            default=item.default,
+            choices=formats if item.name == "format" else None,
+            metavar=LAYOUT_METAVARS[item.name],
+            help=with_default(helps[item.name], item.default),
         )
 
 
 def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the pipeline is called with: types {label: description} of a types file, a score that mentions must exceed."""
+    """Options of the pipeline's call: `types`, {label: description}, and `min_score`, if given."""
     options: dict[str, Any] = (
         {} if arguments.min_score is None else {"min_score": arguments.min_score}
     )
@@ -74,7 +104,7 @@ def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def described_types(file: str) -> dict[str, str]:
-    """{label: description} of a types file."""
+    """{label: description} from a types file."""
     from contrastive_ner.data.descriptions import read_types
 
     return {item.label: item.description for item in read_types(expand(file))}
@@ -82,7 +112,7 @@ def described_types(file: str) -> dict[str, str]:
 
 @contextmanager
 def input_file(arguments: argparse.Namespace) -> Iterator[str]:
-    """The name of the input; standard input (-) is copied to a file: formats are told by a first look."""
+    """The name of the input file. Standard input (-) is copied to one, to detect its format."""
     if arguments.file != "-":
         yield expand(arguments.file)
         return
@@ -97,33 +127,34 @@ def input_file(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool = False) -> Rows:
+    """Open a source of texts with the options of a command; see `read_rows`."""
     return read_rows(
         path, layout_of(arguments), text_column=arguments.text_column, keep_entities=keep_entities
     )
 
 
 def source_identity(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
-    """By which a job that goes on knows its source: its name, how it is read, and names, sizes and times of its files.
+    """Values that tell a resumed job whether its source is still the same.
 
-    Of standard input it is the content; of a data set on the Hub there is nothing to see.
+    They are its name, how it is read, and the names, sizes and times of its files. Of standard
+    input it is the content; changes of a data set on the Hub are not noticed.
     """
-    place = Path(
-        path if Path(path).exists() else path.rpartition("@")[0] or path
-    )  # a folder as FOLDER@SPLIT
+    # A folder is given as FOLDER@SPLIT.
+    place = Path(path if Path(path).exists() else path.rpartition("@")[0] or path)
     files = (
         sorted(file for file in place.rglob("*") if file.is_file())
         if place.is_dir()
         else [place] * place.is_file()
     )
     seen: Any = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    if arguments.file == "-":  # a copy, as new as this process
+    if arguments.file == "-":  # a copy, with a new time in every process
         seen = sha256(place)
     layout = {item.name: getattr(arguments, item.name) for item in fields(Layout)}
     return {"file": arguments.file, "seen": seen, "text_column": arguments.text_column, **layout}
 
 
 def output_format(arguments: argparse.Namespace, source: Rows) -> str:
-    """What is written: "same" is the input's format where it is one of annotated text, else JSONL."""
+    """The format to write. "same" is the input's format if it holds annotations, else JSONL."""
     if arguments.output_format != "same":
         return arguments.output_format
     return source.format if source.format in ("columns", "cluener") else "jsonl"

@@ -1,4 +1,4 @@
-"""push, bundle, verify: a model as a repository."""
+"""push, bundle, verify: sharing a model as a repository."""
 
 import argparse
 import shutil
@@ -11,9 +11,9 @@ from typing import Any
 from contrastive_ner.cli.options import add_trust_option
 from contrastive_ner.errors import ConfigError, RepositoryError
 from contrastive_ner.files import sha256
+from contrastive_ner.hub.clean_process import check_loads
 from contrastive_ner.hub.repository import (
     MANIFEST,
-    check_loads,
     code_differs,
     code_versions,
     faults_of,
@@ -24,67 +24,92 @@ from contrastive_ner.logs import quiet_libraries
 
 
 def add_sharing_commands(commands: Any) -> None:
-    """push, bundle, verify."""
+    """Add the commands push, bundle and verify."""
     push = commands.add_parser(
         "push",
-        help="check a model and upload it to the Hub in one commit; unchanged ones make none",
+        help="check a model and upload it to the Hub in one commit",
+        description="Check a model, load it in a clean process, repeat its stored predictions, and "
+        "upload it to the Hub in one commit. If nothing has changed, no commit is made. Log in "
+        "first with: hf auth login",
     )
-    push.add_argument("model", help="model folder of a run")
-    push.add_argument(
-        "repository",
-        metavar="USER/NAME",
-        help="repository of the Hub; it is created where there is none",
-    )
-    push.add_argument("--branch", default="main", help="branch of the commit [main]")
-    push.add_argument("--pull_request", action="store_true", help="propose the commit")
-    push.add_argument(
-        "--private",
-        action="store_true",
-        help="create a private repository; an existing public one is refused",
-    )
-    push.add_argument("--tag", help="a name for the commit, such as v1.0")
-    push.add_argument("--message", default="Upload model", help="message of the commit")
-    push.add_argument("--dry_run", action="store_true", help="show what would go, upload nothing")
+    push.add_argument("model", metavar="MODEL", help="model folder of a run")
+    add_push_options(push)
     push.set_defaults(command=command_push)
 
     bundle = commands.add_parser(
-        "bundle", help="check a model and write it into one archive that loads without network"
+        "bundle",
+        help="check a model and write it to one archive that loads without network",
+        description="Check a model, load it in a clean process, repeat its stored predictions, and "
+        "write it to one ZIP archive. Unpacked, it loads without network.",
     )
-    bundle.add_argument("model", help="model folder of a run")
-    bundle.add_argument("output", help="archive to write, NAME.zip")
+    bundle.add_argument("model", metavar="MODEL", help="model folder of a run")
+    bundle.add_argument("output", metavar="NAME.zip", help="archive to write")
     bundle.set_defaults(command=command_bundle, repository=None)
     for command in (push, bundle):
-        command.add_argument(
-            "--license", help="the card's license, such as apache-2.0; push needs one"
-        )
-        command.add_argument("--language", nargs="+", help="the card's languages, such as zh")
-        command.add_argument(
-            "--dataset", nargs="+", help="the card's data sets, by their names on the Hub"
-        )
-        command.add_argument("--base_model", help="the encoder's name on the Hub, for the card")
+        add_card_options(command)
 
     verify = commands.add_parser(
-        "verify", help="check a model folder, bundle or repository of the Hub against its manifest"
+        "verify",
+        help="check a model folder, bundle or Hub repository against its manifest",
+        description="Check the files of a model folder, a bundle or a Hub repository against its "
+        "manifest, and tell whether its code is this project's.",
     )
-    verify.add_argument("model", help="folder, archive, or USER/NAME")
+    verify.add_argument("model", metavar="MODEL", help="folder, NAME.zip, or USER/NAME on the Hub")
     verify.add_argument(
-        "--revision", help="commit, tag or branch of a repository of the Hub [main]"
+        "--revision", metavar="NAME", help="commit, tag or branch of a Hub repository [main]"
     )
     verify.add_argument(
         "--run",
         action="store_true",
-        help="load it in a clean process, and repeat its stored predictions",
+        help="also load the model in a clean process and repeat its stored predictions",
     )
     verify.add_argument(
-        "--unpack", metavar="FOLDER", help="leave the files there if nothing is wrong"
+        "--unpack", metavar="FOLDER", help="copy the files to this new folder if all is well"
     )
     verify.set_defaults(command=command_verify)
     for command in (push, bundle, verify):
         add_trust_option(command)
 
 
+def add_push_options(command: argparse.ArgumentParser) -> None:
+    """Add the repository and the options of its commit."""
+    command.add_argument(
+        "repository",
+        metavar="USER/NAME",
+        help="Hub repository; it is created if it does not exist",
+    )
+    command.add_argument(
+        "--branch", default="main", metavar="NAME", help="branch to commit to [main]"
+    )
+    command.add_argument(
+        "--pull_request", action="store_true", help="open a pull request instead of committing"
+    )
+    command.add_argument(
+        "--private",
+        action="store_true",
+        help="create the repository as private; refuse an existing public one",
+    )
+    command.add_argument("--tag", metavar="NAME", help="tag for the commit, such as v1.0")
+    command.add_argument(
+        "--message", default="Upload model", metavar="TEXT", help="commit message [Upload model]"
+    )
+    command.add_argument(
+        "--dry_run", action="store_true", help="show what would be uploaded; upload nothing"
+    )
+
+
+def add_card_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that set metadata of the model card."""
+    group = command.add_argument_group("metadata of the model card")
+    group.add_argument("--license", metavar="ID", help="such as apache-2.0; required for push")
+    group.add_argument("--language", nargs="+", metavar="CODE", help="such as zh")
+    group.add_argument("--dataset", nargs="+", metavar="NAME", help="data sets on the Hub")
+    group.add_argument("--base_model", metavar="NAME", help="the encoder's name on the Hub")
+
+
 # ------------------------------------------------------------------------------------------ sharing
 def command_push(arguments: argparse.Namespace) -> int:
+    """Check a model and upload it to the Hub."""
     from contrastive_ner.hub.upload import push
 
     with packaged(arguments) as folder:
@@ -104,11 +129,12 @@ def command_push(arguments: argparse.Namespace) -> int:
 
 
 def command_bundle(arguments: argparse.Namespace) -> int:
+    """Check a model and write it to one archive."""
     from contrastive_ner.hub.bundle import write_bundle
 
     output = Path(arguments.output)
     if output.suffix != ".zip":
-        raise ConfigError(f"{output}: expected a name that ends in .zip")
+        raise ConfigError(f"{output}: expected a file name that ends in .zip")
     with packaged(arguments) as folder:
         write_bundle(folder, output)
     print(f"{output}: {output.stat().st_size:,} bytes, SHA-256 {sha256(output)}")
@@ -117,7 +143,12 @@ def command_bundle(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def packaged(arguments: argparse.Namespace) -> Iterator[Path]:
-    """A model as a repository in a scratch folder, checked, loaded in a clean process, its stored predictions repeated."""
+    """A model as a repository in a temporary folder, checked and loaded in a clean process.
+
+    Raises:
+        ConfigError: push, and the card names no license.
+        RepositoryError: a check fails; see `package` and `check_loads`.
+    """
     given = {
         "license": arguments.license,
         "language": arguments.language,
@@ -132,13 +163,15 @@ def packaged(arguments: argparse.Namespace) -> Iterator[Path]:
         )
         if arguments.command is command_push and not has_license(folder):
             raise ConfigError(
-                "the card names no license: pass --license, such as apache-2.0 (without one nobody may use the model)"
+                "the card names no license, and without one nobody may use the model; pass "
+                "--license, such as --license apache-2.0"
             )
         check_loads(folder, trust_remote_code=arguments.trust_remote_code)
         yield folder
 
 
 def command_verify(arguments: argparse.Namespace) -> int:
+    """Check a repository against its manifest, and load or unpack it if asked."""
     from contrastive_ner.hub.upload import opened
 
     with opened(arguments.model, arguments.revision) as (folder, name):
@@ -146,7 +179,7 @@ def command_verify(arguments: argparse.Namespace) -> int:
         if faults:
             raise RepositoryError(name, faults)
         other = code_differs(folder)
-        print(f"{name}: every file is the one that {MANIFEST} names")
+        print(f"{name}: every file matches {MANIFEST}")
         listed = ", ".join(f"{file} ({digest})" for file, digest in other.items())
         of = ", ".join(sorted(code_versions(folder)))
         print(
@@ -156,7 +189,7 @@ def command_verify(arguments: argparse.Namespace) -> int:
         )
         if arguments.run:
             check_loads(folder, trust_remote_code=arguments.trust_remote_code)
-            print("loads in a clean process without network, and repeats its stored predictions")
+            print("loads in a clean process without network and repeats its stored predictions")
         if arguments.unpack:
             target = Path(arguments.unpack)
             if target.exists():

@@ -1,4 +1,4 @@
-"""evaluate, predict, export: a trained model at work."""
+"""evaluate, predict, export: using a trained model."""
 
 import argparse
 from pathlib import Path
@@ -27,76 +27,136 @@ from contrastive_ner.training.config import layout_of
 
 
 def add_tagging_commands(commands: Any) -> None:
-    """evaluate, predict, export."""
-    evaluate = commands.add_parser("evaluate", help="score a model on annotated text")
-    evaluate.add_argument("model", help="model folder")
-    evaluate.add_argument("file", help="annotated text")
+    """Add the commands evaluate, predict and export."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score a model on annotated text",
+        description="Score a model on annotated text: precision, recall and F1 of exact spans, and "
+        "a breakdown of the errors.",
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="model folder")
+    evaluate.add_argument("file", metavar="FILE", help="annotated text")
     evaluate.add_argument(
         "--train",
         metavar="FILE",
-        help="the model's training data: score apart what occurs there and what is new",
+        help="training data of the model: score mentions that occur there and new ones separately",
     )
-    evaluate.add_argument("--output", help="write the scores to this JSON file")
+    evaluate.add_argument("--output", metavar="JSON", help="also write the scores to this file")
+    add_type_options(evaluate)
     add_layout_options(evaluate)
     evaluate.set_defaults(command=command_evaluate)
 
-    predict = commands.add_parser("predict", help="tag text")
-    predict.add_argument("model", help="model folder")
+    predict = commands.add_parser(
+        "predict",
+        help="tag text",
+        description="Tag text of any size, in constant memory (except for columns, which are read "
+        "as a whole). Records are written in the order of the input. To resume a job that was "
+        "stopped or killed, run the same command again.",
+    )
+    predict.add_argument("model", metavar="MODEL", help="model folder")
     predict.add_argument(
         "file",
         nargs="?",
         default="-",
-        help="lines, JSONL, CSV, Parquet, a data set NAME@SPLIT, columns; - for standard input",
+        metavar="FILE",
+        help="text (one per line), JSONL, CSV, Parquet, columns, or a data set as NAME@SPLIT or "
+        "FOLDER@SPLIT; - reads standard input [-]",
     )
-    predict.add_argument(
+    add_prediction_options(predict)
+    add_type_options(predict)
+    add_source_options(predict)
+    predict.set_defaults(command=command_predict)
+    add_export_command(commands)
+
+
+def add_type_options(command: argparse.ArgumentParser) -> None:
+    """Add --types, --min_score and --trust_remote_code."""
+    command.add_argument(
+        "--types",
+        metavar="FILE",
+        help="for a BINDER model, replace its entity types with those in FILE (YAML)",
+    )
+    command.add_argument(
+        "--min_score",
+        type=score_limits,
+        metavar="SCORE",
+        help="leave out mentions with a lower score; a number such as 0.6, or one per type such as "
+        "PER=0.3,ORG=0.6. Without it, a BINDER model keeps those above about 0.5: lower values "
+        "find more mentions",
+    )
+    add_trust_option(command)
+
+
+def add_prediction_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of predict that say what is written, and how the model runs."""
+    command.add_argument(
         "--output",
         default="-",
-        help="output file; the same command goes on with it after a stop; - for standard output",
+        metavar="FILE",
+        help="output file, which appears once it is complete; - is standard output, which cannot "
+        "be resumed [-]",
     )
-    predict.add_argument(
+    command.add_argument(
         "--output_format",
         choices=("jsonl", "columns", "same"),
         default="jsonl",
-        help="JSONL, columns, or the input's format",
+        help="format of the output; same: the format of the input if it is columns or CLUENER, "
+        "else jsonl [jsonl]",
     )
-    predict.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
-    predict.add_argument(
-        "--num_processes", type=int, default=1, help="processes that tag, each with the model [1]"
+    command.add_argument(
+        "--top_k", type=int, metavar="K", help="add the scores of the K best types to each mention"
     )
-    predict.add_argument(
-        "--strict",
-        action="store_true",
-        help="stop at a row that holds no text; else it is reported and left out",
-    )
-    predict.add_argument(
+    command.add_argument(
         "--abstain_below",
         type=score_limits,
-        help="mark mentions with a lower score as abstained, for a person to decide",
+        metavar="SCORE",
+        help="mark mentions with a lower score as abstained, for a person to decide; a number, or "
+        "one per type as in --min_score",
     )
-    predict.add_argument(
-        "--top_k", type=int, help="give the scores of the best so many types of each mention"
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at a row that holds no text; by default it is reported and skipped",
     )
-    predict.add_argument(
+    command.add_argument(
+        "--batch_size", type=int, default=32, metavar="N", help="windows per forward pass [32]"
+    )
+    command.add_argument(
+        "--num_processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of processes, each with its own copy of the model [1]",
+    )
+    command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the weights [float32]",
+        help="data type of the weights; bfloat16 is faster on processors that support it, and "
+        "changes scores slightly [float32]",
     )
-    predict.add_argument(
-        "--compile", action="store_true", help="compile the encoder first: pays off over many texts"
+    command.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the encoder first; worthwhile for many texts",
     )
-    add_source_options(predict)
-    predict.set_defaults(command=command_predict)
+
+
+def add_export_command(commands: Any) -> None:
+    """Add the command export."""
     export = commands.add_parser(
         "export",
         help="write a model as ONNX graphs, float32 and int8, with a runtime that needs no torch",
+        description="Write a model as ONNX graphs, in float32 and int8, to a folder with a runtime "
+        "that needs only onnxruntime, tokenizers and numpy. Needs the extra onnx: "
+        "pip install 'contrastive-ner[onnx]'.",
     )
-    export.add_argument("model", help="model folder")
-    export.add_argument("output", metavar="FOLDER", help="folder to write")
+    export.add_argument("model", metavar="MODEL", help="model folder")
+    export.add_argument("output", metavar="FOLDER", help="folder to write; it must not exist")
     export.add_argument(
         "--types",
         metavar="FILE",
-        help="a BINDER model's types shall be those of this file, instead of its own",
+        help="for a BINDER model, replace its entity types with those in FILE (YAML)",
     )
     export.add_argument(
         "--data",
@@ -106,22 +166,10 @@ def add_tagging_commands(commands: Any) -> None:
     export.set_defaults(command=command_export)
     add_trust_option(export)
 
-    for command in (evaluate, predict):
-        command.add_argument(
-            "--types",
-            metavar="FILE",
-            help="a BINDER model looks for the types of this file instead of its own",
-        )
-        command.add_argument(
-            "--min_score",
-            type=score_limits,
-            help="leave out mentions with a lower score, 0.6 or PER=0.3,ORG=0.6; BINDER's own limit is near 0.5: a lower one finds more",
-        )
-        add_trust_option(command)
-
 
 # ----------------------------------------------------------------------------------------- evaluate
 def command_evaluate(arguments: argparse.Namespace) -> int:
+    """Print the scores of a model on annotated text, and write them if asked."""
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     train = (
         read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
@@ -133,7 +181,8 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     if inner["gold"] != scores["micro"]["gold"]:
         left_out = inner["gold"] - scores["micro"]["gold"]
         print(
-            f"with the {left_out} inner mentions that a flat model cannot give: F1 {100 * inner['f1']:.1f}"
+            f"with the {left_out} nested or overlapping mentions that a flat model cannot predict: "
+            f"F1 {100 * inner['f1']:.1f}"
         )
     print(breakdown_table(scores), end="")
     if report.repaired_tags:
@@ -150,7 +199,7 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
 
 # ------------------------------------------------------------------------------------------ predict
 def command_predict(arguments: argparse.Namespace) -> int:
-    """Tag a file or standard input; with a file named by --output, it appears complete or not at all."""
+    """Tag a file or standard input; an output file appears complete or not at all."""
     for name in ("batch_size", "num_processes"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
@@ -161,7 +210,9 @@ def command_predict(arguments: argparse.Namespace) -> int:
         for name in ("abstain_below", "top_k"):
             if getattr(arguments, name) is not None:
                 if written != "jsonl":
-                    raise ConfigError(f"{name}: {written} cannot say it of a mention; write jsonl")
+                    raise ConfigError(
+                        f"{name}: {written} cannot hold it; write the output as jsonl"
+                    )
                 options[name] = getattr(arguments, name)
         job = Job(
             arguments.model,
@@ -184,6 +235,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
 
 
 def command_export(arguments: argparse.Namespace) -> int:
+    """Export a model and print the size, and with --data the F1 and speed, of each precision."""
     from contrastive_ner.serving.export import export
 
     types = None if arguments.types is None else described_types(arguments.types)
@@ -203,6 +255,7 @@ def command_export(arguments: argparse.Namespace) -> int:
         )
         print(f"{name:<8} {row.size:>12,} bytes{scores}")
     print(
-        f"{arguments.output}: runs with onnxruntime, tokenizers and numpy: python {arguments.output}/runtime_onnx.py FILE"
+        f"{arguments.output}: needs onnxruntime, tokenizers and numpy; run with "
+        f"python {arguments.output}/runtime_onnx.py FILE"
     )
     return 0

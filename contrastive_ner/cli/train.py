@@ -1,13 +1,15 @@
-"""train: train all phases of a run, measure the model, leave the run directory."""
+"""train: train all phases of a run, evaluate the model, write the run directory."""
 
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from contrastive_ner.cli.options import with_default
 from contrastive_ner.data.records import Record
 from contrastive_ner.evaluation.report import print_scores
 from contrastive_ner.files import expand, file_hash, move_folder, read_json, write_json
@@ -31,31 +33,39 @@ from contrastive_ner.training.task import Data, Task
 
 
 def add_train_command(commands: Any) -> None:
-    """train."""
+    """Add the command train."""
     keys = "\n".join(
-        f"  {f.name:<30} {f.metadata['help']} [{f.default}]" for f in fields(RunConfig)
+        textwrap.fill(
+            with_default(f.metadata["help"], f.default),
+            width=100,
+            initial_indent=f"  {f.name:<29} ",
+            subsequent_indent=" " * 32,
+            break_on_hyphens=False,
+        )
+        for f in fields(RunConfig)
     )
     command = commands.add_parser(
         "train",
         help="train a model from a configuration; the same command resumes an interrupted run",
-        description="Train from a YAML file; key=value overrides its keys.",
-        epilog=f"keys:\n{keys}",
+        description="Train a model from a YAML configuration. The same command resumes an "
+        "interrupted run,\nand reports a complete one.",
+        epilog=f"keys, with their defaults in brackets:\n{keys}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("config", help="YAML file with the keys below")
+    command.add_argument("config", metavar="CONFIG", help="YAML file with the keys below")
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="overrides a key of the file"
+        "overrides", nargs="*", metavar="key=value", help="value for a key, instead of the file's"
     )
     command.set_defaults(command=lambda a: command_train(load_config(a.config, a.overrides)))
 
 
 def command_train(config: RunConfig) -> int:
-    """Train all phases of a run, evaluate, write the run directory. A complete run is only reported.
+    """Train all phases of a run, evaluate, write the run directory; only report a complete run.
 
-    Under torchrun every process trains; the first one alone prints, evaluates and writes.
+    Under torchrun every process trains, but only the first one prints, evaluates and writes.
     """
     if not is_first_process():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
     run_dir = config.run_dir
     with first_process_first():
         if is_first_process():
@@ -79,7 +89,10 @@ def command_train(config: RunConfig) -> int:
 
 
 def finish(task: Task, data: Data, alignment: Alignment, trained: Path) -> None:
-    """Measure the trained model and leave it, its card, the plots and `metrics.json`, which says that the run is complete."""
+    """Evaluate the trained model; write its folder, card and plots, and at last `metrics.json`.
+
+    `metrics.json` marks the run as complete.
+    """
     from contrastive_ner.hub.card import published, write_card
 
     run_dir = task.config.run_dir
@@ -98,7 +111,10 @@ def finish(task: Task, data: Data, alignment: Alignment, trained: Path) -> None:
 
 
 def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment) -> dict[str, Any]:
-    """`metrics.json`: scores on dev and test through the pipeline that users call, and what they depend on."""
+    """The content of `metrics.json`: scores on dev and test, and everything they depend on.
+
+    The scores are of the pipeline that users call.
+    """
     pipeline = load_pipeline(model_dir)
     splits = [split for split in ("dev", "test") if split in data.records]
     scores: dict[str, Any] = {
@@ -135,7 +151,10 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
 def card_examples(
     model_dir: Path, records: Sequence[Record], count: int = 3
 ) -> list[dict[str, Any]]:
-    """Short texts of the development set with what the model finds in them, those with most types: {"text", "mentions"}."""
+    """Short development texts with the model's predictions, {"text", "mentions"}.
+
+    Texts in which the model finds the most types come first.
+    """
     pipeline = load_pipeline(model_dir)
     short = [
         record.text

@@ -1,8 +1,8 @@
-"""Types files: the entity types of a data set with a description of each, which BINDER's type encoder reads.
+"""Types files: the entity types of a data set, each with a description for BINDER's type encoder.
 
-Sections: the type, reading, comparing with data, details. A file in YAML; configs/types/ holds those that come with the project:
+The files are YAML; those of the project are in configs/types/. Example:
 
-    source: guideline            # guideline, dictionary or ours (default); an entry may have its own
+    source: guideline            # guideline, dictionary or ours (default); entries may override it
     types:
       PER.NAM:
         name: named person       # the type in words; default: the label
@@ -24,7 +24,14 @@ KEYS = ("name", "description", "source")  # of an entry
 
 @dataclass(frozen=True)
 class EntityType:
-    """`label` as in the data, the type in words, what it covers, and where the description comes from (one of `SOURCES`)."""
+    """An entity type with its description.
+
+    Args:
+        label: the label in the data.
+        name: the type in words.
+        description: what the type covers.
+        source: where the description comes from, one of `SOURCES`.
+    """
 
     label: str
     name: str
@@ -33,17 +40,21 @@ class EntityType:
 
 
 def read_types(path: str | Path) -> list[EntityType]:
-    """The entity types of a types file, in its order. Runs of white space in a name or description become one space.
+    """Read the entity types of a types file, in file order.
+
+    Each run of white space in a name or description becomes one space.
 
     Raises:
-        DataError: no such file, not UTF-8, no YAML, a repeated key, no types, an unknown key or source, a label that is no text,
-            a description that is missing or that two types share. The message names file, place, expectation and remedy.
+        DataError: the file is missing, not UTF-8 or not valid YAML; a key is repeated; there are
+            no types; a key or source is unknown; a label is not text; a description is missing or
+            used twice. The message gives the file, the place, what was expected and the fix.
     """
     content = _load(path)
     entries = content.get("types")
     if not isinstance(entries, dict) or not entries:
         raise DataError(
-            f"{path}: types: expected labels with descriptions, found {_found(entries)}; write 'LABEL: description' under it"
+            f"{path}: types: expected labels with descriptions, found {_found(entries)}; "
+            "write 'LABEL: description' under it"
         )
     types = [
         _entity_type(label, entry, _source(content, "ours", path), path)
@@ -51,11 +62,12 @@ def read_types(path: str | Path) -> list[EntityType]:
     ]
     described: dict[str, str] = {}
     for item in types:
-        # The type encoder could not tell the two apart, an uncased one not even by case.
+        # Equal descriptions have equal embeddings; an uncased encoder ignores case as well.
         other = described.setdefault(item.description.casefold(), item.label)
         if other != item.label:
             raise DataError(
-                f"{path}: types.{item.label}: expected its own description, found that of {other!r}; write what parts them"
+                f"{path}: types.{item.label}: expected its own description, "
+                f"found that of {other!r}; describe how the two differ"
             )
     return types
 
@@ -63,17 +75,22 @@ def read_types(path: str | Path) -> list[EntityType]:
 def check_types(
     types: Sequence[EntityType], labels_in_data: Iterable[str], where: str | Path
 ) -> list[str]:
-    """The labels of `types` that do not occur in the data, in the order of the file. `where`: the types file, for the message.
+    """Return the labels of `types` that do not occur in the data, in file order.
+
+    Args:
+        where: the types file, for the error message.
 
     Raises:
-        DataError: the data hold labels that have no description; the message names them and what to add.
+        DataError: labels in the data have no description; the message lists them and the fix.
     """
     labels, known = set(labels_in_data), [item.label for item in types]
     lacking = sorted(labels.difference(known))
     if lacking:
         raise DataError(
-            f"{where}: types: expected a description of every type in the data, found none of {', '.join(map(repr, lacking))} "
-            f"(there are {', '.join(map(repr, known))}); add under 'types:' a line '{lacking[0]}: description' for each"
+            f"{where}: types: expected a description of every type in the data, "
+            f"found none for {', '.join(map(repr, lacking))} "
+            f"(the file has {', '.join(map(repr, known))}); "
+            f"add a line '{lacking[0]}: description' for each under 'types:'"
         )
     return [label for label in known if label not in labels]
 
@@ -81,9 +98,8 @@ def check_types(
 def _load(path: str | Path) -> dict[Any, Any]:
     import yaml
 
-    class UniqueKeyLoader(
-        yaml.SafeLoader
-    ):  # PyYAML keeps the last of two equal keys and says nothing
+    # PyYAML silently keeps the last of two equal keys.
+    class UniqueKeyLoader(yaml.SafeLoader):
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
             lines: dict[tuple[str, str], int] = {}
@@ -91,26 +107,29 @@ def _load(path: str | Path) -> dict[Any, Any]:
                 same, line = (key.tag, str(key.value)), key.start_mark.line + 1
                 if same in lines:
                     raise DataError(
-                        f"{path}:{line}: expected every key once, found {key.value!r} as in line {lines[same]}; remove one"
+                        f"{path}:{line}: expected unique keys, "
+                        f"found {key.value!r} as in line {lines[same]}; remove one"
                     )
                 lines[same] = line
             return node
 
     if not Path(path).is_file():
         raise DataError(
-            f"{path}: expected a types file (YAML), found no such file; check the path, see configs/types/ for examples"
+            f"{path}: expected a types file (YAML), found no such file; "
+            "check the path, see configs/types/ for examples"
         )
     text = "\n".join(line for _, line in read_lines(str(path)))
     try:
         content = yaml.load(text, Loader=UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, and our own
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: invalid date, or our DataError
         if isinstance(error, DataError):
             raise
         mark = getattr(error, "problem_mark", None)
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         place = f"{path}:{mark.line + 1}" if mark else f"{path}"
         raise DataError(
-            f"{place}: expected YAML, found a fault: {said}; quote a text with ': ' or ' #' in it, indent by spaces"
+            f"{place}: expected valid YAML, found an error: {said}; "
+            "quote text that contains ': ' or ' #', indent with spaces"
         ) from error
     return _mapping(content, ("source", "types"), path, "write 'types:' and the types under it")
 
@@ -118,7 +137,8 @@ def _load(path: str | Path) -> dict[Any, Any]:
 def _entity_type(label: Any, entry: Any, default: str, path: str | Path) -> EntityType:
     if not isinstance(label, str) or not label.strip():
         raise DataError(
-            f"{path}: types: expected text as a label, found {_found(label)}; quote it ('NO', 'on', '1' need quotes in YAML)"
+            f"{path}: types: expected text as a label, found {_found(label)}; "
+            "quote it (YAML reads NO, on and 1 as other types)"
         )
     where = f"{path}: types.{label}"
     values = (
@@ -138,7 +158,8 @@ def _entity_type(label: Any, entry: Any, default: str, path: str | Path) -> Enti
 def _text(value: Any, key: str, where: str | Path) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(
-            f"{where}.{key}: expected text, found {_found(value)}; write it, in quotes where YAML reads another kind of value"
+            f"{where}.{key}: expected text, found {_found(value)}; "
+            "write it, in quotes if YAML reads it as another type"
         )
     return " ".join(value.split())
 
@@ -146,7 +167,8 @@ def _text(value: Any, key: str, where: str | Path) -> str:
 def _source(values: dict[Any, Any], default: str, where: str | Path) -> str:
     if (source := values.get("source", default)) not in SOURCES:
         raise DataError(
-            f"{where}: source: expected one of {', '.join(SOURCES)}, found {_found(source)}; say who wrote the text"
+            f"{where}: source: expected one of {', '.join(SOURCES)}, found {_found(source)}; "
+            "state who wrote the text"
         )
     return str(source)
 

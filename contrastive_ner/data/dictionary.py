@@ -2,11 +2,14 @@
 
 Sections: folding and words, the dictionary, annotation, building a dictionary.
 
-A dictionary is a UTF-8 file, a line a term, a tab and an entity type; blank lines and lines that start with # are skipped, and so is
-white space around term and type. Terms are compared folded; where terms that fold alike have different types, the first line counts.
-Otherwise a term is looked for as written: one that comes from tokens joined by spaces (beta - blocker) is not found in running text.
+A dictionary is a UTF-8 file with one entry per line: a term, a tab and an entity type. Blank lines,
+lines that start with #, and white space around terms and types are ignored. Terms are compared
+after folding; if terms with the same folding have different types, the first line wins. Apart from
+folding, a term must match as written: one built from tokens joined by spaces (beta - blocker) is
+not found in running text.
 
-Offsets count code points, half-open: folding turns each code point into one code point and so moves none.
+Offsets count code points, half-open. Folding maps each code point to one code point, so offsets in
+folded and original text are the same.
 """
 
 import re
@@ -23,17 +26,15 @@ from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import atomic_writer
 
-UNWRITABLE = re.compile(
-    "^#|[\t\r\n\ud800-\udfff]"
-)  # what the file format cannot hold in a term or type
+# What the file format cannot hold in a term or type.
+UNWRITABLE = re.compile("^#|[\t\r\n\ud800-\udfff]")
 
 
 # -------------------------------------------------------------------------------- folding and words
 @lru_cache(maxsize=1 << 16)
 def _fold_character(character: str, case: bool, width: bool) -> str:
-    if (
-        "\ud800" <= character <= "\udfff"
-    ):  # a lone surrogate has no UTF-8; the models read it as U+FFFD, too
+    # UTF-8 cannot encode a lone surrogate; the models read it as U+FFFD as well.
+    if "\ud800" <= character <= "\udfff":
         return "\ufffd"
     form, *code_points = unicodedata.decomposition(character).split() or [""]
     if width and form in ("<wide>", "<narrow>") and len(code_points) == 1:
@@ -43,9 +44,9 @@ def _fold_character(character: str, case: bool, width: bool) -> str:
 
 
 def fold(text: str, *, case: bool = True, width: bool = True) -> str:
-    """`text` without differences of case, and of full-width and half-width forms, one code point for one.
+    """Fold case and full-width or half-width forms of `text`, one code point to one code point.
 
-    A character whose folding has another length is kept.
+    A character whose folding has another length is kept as it is.
 
     >>> fold("Ｂ超 Straße")
     'b超 straße'
@@ -54,7 +55,9 @@ def fold(text: str, *, case: bool = True, width: bool = True) -> str:
 
 
 def words(text: str) -> list[tuple[int, int]]:
-    """Offsets of the words of `text` by the rule of the models: runs of letters and digits, single ideographs, single symbols.
+    """Offsets of the words of `text`, split as the models split it.
+
+    A word is a run of letters and digits, a single ideograph, or a single symbol.
 
     >>> words("Hi, 北京")
     [(0, 2), (2, 3), (4, 5), (5, 6)]
@@ -70,12 +73,16 @@ def words(text: str) -> list[tuple[int, int]]:
 
 # ----------------------------------------------------------------------------------- the dictionary
 class Dictionary:
-    """Terms to look for. `types`: folded term -> its entity types in the order of the entries; mentions get the first one.
+    """Terms to look for.
+
+    `types` maps each folded term to its entity types, in the order of the entries; mentions get
+    the first.
 
     Args:
-        entries: (term, entity type).
-        fold_case, fold_width: ignore case; ignore the difference of full-width and half-width forms.
-        min_length: shorter terms are left out, in characters.
+        entries: pairs (term, entity type).
+        fold_case: ignore case.
+        fold_width: treat full-width and half-width forms as equal.
+        min_length: minimum length in characters; shorter terms are left out.
     """
 
     def __init__(
@@ -90,9 +97,7 @@ class Dictionary:
 
         self.fold_case, self.fold_width, self.min_length = fold_case, fold_width, min_length
         self.types: dict[str, list[str]] = {}
-        self.repeated = self.short = (
-            0  # entries that say what an earlier one says, or are too short
-        )
+        self.repeated = self.short = 0  # entries that repeat an earlier one, or are too short
         for term, label in entries:
             if len(term) < max(min_length, 1):
                 self.short += 1
@@ -108,14 +113,18 @@ class Dictionary:
     def find(
         self, text: str, tokens: Sequence[tuple[int, int]] | None = None
     ) -> list[tuple[int, int, str]]:
-        """Matches (start, end, folded term) in order, without overlap: the longest at the leftmost place, then on behind it.
+        """Find matches (start, end, folded term), in order and without overlap.
+
+        The longest match at the leftmost position is taken, then the search goes on after it.
 
         Args:
-            tokens: offsets of words; without them those of `words(text)`. A match starts where a word starts and ends where one ends.
+            tokens: word offsets, by default `words(text)`. A match starts at the start of a word
+                and ends at the end of one.
         """
         bounds = tokens or words(text)
         starts, ends = {start for start, _ in bounds}, {end for _, end in bounds}
-        # All matches are needed: in a leftmost-longest search one that breaks a word would hide a shorter one that does not.
+        # Collect all matches: in a leftmost-longest search, a match that breaks a word would hide
+        # a shorter one that does not.
         folded = fold(text, case=self.fold_case, width=self.fold_width)
         matches = self.automaton.find_matches_as_indexes(folded, overlapping=True)
         found: list[tuple[int, int, str]] = []
@@ -130,10 +139,11 @@ class Dictionary:
 def read_dictionary(
     path: str | Path, *, fold_case: bool = True, fold_width: bool = True, min_length: int = 1
 ) -> Dictionary:
-    """The dictionary of a file; options as for `Dictionary`.
+    """Read a dictionary file; the options are those of `Dictionary`.
 
     Raises:
-        DataError: missing file, not UTF-8, a line that is no entry, no entry at all, or none that is long enough.
+        DataError: the file is missing or not UTF-8, a line is not an entry, or there is no entry
+            or none of at least `min_length` characters.
     """
     entries = []
     for number, line in read_lines(str(path)):
@@ -142,19 +152,22 @@ def read_dictionary(
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) != 2 or not all(cells):
             raise DataError(
-                f"{path}:{number}: expected a term, a tab and an entity type, found {line[:60]!r}; mend or remove the line"
+                f"{path}:{number}: expected a term, a tab and an entity type, found {line[:60]!r}; "
+                "correct or remove the line"
             )
         entries.append((cells[0], cells[1]))
     if not entries:
         raise DataError(
-            f"{path}: no entry found (expected a term, a tab and an entity type a line); is this the dictionary?"
+            f"{path}: expected one entry per line (a term, a tab and an entity type), "
+            "found no entry; check that this is the dictionary"
         )
     dictionary = Dictionary(
         entries, fold_case=fold_case, fold_width=fold_width, min_length=min_length
     )
     if not dictionary.terms:
         raise DataError(
-            f"{path}: expected a term of at least {min_length} characters, found none; lower min_length"
+            f"{path}: expected a term of at least {min_length} characters, found none; "
+            "lower min_length"
         )
     return dictionary
 
@@ -162,7 +175,7 @@ def read_dictionary(
 # --------------------------------------------------------------------------------------- annotation
 @dataclass
 class AnnotationReport:
-    """What a dictionary found."""
+    """Counts of what a dictionary found in a set of texts."""
 
     dictionary: Dictionary
     texts: int = 0
@@ -179,8 +192,10 @@ class AnnotationReport:
             [
                 f"{self.texts} texts, {self.mentions.total()} mentions"
                 + "".join(f", {label} {n}" for label, n in self.mentions.most_common()),
-                f"{len(own.terms)} terms, {len(self.matched)} of them found; left out: {own.repeated} repeated, {own.short} too short",
-                f"{len(conflicts)} terms with several types: {self.ambiguous} mentions have the type that stands first",
+                f"{len(own.terms)} terms, {len(self.matched)} of them found; "
+                f"left out: {own.repeated} repeated, {own.short} too short",
+                f"{len(conflicts)} terms with several types: "
+                f"{self.ambiguous} mentions have the type listed first",
                 *(f"  {conflict}" for conflict in conflicts[:5]),
             ]
         )
@@ -189,10 +204,11 @@ class AnnotationReport:
 def annotate(
     records: Sequence[Record], dictionary: Dictionary, *, give_words: bool = False
 ) -> tuple[list[Record], AnnotationReport]:
-    """New records with the dictionary's mentions, and the counts. Given mentions are replaced.
+    """Return new records with the dictionary's mentions in place of the given ones, and the counts.
 
     Args:
-        give_words: records without tokens get `words(text)` as tokens, to be written as columns.
+        give_words: records without tokens get `words(text)` as tokens, so that they can be written
+            as columns.
     """
     report = AnnotationReport(dictionary, texts=len(records))
     labelled = []
@@ -211,12 +227,13 @@ def annotate(
 def collect_terms(
     records: Iterable[Record], *, min_count: int = 1
 ) -> tuple[list[tuple[str, str]], str]:
-    """The surface forms of mentions, each with its most frequent type (ties: the first by name), and a line on what was left out.
+    """Return the surface forms of mentions, each with its most frequent type, and a report line.
 
-    Frequent terms come first, so that of those that fold alike the most frequent one's type counts.
+    Ties between types go to the first by name. Frequent terms come first, so that among terms with
+    the same folding the type of the most frequent one is used.
 
     Args:
-        min_count: how often a surface form must be a mention, of whatever type.
+        min_count: minimum number of mentions of a surface form, over all types.
 
     Raises:
         DataError: no term is left.
@@ -237,12 +254,15 @@ def collect_terms(
             entries.append((term, label))
             ambiguous += len(types) > 1
     report = (
-        f"{len(entries)} terms of {sum(types.total() for types in counts.values())} mentions, {ambiguous} of several types (the most "
-        f"frequent is taken); left out: {rare} rarer than {min_count}, {unwritable} that a line cannot hold (tab, line end, # in front)"
+        f"{len(entries)} terms from {sum(types.total() for types in counts.values())} mentions, "
+        f"{ambiguous} with several types (the most frequent is used); "
+        f"left out: {rare} rarer than {min_count}, "
+        f"{unwritable} that a line cannot hold (tab, line end, leading #)"
     )
     if not entries:
         raise DataError(
-            f"expected mentions to make a dictionary of, found {report}; name annotated files or lower min_count"
+            f"expected mentions to build a dictionary from, found {report}; "
+            "pass annotated files or lower min_count"
         )
     return entries, report
 
@@ -250,7 +270,7 @@ def collect_terms(
 def build_dictionary(
     files: Sequence[str], output: str | Path, layout: Layout, *, min_count: int = 1
 ) -> str:
-    """Write the terms of annotated files to a dictionary file, which appears complete or not at all; returns a report.
+    """Write the terms of annotated files to a dictionary file, atomically, and return a report.
 
     Raises:
         DataError: a file cannot be read, or no term is found.
@@ -260,7 +280,7 @@ def build_dictionary(
         (record for records, _ in read for record in records), min_count=min_count
     )
     with atomic_writer(output) as file:
-        # Without this first line, a first term that starts with U+FEFF would lose it as a byte-order mark.
+        # This line protects a first term that starts with U+FEFF: readers strip a byte-order mark.
         file.write("# term, tab, entity type\n")
         file.writelines(f"{term}\t{label}\n" for term, label in entries)
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Whole documents: the texts of a document joined for the model, and their mentions split again."""
+"""Whole documents: join the texts of a document for the model, and split its mentions again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SENTENCE_BREAK = "\n"
 
 @dataclass
 class Document:
-    """Consecutive texts of one document as one text; `offsets`: where each of them begins in it."""
+    """Consecutive texts of one document as one text; `offsets` are the starts of its parts."""
 
     record: Record
     parts: list[Record]
@@ -20,7 +20,7 @@ class Document:
 
 
 def join_documents(records: Sequence[Record]) -> list[Document]:
-    """Documents of records that name one (`doc`); a record that names none is one by itself."""
+    """Join consecutive records with the same `doc`; a record without `doc` is its own document."""
     documents = []
     for (_, doc), group in groupby(
         enumerate(records), key=lambda item: (item[0] if item[1].doc is None else -1, item[1].doc)
@@ -46,7 +46,10 @@ def join_documents(records: Sequence[Record]) -> list[Document]:
 def split_document(
     document: Document, mentions: Sequence[Mention]
 ) -> tuple[list[list[Mention]], int]:
-    """Mentions of each part, with offsets in it, and how many lie across parts and so belong to none."""
+    """Return the mentions of each part, with offsets in it, and the number that cross parts.
+
+    Mentions that cross parts belong to none and are dropped.
+    """
     found: list[list[Mention]] = []
     for part, offset in zip(document.parts, document.offsets, strict=True):
         inside = [m for m in mentions if offset <= m.start and m.end <= offset + len(part.text)]

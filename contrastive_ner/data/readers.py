@@ -1,6 +1,6 @@
-"""Annotated text: readers of columns, JSONL, CLUENER and `datasets`.
+"""Readers of annotated text: columns, JSONL, CLUENER and `datasets`.
 
-Every reader gives `Record`s; nothing is dropped without being counted.
+All readers produce `Record`s. Nothing is dropped without being counted.
 """
 
 import codecs
@@ -21,17 +21,17 @@ FORMATS = ("columns", "jsonl", "cluener", "datasets")
 
 @dataclass
 class ReadReport:
-    """What reading a file found and mended."""
+    """What reading a file found and repaired."""
 
     path: str = ""
     format: str = ""
     scheme: str | None = None
     repaired_tags: int = 0
-    repairs: list[str] = field(
-        default_factory=list
-    )  # the first ten, as "line 12: I-PER without B-PER"
+    # The first ten repairs, as "line 12: I-PER where BIO does not allow it".
+    repairs: list[str] = field(default_factory=list)
 
     def repair(self, where: str) -> None:
+        """Count a repaired tag and keep its description if it is one of the first ten."""
         self.repaired_tags += 1
         if len(self.repairs) < 10:
             self.repairs.append(where)
@@ -40,17 +40,19 @@ class ReadReport:
 # ------------------------------------------------------------------------------ reading and writing
 @dataclass(frozen=True)
 class Layout:
-    """How a file is laid out; everything has a default that looks at the file.
+    """How a file is laid out. With "auto", a setting is detected from the file.
 
     Args:
-        format: "auto", or one of "columns", "jsonl", "cluener", "datasets".
-        tag_scheme: "auto", or one of IOB1, BIO, BIOES, BMES.
-        delimiter: "auto" (a tab where the file has one, else a space), "tab", "space".
-        token_column: index of the column with the token. tag_columns: indices of the tag columns; empty: all columns after the
-            token's if the first row has tags in all of them, else the last one.
-        indexed_characters: the token is the column's first character; the rest is an index (Weibo's "高0", "兴1").
-        joiner: what stands between tokens in the text: "auto" ("" where tokens are mostly Chinese characters, else a space),
-            "none", "space".
+        format: "auto", "columns", "jsonl", "cluener" or "datasets".
+        tag_scheme: "auto", "IOB1", "BIO", "BIOES" or "BMES".
+        delimiter: "auto" (a tab if the first row has one, else a space), "tab" or "space".
+        token_column: index of the token column.
+        tag_columns: indices of the tag columns. Empty means all columns after the token if the
+            first row has tags in all of them, else the last column.
+        indexed_characters: the token is the first character of its column and the rest is an
+            index (Weibo's "高0", "兴1").
+        joiner: what separates tokens in the text: "auto" (nothing if most tokens are Chinese
+            characters, else a space), "none" or "space".
     """
 
     format: str = "auto"
@@ -63,21 +65,26 @@ class Layout:
 
 
 def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Record], ReadReport]:
-    """Read annotated text. `path`: a file; a `datasets` folder as "FOLDER@SPLIT"; a Hub data set as "NAME@SPLIT".
+    """Read annotated text.
+
+    Args:
+        path: a file, a `datasets` folder as "FOLDER@SPLIT", or a Hub data set as "NAME@SPLIT".
 
     Raises:
-        DataError: missing, empty or malformed input, with file, line, expectation and remedy.
+        DataError: missing, empty or malformed input. The message gives the file, the line, what
+            was expected and the fix.
     """
     name = str(path)
     report = ReadReport(path=name)
     report.format = detect_format(name) if layout.format == "auto" else layout.format
     if report.format not in FORMATS:
         raise DataError(
-            f"{name}: format {report.format!r} is unknown (expected one of {', '.join(FORMATS)})"
+            f"{name}: format: expected one of {', '.join(FORMATS)}, found {report.format!r}"
         )
     if layout.tag_scheme not in ("auto", *SCHEMES):
         raise DataError(
-            f"{name}: tag_scheme {layout.tag_scheme!r} is unknown (expected one of {', '.join(SCHEMES)})"
+            f"{name}: tag_scheme: expected auto or one of {', '.join(SCHEMES)}, "
+            f"found {layout.tag_scheme!r}"
         )
     readers: dict[str, Callable[[str, Layout, ReadReport], list[Record]]] = {
         "columns": _read_columns,
@@ -88,13 +95,18 @@ def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Reco
     records = readers[report.format](name, layout, report)
     if not records:
         raise DataError(
-            f"{name}: no sentence found (expected {report.format}); is the file empty, or of another format?"
+            f"{name}: expected data in {report.format} format, found no sentence; "
+            "check that the file is not empty and is in this format"
         )
     return records, report
 
 
 def detect_format(name: str) -> str:
-    """Format by name and first line: "@" or a folder is a data set, JSON with "label" is CLUENER, other JSON is JSONL."""
+    """Detect the format from the name and the first line.
+
+    A folder, or a name with "@" that is not a file, is a data set. JSON with an object in "label"
+    is CLUENER, other JSON is JSONL, and everything else is columns.
+    """
     path = Path(name)
     if path.is_dir() or ("@" in path.name and not path.is_file()):
         return "datasets"
@@ -109,7 +121,10 @@ def detect_format(name: str) -> str:
 
 
 def read_raw_lines(name: str) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of a file; lines end at \\n or \\r\\n only, a byte-order mark at the start is skipped."""
+    """Yield (number, line) of a file, from 1.
+
+    Lines end only at \\n or \\r\\n. A byte-order mark at the start of the file is skipped.
+    """
     if not Path(name).is_file():
         raise DataError(f"{name}: no such file")
     with open(name, "rb") as file:
@@ -118,7 +133,7 @@ def read_raw_lines(name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def read_lines(name: str) -> Iterator[tuple[int, str]]:
-    """The same of a UTF-8 file, decoded."""
+    """Yield (number, line) of a UTF-8 file as `read_raw_lines` does, decoded."""
     for number, raw in read_raw_lines(name):
         try:
             yield number, raw.decode("utf-8")
@@ -185,13 +200,13 @@ def _column_spans(
 def _column_sentences(
     name: str, layout: Layout, delimiter: str
 ) -> Iterator[tuple[list[_Row], str | None]]:
-    """Blank lines part sentences; -DOCSTART- starts a document."""
+    """Yield (rows, document) per sentence. A blank line ends it; -DOCSTART- starts a document."""
     sentence: list[_Row] = []
     doc: str | None = None
     documents, width = 0, 0
     tag_columns = layout.tag_columns
     for number, line in read_lines(name):
-        if not line.strip(" \t\r"):  # not U+3000 or NBSP: they can be tokens
+        if not line.strip(" \t\r"):  # U+3000 and NBSP can be tokens
             if sentence:
                 yield sentence, doc
                 sentence = []
@@ -213,19 +228,22 @@ def _column_sentences(
             or max(layout.token_column, *tag_columns) >= width
         ):
             raise DataError(
-                f"{name}:{number}: expected {max(width, 2)} columns parted by {delimiter!r}, token in column "
-                f"{layout.token_column} and tags after it, found {len(cells)}: {line[:60]!r}; set delimiter, token_column, tag_columns"
+                f"{name}:{number}: expected {max(width, 2)} columns separated by {delimiter!r}, "
+                f"with the token in column {layout.token_column} and tags after it, found "
+                f"{len(cells)}: {line[:60]!r}; set delimiter, token_column or tag_columns"
             )
         token = cells[layout.token_column]
         if layout.indexed_characters:
             if len(token) < 2 or not token[-1].isdigit():
                 raise DataError(
-                    f"{name}:{number}: expected a character and its index, found {token!r}; unset indexed_characters"
+                    f"{name}:{number}: expected a character and its index, found {token!r}; "
+                    "unset indexed_characters"
                 )
             token = token[0]
         if not token:
             raise DataError(
-                f"{name}:{number}: empty token in column {layout.token_column}: {line[:60]!r}"
+                f"{name}:{number}: expected a token in column {layout.token_column}, found none: "
+                f"{line[:60]!r}; correct or remove the line"
             )
         tags = [cells[c] for c in tag_columns]
         for tag in tags:
@@ -239,7 +257,7 @@ def _column_sentences(
 
 
 def _tag_columns(cells: Sequence[str], token_column: int) -> tuple[int, ...]:
-    """The trailing columns that hold tags in the first row; only the last one where something else stands before them."""
+    """Trailing columns of the first row that hold tags; only the last if others precede them."""
     columns: list[int] = []
     for column in range(len(cells) - 1, token_column, -1):
         try:
@@ -247,9 +265,8 @@ def _tag_columns(cells: Sequence[str], token_column: int) -> tuple[int, ...]:
         except ValueError:
             break
         columns.insert(0, column)
-    if (
-        columns and columns[0] != token_column + 1
-    ):  # other annotation stands between, as in CoNLL-2003: part of speech, chunks
+    # Other annotation may come in between, such as part of speech and chunks in CoNLL-2003.
+    if columns and columns[0] != token_column + 1:
         return (columns[-1],)
     return tuple(columns) or ((len(cells) - 1,) if len(cells) > token_column + 1 else ())
 
@@ -259,7 +276,7 @@ def _delimiter(name: str, layout: Layout) -> str:
     if given:
         return given
     if layout.delimiter != "auto":
-        raise DataError(f"delimiter is {layout.delimiter!r}: expected auto, tab or space")
+        raise DataError(f"delimiter: expected auto, tab or space, found {layout.delimiter!r}")
     rows = (
         line
         for _, line in read_lines(name)
@@ -269,13 +286,19 @@ def _delimiter(name: str, layout: Layout) -> str:
 
 
 def is_ideograph(character: str) -> bool:
+    """Whether a character is a CJK ideograph."""
     return "\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003fffd"
 
 
 def joiner_of(layout: Layout, tokens: Iterable[str]) -> str:
+    """The string that separates tokens in the text; "auto" looks at the first 20,000 tokens.
+
+    Raises:
+        DataError: the layout's `joiner` is unknown.
+    """
     if layout.joiner != "auto":
         if layout.joiner not in ("none", "space"):
-            raise DataError(f"joiner is {layout.joiner!r}: expected auto, none or space")
+            raise DataError(f"joiner: expected auto, none or space, found {layout.joiner!r}")
         return "" if layout.joiner == "none" else " "
     sample = [token for token, _ in zip(tokens, range(20000), strict=False)]
     return "" if 2 * sum(is_ideograph(token[0]) for token in sample) > len(sample) else " "
@@ -283,16 +306,22 @@ def joiner_of(layout: Layout, tokens: Iterable[str]) -> str:
 
 # -- JSON
 def record_from_dict(row: Any, number: int) -> Record:
-    """A record from JSON; ValueError says which field is wrong."""
+    """Make a record of a JSON object; `number` is its id if it has none.
+
+    Raises:
+        ValueError, TypeError: a field is missing or wrong; the message describes it.
+    """
     if not isinstance(row, dict):
         raise DataError(f"expected an object, found {type(row).__name__}")
     if not isinstance(row.get("text"), str):
         raise DataError(
-            f"expected a string in 'text', found {sorted(row)}; is the text in another column?"
+            f"expected a string in 'text', found the keys {sorted(row)}; "
+            "check that the text is not under another key"
         )
     if "entities" not in row and isinstance(row.get("label"), list):
         raise DataError(
-            "expected mentions in 'entities' as {start, end, label}, found a list in 'label'; rename and convert it"
+            "expected mentions in 'entities' as {start, end, label}, found a list in 'label'; "
+            "rename and convert it"
         )
     text, entities = row["text"], row.get("entities", [])
     if not isinstance(entities, list):
@@ -310,7 +339,8 @@ def record_from_dict(row: Any, number: int) -> Record:
         ordered = all(a[1] <= b[0] for a, b in itertools.pairwise(tokens))
         if not ordered or any(not 0 <= start < end <= len(text) for start, end in tokens):
             raise DataError(
-                f"tokens overlap, are out of order or lie outside the text of {len(text)} characters"
+                "tokens overlap, are out of order or lie outside the text of "
+                f"{len(text)} characters"
             )
     return Record(
         str(row.get("id", number)), text, sorted(dict.fromkeys(mentions)), row.get("doc"), tokens
@@ -332,7 +362,13 @@ def _mention(text: str, start: Any, end: Any, label: Any, score: float | None = 
 
 
 def record_from_cluener(row: Any, number: int) -> Record:
-    """{"text": ..., "label": {type: {surface: [[first, last]]}}} with inclusive ends."""
+    """Make a record of a CLUENER object; `number` is its id if it has none.
+
+    The object is {"text": ..., "label": {type: {surface: [[first, last]]}}}, with inclusive ends.
+
+    Raises:
+        ValueError, TypeError: a field is missing or wrong; the message describes it.
+    """
     if (
         not isinstance(row, dict)
         or not isinstance(row.get("text"), str)
@@ -370,7 +406,7 @@ def _read_json_rows(
 
 # -- datasets
 def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record]:
-    """A `datasets` data set with `tokens` and `ner_tags` (ClassLabel names), on disk or on the Hub: "NAME@SPLIT"."""
+    """Read a data set with `tokens` and `ner_tags`, on disk or on the Hub ("NAME@SPLIT")."""
     import datasets
 
     has_split = "@" in Path(name).name and not Path(name).is_dir()
@@ -381,12 +417,13 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
         )
     except Exception as error:
         raise DataError(
-            f"{place}: no data set could be loaded from disk or Hub: {error}"
+            f"{place}: no data set could be loaded from disk or the Hub: {error}"
         ) from error
     if isinstance(data, dict):
         if split not in data:
             raise DataError(
-                f"{name}: split {split!r} not found (there are {sorted(data)}); write {place}@SPLIT"
+                f"{name}: expected one of the splits {sorted(data)}, found {split!r}; "
+                f"write {place}@SPLIT"
             )
         data = data[split]
     missing = {"tokens", "ner_tags"} - set(data.column_names)
@@ -425,7 +462,7 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
 def _dataset_row(
     name: str, number: int, row: dict[str, Any], feature: Any
 ) -> tuple[list[str], list[str]]:
-    """Tokens and tag names of a data set's row; DataError where they are not that."""
+    """Return the tokens and tag names of a row; DataError if they are malformed."""
     where = f"{name}: row {number}"
     tokens, tags = row["tokens"], row["ner_tags"]
     if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
@@ -433,19 +470,19 @@ def _dataset_row(
             f"{where}: expected as many ner_tags as tokens, found {tags!r} for {tokens!r}"
         )
     if any(not isinstance(token, str) or not token for token in tokens):
-        raise DataError(
-            f"{where}: expected strings in tokens, none of them empty, found {tokens!r}"
-        )
+        raise DataError(f"{where}: expected non-empty strings in tokens, found {tokens!r}")
     names = getattr(getattr(feature, "feature", None), "names", None)
     for i, tag in enumerate(tags):
         if names is not None and not (isinstance(tag, int) and 0 <= tag < len(names)):
             raise DataError(
-                f"{where}: ner_tags hold {tag!r}, which is no class (0 to {len(names) - 1}; -1 is unlabelled: drop such rows)"
+                f"{where}: ner_tags: expected classes from 0 to {len(names) - 1}, found {tag!r}; "
+                "drop rows without labels (-1)"
             )
         tags[i] = names[tag] if names is not None else tag
         if not isinstance(tags[i], str):
             raise DataError(
-                f"{where}: ner_tags hold {tag!r} without ClassLabel names; cast the column to ClassLabel or strings"
+                f"{where}: ner_tags: expected strings or ClassLabel values, found {tag!r}; "
+                "cast the column to ClassLabel or strings"
             )
         try:
             split_tag(tags[i])

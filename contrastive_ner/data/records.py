@@ -1,4 +1,4 @@
-"""The record that everything reads into and trains from: a text and its mentions.
+"""The record that all readers produce and training uses: a text and its mentions.
 
 Offsets count code points, half-open, into `text` exactly as given.
 """
@@ -12,9 +12,10 @@ from contrastive_ner.models.windows_ner import word_range
 
 # ------------------------------------------------------------------------------ records and reports
 class Mention(NamedTuple):
-    """`label` at text[start:end]; predictions carry a score.
+    """A mention of type `label` at text[start:end]; predictions have a score.
 
-    `labels`: the scores of the best types of the span; `abstained`: whether it is one for a person to decide; where they were asked for.
+    Set only on request: `labels`, the best types of the span with their scores, and `abstained`,
+    whether the mention is left to a person to decide.
     """
 
     start: int
@@ -29,8 +30,8 @@ class Mention(NamedTuple):
 class Record:
     """One text with its mentions.
 
-    `tokens`: offsets of given words, where the source had words; `doc`: document id. A prediction says which share of the text the model
-    has read, `coverage`, and of each mention, which of the given words it touches.
+    `tokens` are the offsets of the words, if the source has words; `doc` is the document id. A
+    prediction also has `coverage`, the share of the text that the model read.
     """
 
     id: str
@@ -41,6 +42,10 @@ class Record:
     coverage: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """The record as a JSON object.
+
+        In a prediction with tokens, "words" is the half-open range of tokens a mention touches.
+        """
         entities: list[dict[str, Any]] = []
         for mention in self.entities:
             entity: dict[str, Any] = {
@@ -68,7 +73,9 @@ class Record:
 
 
 def outermost(mentions: Iterable[Mention]) -> tuple[list[Mention], list[Mention]]:
-    """Flat mentions for a tagger: the longest of those that overlap is kept (ties: the earlier). Returns kept, left out.
+    """Flatten mentions for a tagger: keep the longest of those that overlap (ties: the earliest).
+
+    Returns the mentions kept and those left out.
 
     >>> [[m[:3] for m in part] for part in outermost([Mention(0, 2, "GPE"), Mention(0, 4, "ORG")])]
     [[(0, 4, 'ORG')], [(0, 2, 'GPE')]]

@@ -1,4 +1,4 @@
-"""Tag schemes of columns (IOB1, BIO, BIOES, BMES): detection, tags to spans and back."""
+"""Tag schemes of columns (IOB1, BIO, BIOES, BMES): detection, conversion to spans and back."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,27 +9,32 @@ SCHEMES = ("IOB1", "BIO", "BIOES", "BMES")
 
 
 def bio_labels(types: Iterable[str]) -> list[str]:
-    """The label list of a tagger: ["O", "B-X", "I-X", ...]."""
+    """The label list of a BIO tagger: ["O", "B-X", "I-X", ...]."""
     return ["O", *(prefix + name for name in types for prefix in ("B-", "I-"))]
 
 
 # -------------------------------------------------------------------------------------- tag schemes
 def split_tag(tag: str) -> tuple[str, str]:
-    """("B", "PER") of "B-PER", ("O", "") of "O"; ValueError for anything else."""
+    """Split "B-PER" into ("B", "PER") and "O" into ("O", ""); DataError for anything else."""
     if tag == "O":
         return "O", ""
     prefix, dash, label = tag.partition("-")
     if not dash or not label or prefix not in ("B", "I", "M", "E", "S"):
         raise DataError(
-            f"tag {tag!r} is in no known scheme (expected O, or B-, I-, M-, E-, S- and an entity type)"
+            f"tag {tag!r} is not in a known scheme "
+            "(expected O, or B-, I-, M-, E- or S- and an entity type)"
         )
     return prefix, label
 
 
 def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
-    """The scheme of tag sequences. ValueError if M- and I- tags are mixed.
+    """Detect the scheme of tag sequences.
 
-    B/I/O is IOB1 where mentions mostly start with I- (B- only parts two adjacent mentions of one type), else BIO.
+    B, I and O tags are IOB1 if mentions mostly start with I- (B- only separates adjacent mentions
+    of one type), else BIO.
+
+    Raises:
+        DataError: M- and I- tags are mixed, or a tag is not in a known scheme.
     """
     prefixes: set[str] = set()
     starts: Counter[str] = Counter()
@@ -43,7 +48,8 @@ def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
             previous = (prefix, label)
     if {"M", "I"} <= prefixes:
         raise DataError(
-            "M- tags (BMES) and I- tags (BIO, BIOES) are mixed: force one with tag_scheme=BMES or another"
+            "expected tags of one scheme, found M- tags (BMES) and I- tags (BIO, BIOES); "
+            "set tag_scheme to the scheme of the data"
         )
     if prefixes & {"M", "E", "S"}:
         return "BIOES" if "I" in prefixes else "BMES"
@@ -51,9 +57,10 @@ def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
 
 
 def tags_to_spans(tags: Sequence[str], scheme: str) -> tuple[list[tuple[int, int, str]], list[int]]:
-    """Mentions (start, end, label) over tokens, and the positions of tags that had to be repaired.
+    """Return mentions (start, end, label) over tokens, and the positions of repaired tags.
 
-    An inside tag without a beginning opens a mention; one that the scheme leaves unclosed ends where it stops.
+    An inside tag without a beginning opens a mention. A mention that lacks its closing tag ends at
+    its last tag.
 
     >>> tags_to_spans(["B-PER", "I-PER", "O", "I-ORG"], "BIO")
     ([(0, 2, 'PER'), (3, 4, 'ORG')], [3])
@@ -73,7 +80,8 @@ def tags_to_spans(tags: Sequence[str], scheme: str) -> tuple[list[tuple[int, int
         prefix, name = split_tag(tag)
         if prefix not in allowed:
             raise DataError(
-                f"tag {tag!r} is not {scheme} (expected {', '.join(sorted(allowed))}); pass tag_scheme="
+                f"tag {tag!r} is not {scheme} (expected {', '.join(sorted(allowed))}); "
+                "set tag_scheme to the scheme of the data"
             )
         continues = open_ and prefix in "IME" and name == label
         if open_ and not continues:
@@ -104,7 +112,8 @@ def spans_to_tags(spans: Iterable[tuple[int, int, str]], length: int, scheme: st
     for start, end, label in sorted(spans):
         if not 0 <= start < end <= length or any(tag != "O" for tag in tags[start:end]):
             raise DataError(
-                f"mention {(start, end, label)} overlaps another or leaves the {length} tokens"
+                f"mention {(start, end, label)} overlaps another "
+                f"or lies outside the {length} tokens"
             )
         tags[start:end] = [f"{inside}-{label}"] * (end - start)
         if scheme in ("BIOES", "BMES"):
@@ -120,5 +129,5 @@ def spans_to_tags(spans: Iterable[tuple[int, int, str]], length: int, scheme: st
 
 
 def _begins(tags: Sequence[str], start: int, label: str) -> bool:
-    """IOB1: the mention before, of the same type, is a single B- token."""
+    """IOB1: whether the preceding mention, of the same type, is a single B- token."""
     return start > 0 and tags[start - 1] == f"B-{label}"

@@ -1,6 +1,7 @@
 """Texts to tag, as a stream: plain lines, JSONL, CLUENER, CSV, Parquet, data sets, columns.
 
-A row that cannot be read is a `BadRow` in its place, not the end. All but columns are read as they are asked for, in constant memory.
+A row that cannot be read becomes a `BadRow` and does not end the stream. All formats except columns
+are read lazily, in constant memory.
 """
 
 import csv
@@ -32,7 +33,7 @@ INPUT_FORMATS = ("auto", "text", "jsonl", "cluener", "csv", "parquet", "datasets
 
 
 class BadRow(NamedTuple):
-    """A row that holds no text to tag; counted from 1, in files of lines by lines."""
+    """A row without a text to tag. `number` counts rows from 1, or lines in line-based files."""
 
     number: int
     reason: str
@@ -42,7 +43,7 @@ Row = Record | BadRow
 
 
 class Rows(NamedTuple):
-    """A stream of rows, with the format that they came in and the tag scheme to write them in."""
+    """A stream of rows, with their input format and the tag scheme to write them in."""
 
     rows: Iterator[Row]
     format: str
@@ -52,25 +53,28 @@ class Rows(NamedTuple):
 def read_rows(
     path: str, layout: Layout, *, text_column: str = "text", keep_entities: bool = False
 ) -> Rows:
-    """Open a source of texts. `path`: a file, or a data set as "FOLDER@SPLIT" or "NAME@SPLIT".
+    """Open a source of texts.
 
     Args:
-        layout: its `format` is one of `INPUT_FORMATS`; the rest is for columns.
-        text_column: of JSONL, CSV, Parquet and data sets. A row of JSONL or of a data set may have words in "tokens" instead.
-        keep_entities: also read given mentions (JSONL, CLUENER, columns).
+        path: a file, or a data set as "FOLDER@SPLIT" or "NAME@SPLIT".
+        layout: its `format` is one of `INPUT_FORMATS`; the other fields are for columns, and
+            `joiner` also for "tokens".
+        text_column: the text column of JSONL, CSV, Parquet and data sets. A row of JSONL or a data
+            set may have words in "tokens" instead.
+        keep_entities: also read the mentions of the source (JSONL, CLUENER, columns).
 
     Raises:
-        DataError: there is no such source, or it has no such column.
+        DataError: the source or the column does not exist.
     """
     kind = input_format(path) if layout.format == "auto" else layout.format
     if kind not in INPUT_FORMATS:
         raise DataError(
-            f"{path}: format {kind!r} is unknown (expected one of {', '.join(INPUT_FORMATS)})"
+            f"{path}: format: expected one of {', '.join(INPUT_FORMATS)}, found {kind!r}"
         )
     if kind == "columns":
         records, report = read_records(path, replace(layout, format=kind))
         if report.repaired_tags:
-            log.warning("%d tags of the input repaired", report.repaired_tags)
+            log.warning("%d tags of the input were repaired", report.repaired_tags)
         return Rows(iter(records), kind, report.scheme or "BIO")
     if kind != "datasets" and not Path(path).is_file():
         raise DataError(f"{path}: no such file")
@@ -84,7 +88,10 @@ def read_rows(
 
 
 def input_format(path: str) -> str:
-    """Format of a source: by its name, else as `read_records` finds it; columns only where the first row ends in a tag, else text."""
+    """Detect the format of a source from its name, else from its content as `read_records` does.
+
+    A file is columns only if its first row ends in a tag, else text.
+    """
     suffix = Path(path).suffix.lower()
     if suffix in (".csv", ".tsv", ".parquet"):
         return "parquet" if suffix == ".parquet" else "csv"
@@ -102,11 +109,11 @@ def input_format(path: str) -> str:
             if found == "columns"
             else ""
         )
-    except (DataError, RecursionError):  # no such file, or a bad first row: reading says so
+    except (DataError, RecursionError):  # missing file or bad first row: reading reports it
         found, first = "columns", ""
     if found != "columns":
         return found
-    if suffix in (".json", ".jsonl"):  # its first row is bad
+    if suffix in (".json", ".jsonl"):  # with a bad first row
         return "jsonl"
     cells = first.split("\t") if "\t" in first else first.split(" ")
     try:
@@ -118,7 +125,7 @@ def input_format(path: str) -> str:
 
 # -- files of lines
 def text_rows(path: str) -> Iterator[Row]:
-    """A text a line, empty ones too."""
+    """One text per line, including empty lines."""
     for number, raw in read_raw_lines(path):
         try:
             yield Record(str(number), raw.decode("utf-8"))
@@ -129,7 +136,7 @@ def text_rows(path: str) -> Iterator[Row]:
 def json_rows(
     path: str, kind: str, layout: Layout, text_column: str, keep_entities: bool
 ) -> Iterator[Row]:
-    """A JSON object a line; empty lines are no rows."""
+    """One JSON object per line; empty lines are skipped."""
     for number, raw in read_raw_lines(path):
         if not raw.strip():
             continue
@@ -141,21 +148,19 @@ def json_rows(
                 yield record_of(row, number, layout, text_column, keep_entities=keep_entities)
         except RecursionError:
             yield BadRow(number, "nested too deeply")
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-        ) as error:  # Overflow: JSON's Infinity as an offset
+        # OverflowError: JSON's Infinity as an offset.
+        except (ValueError, TypeError, OverflowError) as error:
             yield BadRow(number, str(error))
 
 
 # -- tables
 def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
-    """Rows of a CSV file with a header, or of a TSV file (by its name)."""
+    """Rows of a CSV file with a header, or of a TSV file (if the name ends in .tsv)."""
     csv.field_size_limit(sys.maxsize)
-    # A cell that is no UTF-8 stays bytes, so that its row alone is bad.
+    # A cell that is not UTF-8 becomes bytes, so that only its row is bad.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        # Strict: else a quote in the wrong place would vanish, and one that is never closed would join the rest of the file in silence.
+        # Strict: otherwise a misplaced quote would vanish, and an unclosed one would silently
+        # swallow the rest of the file.
         reader = csv.DictReader(
             file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True
         )
@@ -169,12 +174,13 @@ def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRow(number, f"no CSV: {error}")
+                yield BadRow(number, f"not valid CSV: {error}")
                 continue
-            if None in row:  # as where a text with a comma has no quotes: its tail would be lost
+            if None in row:  # such as an unquoted text with a comma: its tail would be lost
                 yield BadRow(
                     number,
-                    f"{width + len(row[None])} cells under a header of {width}; put quotes around a text with delimiters",
+                    f"expected {width} cells as in the header, found {width + len(row[None])}; "
+                    "quote text that contains the delimiter",
                 )
             else:
                 yield {
@@ -184,6 +190,7 @@ def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
 
 
 def utf8_or_bytes(cell: str) -> str | bytes:
+    """The cell, or its bytes if it has surrogate escapes, that is, was not UTF-8."""
     raw = cell.encode("utf-8", "surrogateescape")
     try:
         return raw.decode("utf-8")
@@ -192,6 +199,7 @@ def utf8_or_bytes(cell: str) -> str | bytes:
 
 
 def parquet_rows(path: str) -> Iterator[Mapping[str, Any]]:
+    """Rows of a Parquet file. DataError if it cannot be read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -204,7 +212,7 @@ def parquet_rows(path: str) -> Iterator[Mapping[str, Any]]:
 
 
 def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
-    """Rows of a data set on disk, or streamed from the Hub."""
+    """Rows of a data set on disk or streamed from the Hub. DataError if it cannot be loaded."""
     import datasets
 
     place, _, split = (name, "", "") if Path(name).is_dir() else name.rpartition("@")
@@ -216,7 +224,7 @@ def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
             data = datasets.load_dataset(place, split=split, streaming=True)
     except Exception as error:
         raise DataError(
-            f"{name}: no data set could be loaded from disk or Hub ({error}); write NAME@SPLIT"
+            f"{name}: no data set could be loaded from disk or the Hub ({error}); write NAME@SPLIT"
         ) from error
     yield from data
 
@@ -224,13 +232,14 @@ def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
 def table_rows(
     path: str, cells: Iterator[Mapping[str, Any] | BadRow], layout: Layout, text_column: str
 ) -> Iterator[Row]:
-    """Rows of named cells. DataError if the first one has not the column."""
+    """Records of rows of named cells. DataError if the first has no text column and no tokens."""
     first = next(cells, None)
     if first is None:
         return iter(())
     if not isinstance(first, BadRow) and text_column not in first and "tokens" not in first:
         raise DataError(
-            f"{path}: no column {text_column!r} (found {', '.join(map(str, first))}); name it with --text_column"
+            f"{path}: no column {text_column!r} (found {', '.join(map(str, first))}); "
+            "set --text_column"
         )
 
     def rows() -> Iterator[Row]:
@@ -248,7 +257,11 @@ def table_rows(
 def record_of(
     row: Any, number: int, layout: Layout, text_column: str, *, keep_entities: bool = False
 ) -> Record:
-    """The text of a row, or its words in "tokens", with its id and document; ValueError says what is wrong."""
+    """Make a record of a row: its text, or its words in "tokens", with its id and document.
+
+    Raises:
+        ValueError, TypeError, OverflowError: the row is malformed; the message describes it.
+    """
     if not isinstance(row, Mapping):
         raise DataError(f"expected an object, found {type(row).__name__}")
     identifier, doc = (
@@ -261,13 +274,13 @@ def record_of(
         and all(isinstance(token, str) and token for token in tokens)
     ):
         own_text, offsets = joined(tokens, joiner_of(layout, tokens))
-        # A text that is joined in another way is read without its words.
+        # If the words do not join to the given text, only the text is used.
         text, tokens = (own_text, offsets) if text is None or text == own_text else (text, None)
     elif not (
         isinstance(tokens, list)
         and all(isinstance(token, list) and len(token) == 2 for token in tokens)
     ):
-        tokens = None  # no words and no offsets, but a count, say, or ids
+        tokens = None  # neither words nor offsets, but for example a count or ids
     if not isinstance(text, str):
         raise DataError(f"expected a string in {text_column!r}, found {text!r:.40}")
     given = dict(row) if keep_entities else {}
@@ -277,7 +290,10 @@ def record_of(
 
 
 def chunks(rows: Iterable[Row], texts: int, characters: int) -> Iterator[list[Row]]:
-    """Lists of at most so many rows and about so many characters; the texts of a document (`doc`) stay together."""
+    """Group rows into lists of at most `texts` rows and about `characters` characters.
+
+    The texts of a document (`doc`) stay together, even if the list becomes longer.
+    """
     chunk: list[Row] = []
     size = 0
     for row in rows:

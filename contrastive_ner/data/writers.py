@@ -16,26 +16,32 @@ from contrastive_ner.files import atomic_writer
 def write_records(
     records: Sequence[Record], path: str | Path, format: str = "jsonl", scheme: str = "BIO"
 ) -> None:
-    """Write records atomically as "jsonl", "cluener", "columns" (tab; nested mentions in further columns) or "datasets" (a folder).
+    """Write records to a file, atomically, or to a new `datasets` folder.
 
-    Columns and data sets are written over `tokens`, or characters where a record has none.
+    Columns and data sets are written over `tokens`, or over characters if a record has none.
+
+    Args:
+        format: "jsonl", "cluener", "columns" (separated by tabs; nested mentions go to further
+            columns) or "datasets" (a folder).
+        scheme: the tag scheme of columns and data sets.
 
     Raises:
-        ValueError: a mention does not fall on token boundaries; the format is unknown; the folder exists.
+        DataError: the format is unknown or cannot hold a record (mentions off token boundaries,
+            nested mentions in data sets, tabs or line ends in tokens), or the folder exists.
     """
     if format == "datasets":
         _write_datasets(records, Path(path), scheme)
     else:
         with atomic_writer(path) as file:
             for number, piece in enumerate(format_records(records, format, scheme)):
-                # A text that starts with U+FEFF would lose it to the reader's byte-order mark: give it one to lose.
+                # Readers strip a byte-order mark: double a U+FEFF that starts the text.
                 file.write(
                     "\ufeff" + piece if number == 0 and piece.startswith("\ufeff") else piece
                 )
 
 
 def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") -> Iterator[str]:
-    """The text of records in a file format, a piece a record."""
+    """Yield the text of records in a file format, piece by piece."""
     if format == "jsonl":
         for record in records:
             yield _json_line(record.to_dict())
@@ -58,33 +64,38 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
             )
             if broken is not None:
                 raise DataError(
-                    f"record {record.id!r}: token {broken!r} holds a tab or line end: write jsonl instead"
+                    f"record {record.id!r}: token {broken!r} contains a tab or line end; "
+                    "write jsonl instead"
                 )
             layers += [["O"] * len(tokens)] * (width - len(layers))
             for i, (start, end) in enumerate(tokens):
                 yield "\t".join([record.text[start:end], *(layer[i] for layer in layers)]) + "\n"
             yield "\n"
     else:
-        raise DataError(
-            f"format {format!r} cannot be written as text (expected jsonl, cluener or columns)"
-        )
+        raise DataError(f"format: expected jsonl, cluener or columns, found {format!r}")
 
 
 def _json_line(row: dict[str, Any]) -> str:
     line = json.dumps(row, ensure_ascii=False)
-    # A lone surrogate has no UTF-8: such a row is written in escapes.
+    # UTF-8 cannot encode a lone surrogate: escape such a row.
     return (
         line if line.isascii() or not re.search("[\ud800-\udfff]", line) else json.dumps(row)
     ) + "\n"
 
 
 def tokens_of(record: Record) -> list[tuple[int, int]]:
-    """What columns are written over: a record's tokens, else its characters but tabs and line ends."""
+    """Offsets of the rows of columns: tokens, or all characters except tabs and line ends."""
     return record.tokens or [(i, i + 1) for i, c in enumerate(record.text) if c not in "\t\r\n"]
 
 
 def tag_layers(record: Record, scheme: str) -> list[list[str]]:
-    """Tags over a record's tokens; overlapping mentions go to further layers, the outermost to the first."""
+    """Layers of tags over the rows of `tokens_of`; overlapping mentions go to further layers.
+
+    The first layer holds the outermost mentions.
+
+    Raises:
+        DataError: a mention does not fall on token boundaries.
+    """
     tokens = tokens_of(record)
     starts = {start: i for i, (start, _) in enumerate(tokens)}
     ends = {end: i + 1 for i, (_, end) in enumerate(tokens)}
@@ -95,7 +106,8 @@ def tag_layers(record: Record, scheme: str) -> list[list[str]]:
         for mention in kept:
             if mention.start not in starts or mention.end not in ends:
                 raise DataError(
-                    f"record {record.id!r}: {mention} does not fall on token boundaries; write jsonl instead"
+                    f"record {record.id!r}: {mention} does not fall on token boundaries; "
+                    "write jsonl instead"
                 )
         spans = [(starts[m.start], ends[m.end], m.label) for m in kept]
         layers.append(spans_to_tags(spans, len(tokens), scheme))
@@ -106,10 +118,10 @@ def _write_datasets(records: Sequence[Record], path: Path, scheme: str) -> None:
     import datasets
 
     if path.exists():
-        raise DataError(f"{path} exists: name a new folder")
+        raise DataError(f"{path} exists; choose another folder")
     layers = [tag_layers(record, scheme) for record in records]
     if any(len(own) > 1 for own in layers):
-        raise DataError("nested mentions do not fit into ner_tags: write jsonl or columns instead")
+        raise DataError("ner_tags cannot hold nested mentions; write jsonl or columns instead")
     names = ["O", *sorted({tag for own in layers for tag in own[0]} - {"O"})]
     tokens = datasets.List(datasets.Value("string"))
     features = datasets.Features(
@@ -125,7 +137,7 @@ def _write_datasets(records: Sequence[Record], path: Path, scheme: str) -> None:
 
 
 def keep_aligned(record: Record) -> int:
-    """Drop the mentions that do not start and end with the tokens that columns are written over; how many they were."""
+    """Drop mentions that are not aligned with the rows of `tokens_of`; returns their number."""
     tokens = tokens_of(record)
     starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
     kept = [m for m in record.entities if m.start in starts and m.end in ends]

@@ -1,9 +1,10 @@
-"""Exact-span precision, recall and F1 over mentions, flat and nested, as plain functions and as an `evaluate` metric.
+"""Exact-span precision, recall and F1 of mentions, as plain functions and as an `evaluate` metric.
 
-A prediction is right if start, end and label equal those of a gold mention of the same text (CoNLL's exact match). Works on sets of
-mentions, so nested ones need nothing special. `evaluate.load("PATH/metrics_ner.py")` opens the metric without a network.
+A prediction is correct if its start, end and label equal those of a gold mention of the same text
+(CoNLL's exact match). Mentions are compared as sets, so nested mentions need no special treatment.
+`evaluate.load("PATH/contrastive_ner/evaluation/metrics.py")` loads the metric offline.
 
-Sections: scores, what the errors are, scores of groups (length, seen in training), the metric.
+Sections: scores, kinds of errors, scores of groups (length, seen in training), the metric.
 """
 
 from collections import Counter
@@ -13,14 +14,19 @@ from typing import Any
 import datasets
 import evaluate
 
-DESCRIPTION = "Exact-span micro, macro and per-type precision, recall and F1 of named-entity recognition, flat or nested."
+DESCRIPTION = (
+    "Exact-span micro, macro and per-type precision, recall and F1 of named-entity recognition, "
+    "flat or nested."
+)
 INPUTS = """
-predictions, references: one list of mentions per text, each mention {"start": int, "end": int, "label": str}; other fields are ignored.
-Returns micro and macro "precision", "recall", "f1", the counts, and "per_type": the same for every entity type.
+predictions, references: one list of mentions per text, each mention {"start": int, "end": int,
+"label": str}; other fields are ignored.
+Returns micro and macro "precision", "recall" and "f1", the counts, and "per_type": the same for
+each entity type.
 """
 FIELDS = ("start", "end", "label")
 PARTIAL = ("type", "boundary", "boundary_and_type")  # the closest first
-LENGTHS = {"1": 1, "2": 2, "3": 3, "4-5": 5, "6-9": 9}  # bucket: most characters
+LENGTHS = {"1": 1, "2": 2, "3": 3, "4-5": 5, "6-9": 9}  # bucket: maximum length in characters
 LONGEST = "10+"
 
 Mentions = Iterable[Sequence[Any]]
@@ -29,7 +35,7 @@ Span = tuple[int, int, str]  # start, end, label
 
 # ------------------------------------------------------------------------------------------- scores
 def precision_recall_f1(correct: int, predicted: int, gold: int) -> dict[str, float]:
-    """The three figures from counts; 0 where nothing was predicted or nothing is there.
+    """Precision, recall and F1 from counts; 0 if there are no predictions or no gold mentions.
 
     >>> precision_recall_f1(1, 2, 1)["f1"]
     0.6666666666666666
@@ -44,11 +50,13 @@ def span_scores(predictions: Sequence[Mentions], references: Sequence[Mentions])
     """Scores of predicted against gold mentions.
 
     Args:
-        predictions, references: per text, mentions whose first three items are start, end, label. Repeated mentions count once.
+        predictions, references: per text, mentions whose first three items are start, end and
+            label. Repeated mentions count once.
 
     Returns:
-        {"micro": {precision, recall, f1, correct, predicted, gold}, "macro": {precision, recall, f1}, "per_type": {type: as micro}};
-        macro is the mean over the types that occur in the references (all types, if none does).
+        {"micro": {precision, recall, f1, correct, predicted, gold}, "macro": {precision, recall,
+        f1}, "per_type": {type: as micro}}. Macro is the mean over the types that occur in the
+        references, or over all types if the references are empty.
 
     Raises:
         ValueError: the numbers of texts differ.
@@ -70,13 +78,17 @@ def scores_by_group(
     references: Sequence[Mentions],
     group: Callable[[int, Span], str],
 ) -> dict[str, dict[str, Any]]:
-    """Scores of each group of mentions: {group: {precision, recall, f1, correct, predicted, gold}}, in alphabetical order.
+    """Scores of groups of mentions, in alphabetical order of the groups.
 
-    A right prediction is in the group of its gold mention, so the groups part both sides, and their counts add up to those of micro.
+    A correct prediction is in the group of its gold mention. The groups therefore partition both
+    sides, and their counts add up to those of micro.
 
     Args:
         predictions, references: as in `span_scores`.
-        group: the name of a mention's group, from the number of its text and the mention.
+        group: gives the group of a mention, from the index of its text and the mention.
+
+    Returns:
+        {group: {precision, recall, f1, correct, predicted, gold}}
 
     Raises:
         ValueError: the numbers of texts differ.
@@ -97,14 +109,17 @@ def scores_by_group(
 def calibration(
     predictions: Sequence[Sequence[Any]], references: Sequence[Mentions], bins: int = 10
 ) -> dict[str, Any]:
-    """How far the scores of predicted mentions can be taken for their chance to be right.
+    """How well the scores of predicted mentions match their probability of being correct.
 
     Args:
-        predictions: per text, mentions (start, end, label, score). references: as in `span_scores`.
+        predictions: per text, mentions (start, end, label, score).
+        references: as in `span_scores`.
+        bins: number of bins, which divide the scores from 0 to 1 equally.
 
     Returns:
-        {"ece": expected calibration error (the mean over mentions of |mean score - share of right ones| of their bin), "brier": mean
-        squared error, "bins": a row for each of `bins` equal ranges of the score {mentions, score (mean), right (share)}}.
+        {"ece": expected calibration error, "brier": mean squared error of the scores, "bins": for
+        each bin {mentions, score (mean), right (share of correct mentions)}}. The calibration error
+        is the mean over mentions of |score - right| of their bin.
     """
     gold = [{tuple(mention[:3]) for mention in own} for own in references]
     rows = [
@@ -131,9 +146,10 @@ def calibration(
 
 
 def text_counts(predictions: Sequence[Mentions], references: Sequence[Mentions]) -> list[int]:
-    """Counts of every text for resampling: correct, predicted, gold of the first text, the same of the second, and so on.
+    """Counts per text, for resampling: correct, predicted and gold of each text in turn.
 
-    The list is flat to take one line of JSON; `numpy.reshape(counts, (-1, 3))` has a row a text, and its column sums are micro's counts.
+    The list is flat so that it takes one line of JSON. `numpy.reshape(counts, (-1, 3))` has one row
+    per text, and its column sums are the counts of micro.
 
     >>> text_counts([[(0, 2, "PER"), (3, 5, "LOC")], []], [[(0, 2, "PER")], [(0, 4, "ORG")]])
     [1, 2, 1, 0, 0, 1]
@@ -146,7 +162,7 @@ def text_counts(predictions: Sequence[Mentions], references: Sequence[Mentions])
 
 
 def figures(correct: int, predicted: int, gold: int) -> dict[str, Any]:
-    """Precision, recall and F1 together with the counts that they come from."""
+    """Precision, recall and F1 with the counts they are computed from."""
     return {
         **precision_recall_f1(correct, predicted, gold),
         "correct": correct,
@@ -158,10 +174,15 @@ def figures(correct: int, predicted: int, gold: int) -> dict[str, Any]:
 def span_sets(
     predictions: Sequence[Mentions], references: Sequence[Mentions]
 ) -> list[tuple[set[Span], set[Span]]]:
-    """Predicted and gold mentions of each text as sets of start, end, label; ValueError where the numbers of texts differ."""
+    """Predicted and gold mentions of each text as sets of (start, end, label).
+
+    Raises:
+        ValueError: the numbers of texts differ.
+    """
     if len(predictions) != len(references):
         raise ValueError(
-            f"{len(predictions)} predictions for {len(references)} references: expected one list per text each"
+            "expected one list of mentions per text in both, "
+            f"found {len(predictions)} predictions for {len(references)} references"
         )
     return [
         ({(m[0], m[1], m[2]) for m in found}, {(m[0], m[1], m[2]) for m in wanted})
@@ -169,25 +190,28 @@ def span_sets(
     ]
 
 
-# ------------------------------------------------------------------------------ what the errors are
+# ---------------------------------------------------------------------------------- kinds of errors
 def error_breakdown(
     predictions: Sequence[Mentions], references: Sequence[Mentions]
 ) -> dict[str, dict[str, int]]:
-    """What is wrong with the wrong predictions, and what became of the gold mentions that were not found.
+    """Count wrong predictions and gold mentions that were not found, by kind of error.
 
-    Each wrong prediction is compared with the gold mentions of its text that were not found, and gets the first name that fits:
+    Each wrong prediction is compared with the gold mentions of its text that were not found, and
+    counts as the first kind that applies:
 
-    - `type`: one of them has the same boundaries, and so another type;
-    - `boundary`: one of them overlaps it and has the same type, and so other boundaries;
+    - `type`: one of them has the same boundaries (and so another type);
+    - `boundary`: one of them overlaps it and has the same type (and so other boundaries);
     - `boundary_and_type`: one of them overlaps it;
-    - `spurious`: none touches it.
+    - `spurious`: none overlaps it.
 
-    Each gold mention that was not found is compared with the wrong predictions in the same way; it is `missed` where none touches it. So
-    `predictions` sums to predicted - correct, and `gold` to gold - correct. The partial names can differ between the sides: one
-    prediction across two gold mentions is one `boundary` error of the predictions and two of the gold.
+    Each gold mention that was not found is compared with the wrong predictions in the same way; it
+    is `missed` if none overlaps it. So `predictions` sums to predicted - correct, and `gold` to
+    gold - correct. The other kinds can differ between the two sides: one prediction across two gold
+    mentions is one `boundary` error in the predictions and two in the gold.
 
-    A mention that was found explains no error: beside a right 南京大学 ORG, a predicted 南京 PER is spurious, and a gold 南京 GPE that
-    was not predicted is missed, not a mistake of boundaries. This concerns nested mentions only; flat ones overlap no right one.
+    Mentions that were found are not compared. Next to a correct 南京大学 ORG, a predicted 南京 PER
+    is spurious, and a gold 南京 GPE that was not predicted is missed, not a boundary error. This
+    affects nested mentions only: flat ones do not overlap a correct one.
 
     Args:
         predictions, references: as in `span_scores`.
@@ -195,7 +219,8 @@ def error_breakdown(
     Raises:
         ValueError: the numbers of texts differ.
 
-    >>> error_breakdown([[(0, 4, "LOC"), (6, 8, "PER")]], [[(0, 4, "ORG"), (6, 9, "PER"), (9, 11, "PER")]])["gold"]
+    >>> gold = [[(0, 4, "ORG"), (6, 9, "PER"), (9, 11, "PER")]]
+    >>> error_breakdown([[(0, 4, "LOC"), (6, 8, "PER")]], gold)["gold"]
     {'type': 1, 'boundary': 1, 'boundary_and_type': 0, 'missed': 1}
     """
     wrong: Counter[str] = Counter()
@@ -214,7 +239,10 @@ def error_breakdown(
 
 
 def error_name(mention: Span, others: Iterable[Span]) -> str | None:
-    """The closest that any of the others comes to a mention that none of them equals; None where none touches it."""
+    """The first of `PARTIAL` that applies to a mention given the others; None if none overlaps it.
+
+    None of the others may equal the mention.
+    """
     start, end, label = mention
     names = set()
     for other_start, other_end, other_label in others:
@@ -229,7 +257,10 @@ def error_name(mention: Span, others: Iterable[Span]) -> str | None:
 def length_scores(
     predictions: Sequence[Mentions], references: Sequence[Mentions]
 ) -> dict[str, dict[str, Any]]:
-    """Scores by the mention's own length in characters: {"1", "2", "3", "4-5", "6-9", "10+": as micro}; they add up to micro."""
+    """Scores by the length of mentions in characters; their counts add up to those of micro.
+
+    Returns {"1", "2", "3", "4-5", "6-9", "10+": as micro}.
+    """
     scores = scores_by_group(
         predictions, references, lambda _, mention: length_bucket(mention[1] - mention[0])
     )
@@ -237,7 +268,7 @@ def length_scores(
 
 
 def length_bucket(characters: int) -> str:
-    """The bucket of a length.
+    """The length bucket of a mention.
 
     >>> [length_bucket(n) for n in (1, 4, 5, 6, 10, 99)]
     ['1', '4-5', '4-5', '6-9', '10+', '10+']
@@ -252,17 +283,19 @@ def training_scores(
     train_texts: Collection[str],
     train_mentions: Collection[tuple[str, str]],
 ) -> dict[str, Any]:
-    """What of the scores may be memory: mentions and texts that occur in training, and the others.
+    """Scores of mentions and texts that occur in training, and so may be memorized, and of others.
 
     Args:
         predictions, references: as in `span_scores`.
-        texts: the texts that the offsets of the mentions count in.
-        train_texts, train_mentions: texts of the training data; their mentions as (surface text, label). Sets, for speed.
+        texts: the texts that the offsets refer to.
+        train_texts: texts of the training data; a set, for speed.
+        train_mentions: mentions of the training data as (surface text, label); a set, for speed.
 
     Returns:
-        {"seen", "unseen": as micro, over the mentions, predicted and gold, whose surface and label occur in training, and over the
-        others (together they make up micro); "new_texts": as micro, over the texts that do not occur in training, and "texts", how many
-        these are; "recurring_texts": the numbers, from 0, of the other texts}.
+        {"seen": as micro, over the mentions, predicted and gold, whose surface text and label occur
+        in training; "unseen": the same over the other mentions (the two add up to micro);
+        "new_texts": as micro, over the texts that do not occur in training, with their number in
+        "texts"; "recurring_texts": the indices of the other texts}.
 
     Raises:
         ValueError: the numbers of texts differ.
@@ -277,7 +310,8 @@ def training_scores(
 
     if len(texts) != len(references):
         raise ValueError(
-            f"{len(texts)} texts for {len(references)} references: expected one list of mentions per text"
+            "expected one list of mentions per text, "
+            f"found {len(texts)} texts for {len(references)} references"
         )
     scores = scores_by_group(predictions, references, group)
     new = [i for i, text in enumerate(texts) if text not in train_texts]
@@ -291,7 +325,7 @@ def training_scores(
 
 # --------------------------------------------------------------------------------------- the metric
 class SpanF1(evaluate.Metric):
-    """`span_scores` as an `evaluate` metric; see the module."""
+    """`span_scores` as an `evaluate` metric; see the module docstring."""
 
     def _info(self) -> evaluate.MetricInfo:
         mention = {
@@ -306,9 +340,10 @@ class SpanF1(evaluate.Metric):
             description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features
         )
 
-    # `datasets` refuses fields that the features do not name, such as the score of a prediction. `evaluate` needs both docstrings.
+    # `datasets` rejects fields that are not in the features, such as the score of a prediction.
+    # `evaluate` needs the docstrings of both methods.
     def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
-        """Add texts."""
+        """Add a batch of texts."""
         super().add_batch(
             predictions=list(map(bare, predictions)),
             references=list(map(bare, references)),
@@ -316,7 +351,7 @@ class SpanF1(evaluate.Metric):
         )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **others: Any) -> None:
-        """Add a text."""
+        """Add one text."""
         super().add(prediction=bare(prediction), reference=bare(reference), **others)
 
     def _compute(
@@ -331,7 +366,10 @@ class SpanF1(evaluate.Metric):
 
 
 def bare(mentions: Iterable[Any]) -> list[Any]:
-    """Mentions of a text without the fields that do not count; what is no mention is left for `evaluate` to refuse."""
+    """Mentions of a text with only their `FIELDS`.
+
+    Items that are not mentions are kept, for `evaluate` to reject.
+    """
     return [
         {name: m[name] for name in m if name in FIELDS} if isinstance(m, dict) else m
         for m in mentions

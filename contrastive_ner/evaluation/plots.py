@@ -1,4 +1,4 @@
-"""The plots of a run directory: training curves, scores against truth, dev-token embeddings before, between and after the stages."""
+"""Plots of a run directory: training curves, calibration, dev-token embeddings between stages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,11 @@ from torch import Tensor
 
 
 def plot_training(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Loss and selection criterion by epoch, a panel a phase. `logs`: the Trainer's log history of each phase."""
+    """Plot loss and selection criterion by epoch, one panel per phase.
+
+    Args:
+        logs: the Trainer's log history of each phase.
+    """
     figure, axes = plt.subplots(1, len(logs), figsize=(4.2 * len(logs), 3.2), squeeze=False)
     for axis, (phase, history) in zip(axes[0], logs.items(), strict=True):
         losses = [(row["epoch"], row["loss"]) for row in history if "loss" in row]
@@ -38,7 +42,13 @@ def plot_training(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def plot_embeddings(
     panels: dict[str, Tensor], classes: Tensor, names: Sequence[str], path: Path
 ) -> None:
-    """Two principal components of the same dev tokens, a panel a moment. panels: title -> (N, D); classes (N,), 0 = O."""
+    """Plot two principal components of the same dev tokens at several moments, one panel each.
+
+    Args:
+        panels: title -> embeddings (N, D).
+        classes: classes of the tokens (N,), 0 for O.
+        names: names of the classes.
+    """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), squeeze=False)
     palette = [matplotlib.colormaps["tab10"](i) for i in range(10) if i != 7]  # grey is for O
     for axis, (title, embeddings) in zip(axes[0], panels.items(), strict=True):
@@ -46,9 +56,8 @@ def plot_embeddings(
         centred = centred - centred.mean(0)
         _, _, directions = torch.linalg.svd(centred, full_matrices=False)
         points = centred @ directions[:2].T  # (N, 2)
-        points = torch.nn.functional.pad(
-            points, (0, 2 - points.shape[1])
-        )  # a single token has no second component
+        # A single token has no second component.
+        points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
         for number, name in enumerate(names):
             own = points[classes == number]
             colour = "lightgray" if number == 0 else palette[(number - 1) % len(palette)]
@@ -59,7 +68,11 @@ def plot_embeddings(
 
 
 def plot_reliability(measured: dict[str, dict[str, Any]], path: Path) -> None:
-    """The share of right mentions against their score, a panel a split. `measured`: of `metrics_ner.calibration`."""
+    """Plot the share of correct mentions against their score, one panel per split.
+
+    Args:
+        measured: split -> result of `contrastive_ner.evaluation.metrics.calibration`.
+    """
     figure, axes = plt.subplots(1, len(measured), figsize=(3.6 * len(measured), 3.4), squeeze=False)
     for axis, (split, found) in zip(axes[0], measured.items(), strict=True):
         bins = [row for row in found["bins"] if row["mentions"]]
@@ -72,7 +85,7 @@ def plot_reliability(measured: dict[str, dict[str, Any]], path: Path) -> None:
         axis.set(
             title=f"{split}: calibration error {100 * found['ece']:.1f} %",
             xlabel="score",
-            ylabel="right",
+            ylabel="share correct",
             xlim=(0, 1),
             ylim=(0, 1),
         )

@@ -1,9 +1,10 @@
-"""Scores as tables for the eye: what the commands print."""
+"""Tables of scores, as the commands print them."""
 
 from typing import Any
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
+    """Print the tables of a run's dev and test scores, where it has them."""
     for split in ("dev", "test"):
         if split in metrics:
             print(f"\n{split} ({metrics['method']}, seed {metrics['seed']})")
@@ -12,7 +13,7 @@ def print_scores(metrics: dict[str, Any]) -> None:
 
 
 def score_table(columns: dict[str, dict[str, Any]]) -> str:
-    """P, R, F1 in percent per entity type and in all, a column group a system, for the eye."""
+    """Precision, recall and F1 in percent by entity type and overall, a column group per system."""
     types = sorted({label for scores in columns.values() for label in scores["per_type"]})
     head = (
         f"{'':<12}"
@@ -29,21 +30,26 @@ def score_table(columns: dict[str, dict[str, Any]]) -> str:
                 if label in ("micro", "macro")
                 else scores["per_type"].get(label, empty)
             )
-            line += f"{100 * entry['precision']:>10.1f}{100 * entry['recall']:>7.1f}{100 * entry['f1']:>7.1f}"
+            line += f"{100 * entry['precision']:>10.1f}{100 * entry['recall']:>7.1f}"
+            line += f"{100 * entry['f1']:>7.1f}"
             gold = str(entry.get("gold", ""))
         lines.append(line + f"{gold:>7}")
     return "\n".join(lines)
 
 
 def breakdown_table(scores: dict[str, Any]) -> str:
-    """Errors by kind, and scores of what is seen or new and of each length, for the eye; nothing of what the scores do not hold."""
+    """Errors by kind, calibration error, and scores of groups of mentions (nesting, seen, length).
+
+    Parts that `scores` does not have are left out.
+    """
     lines = []
     if "errors" in scores:
         sides = scores["errors"]
         lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]
         for name in dict.fromkeys([*sides["predictions"], *sides["gold"]]):
             lines.append(
-                f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}{sides['gold'].get(name, '-'):>7}"
+                f"{name.replace('_', ' '):<20}{sides['predictions'].get(name, '-'):>12}"
+                f"{sides['gold'].get(name, '-'):>7}"
             )
     if "calibration" in scores:
         lines += ["", f"calibration error of the scores {100 * scores['calibration']['ece']:.1f} %"]

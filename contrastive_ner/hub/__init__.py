@@ -1,1 +1,1 @@
-"""Models as repositories: manifest, checks, bundles, uploads, the model card."""
+"""Models as repositories: model card, manifest, checks, bundles, uploads."""

@@ -1,4 +1,4 @@
-"""Bundles: a model repository as one archive."""
+"""Bundles: a model repository as one ZIP archive."""
 
 import os
 import re
@@ -11,9 +11,11 @@ from contrastive_ner.errors import ConfigError, RepositoryError
 from contrastive_ner.files import fresh_folder, move_folder
 
 
-# ------------------------------------------------------------------------------------------ bundles
 def write_bundle(folder: Path, bundle: Path) -> None:
-    """A repository as one ZIP archive, without compression (weights have none to give) and without times: equal content, equal bytes."""
+    """Write a repository as one ZIP archive; equal content gives equal bytes.
+
+    The archive stores no times, and does not compress: weights are hardly compressible.
+    """
     partial = bundle.with_name(f".{bundle.name}-partial")
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
@@ -32,8 +34,10 @@ def unpack_bundle(bundle: Path, folder: Path) -> None:
     """Unpack a bundle's files into `folder`, which appears complete or not at all.
 
     Raises:
-        RepositoryError: it is no ZIP archive, or not such a one as `write_bundle` writes: plain files in one folder, each once, without
-            compression (so that nothing unpacks to more than the archive's own size), without links.
+        ConfigError: `folder` exists and is not empty.
+        RepositoryError: the bundle is not a ZIP archive as `write_bundle` writes it: regular files
+            in one folder, each once, no links, no compression (so that the files cannot be larger
+            than the archive).
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; choose another folder")
@@ -41,10 +45,9 @@ def unpack_bundle(bundle: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(bundle) as archive:
             faults = entry_faults(archive.infolist())
-            if (
-                sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size
-            ):  # entries that share their bytes
-                faults.append("its files are larger than the archive")
+            # Entries that share bytes could make them so.
+            if sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size:
+                faults.append("the files are larger than the archive")
             if faults:
                 raise RepositoryError(bundle, faults)
             for entry in archive.infolist():
@@ -62,13 +65,13 @@ def unpack_bundle(bundle: Path, folder: Path) -> None:
         UnicodeError,
         OverflowError,
     ) as error:
-        raise RepositoryError(bundle, [f"is no bundle, or a damaged one ({error})"]) from error
+        raise RepositoryError(bundle, [f"is not a bundle, or is damaged ({error})"]) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def entry_faults(entries: list[zipfile.ZipInfo]) -> list[str]:
-    """What in an archive's list of files is not as `write_bundle` writes it."""
+    """Entries of an archive that are not as `write_bundle` writes them."""
     faults = []
     places = [re.fullmatch(r"([^/\\\0]+)/([^/\\\0]+)", entry.filename) for entry in entries]
     for entry, place in zip(entries, places, strict=True):
@@ -76,7 +79,7 @@ def entry_faults(entries: list[zipfile.ZipInfo]) -> list[str]:
         if place is None or {place[1], place[2]} & {".", ".."} or ":" in entry.filename:
             faults.append(f"{entry.filename!r}: expected FOLDER/FILE")
         elif not stat.S_ISREG(mode):
-            faults.append(f"{entry.filename!r}: is no plain file")
+            faults.append(f"{entry.filename!r}: is not a regular file")
         elif (
             entry.compress_type != zipfile.ZIP_STORED
             or entry.file_size != entry.compress_size
@@ -85,7 +88,7 @@ def entry_faults(entries: list[zipfile.ZipInfo]) -> list[str]:
             faults.append(f"{entry.filename!r}: is compressed or encrypted")
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
-        faults.append("a file is there twice")
+        faults.append("the archive holds a file twice")
     if len({place[1] for place in places if place}) > 1:
-        faults.append("it holds several folders")
+        faults.append("the archive holds several folders")
     return faults

@@ -1,4 +1,4 @@
-"""The model card: its head for the Hub, its text for people, both filled from what a run measured."""
+"""The model card: metadata for the Hub and text for people, filled in from a run's measurements."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,18 +12,20 @@ from contrastive_ner.files import expand, read_json, sha256
 from contrastive_ner.hub.repository import MODELING_FILES, NAME_TO_COME, travelling_files
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
+    from huggingface_hub import EvalResult, ModelCardData
 
 METHOD_LINES = {
     "ce": "A plain token classifier (independent tags).",
     "crf": "A token classifier with a linear-chain CRF.",
-    "nerco": "A NerCo tagger: contrastive training of the encoder, then token classification with a linear-chain CRF.",
-    "binder": "A BINDER model: a bi-encoder that compares spans of text with descriptions of entity types.",
+    "nerco": "A NerCo tagger: contrastive training of the encoder, then token classification with "
+    "a linear-chain CRF.",
+    "binder": "A BINDER model: a bi-encoder that compares spans of text with descriptions of "
+    "entity types.",
 }
 SCORE_LINES = {
     "ce": "the probability of exactly this mention under independent tags",
     "crf": "the mention's posterior probability under the CRF",
-    "binder": "a logistic function of the span's margin to the threshold of its type",
+    "binder": "a logistic function of the span's margin over the threshold of its type",
 }
 SCORE_LINES["nerco"] = SCORE_LINES["crf"]
 PATHS = ("output_dir", "train_file", "dev_file", "test_file", "types_file", "encoder")
@@ -31,7 +33,7 @@ EXAMPLES_PER_TYPE = 3
 
 
 def card_template() -> Path:
-    """model_card.md: next to this file in an installed package, at the root in a clone."""
+    """model_card.md: next to this file in an installed package, at the root of a clone."""
     here = Path(__file__).resolve()
     return next(
         path
@@ -46,36 +48,22 @@ def write_card(
     """Write README.md of a model folder.
 
     Args:
-        metrics: content of `metrics.json`. examples: texts with predictions {"text", "mentions"}, the first of them is shown.
-        train: the training data: the types' examples are its most frequent mentions.
-        folder: of the model; its configuration and its code are described.
+        metrics: content of `metrics.json`.
+        examples: texts with predictions, {"text", "mentions"}. The card shows the first one, the
+            Hub's page all.
+        train: training data; its most frequent mentions are the examples of each type.
+        folder: model folder; the card describes its configuration and its code.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     config, method, types = metrics["config"], metrics["method"], metrics["types"]
     model_config = read_json(folder / "config.json")
     is_binder, nested = method == "binder", model_config.get("decoding") == "nested"
-    title = f"{method}-{data_name(config['train_file'])}"
-    encoder = without_folder(config["encoder"])
-    splits = [split for split in ("dev", "test") if split in metrics]
+    metadata = card_metadata(metrics, examples, is_chinese=model_config["label_unit"] == "token")
     card = ModelCard.from_template(
-        ModelCardData(
-            library_name="transformers",
-            pipeline_tag="token-classification",
-            tags=[
-                "named-entity-recognition",
-                *(["contrastive-learning"] if method in ("nerco", "binder") else []),
-                method,
-            ],
-            language="zh" if model_config["label_unit"] == "token" else None,
-            base_model=encoder if encoder == config["encoder"] and "/" in encoder else None,
-            metrics=["precision", "recall", "f1"],
-            model_name=title,
-            eval_results=[result for split in splits for result in exact_results(metrics, split)],
-            widget=[widget(example) for example in examples],
-        ),
+        metadata,
         template_path=str(card_template()),
-        title=title,
+        title=metadata.model_name,
         name=NAME_TO_COME,
         method=method,
         method_line=METHOD_LINES[method],
@@ -97,16 +85,11 @@ def write_card(
         },
         max_window_tokens=config["max_window_tokens"],
         max_span_width=model_config.get("max_span_width"),
-        gold_line="gold are all mentions, nested ones too"
+        gold_line="all mentions count as gold, including nested ones"
         if nested
-        else "gold are the outermost mentions",
-        seed=metrics["seed"],
-        spread=spread_line(metrics),
-        table=_score_table({split: metrics[split] for split in splits}, types),
-        breakdown=breakdown_table(metrics[splits[-1]]).strip("\n"),
-        breakdown_split=splits[-1],
-        calibration_error=f"{100 * metrics[splits[-1]]['calibration']['ece']:.1f}",
-        encoder=Path(encoder).name,
+        else "only the outermost mentions count as gold",
+        **_score_values(metrics),
+        encoder=Path(without_folder(config["encoder"])).name,
         data_line=_data_line(metrics["data"]),
         phases_line="; ".join(
             f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s"
@@ -119,8 +102,35 @@ def write_card(
     card.save(folder / "README.md")
 
 
+def card_metadata(
+    metrics: dict[str, Any], examples: list[dict[str, Any]], *, is_chinese: bool
+) -> "ModelCardData":
+    """The metadata of a card; arguments as in `write_card`."""
+    from huggingface_hub import ModelCardData
+
+    config, method = metrics["config"], metrics["method"]
+    encoder = without_folder(config["encoder"])
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="token-classification",
+        tags=[
+            "named-entity-recognition",
+            *(["contrastive-learning"] if method in ("nerco", "binder") else []),
+            method,
+        ],
+        language="zh" if is_chinese else None,
+        base_model=encoder if encoder == config["encoder"] and "/" in encoder else None,
+        metrics=["precision", "recall", "f1"],
+        model_name=f"{method}-{data_name(config['train_file'])}",
+        eval_results=[
+            result for split in _splits(metrics) for result in exact_results(metrics, split)
+        ],
+        widget=[widget(example) for example in examples],
+    )
+
+
 def published(metrics: dict[str, Any]) -> dict[str, Any]:
-    """`metrics.json` as a model carries it: names of files and folders without the places where they lie."""
+    """`metrics.json` for the model folder: files and folders by name, without their location."""
     data = {
         split: {**entry, "file": without_folder(entry["file"])}
         for split, entry in metrics["data"].items()
@@ -136,19 +146,22 @@ def published(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_folder(place: str) -> str:
-    """The last part of a path of this machine, or of one that an environment variable begins; a name on the Hub as it is."""
+    """The last part of a path; a name on the Hub stays unchanged.
+
+    Paths are those that exist, absolute ones, and those with an environment variable.
+    """
     on_disk = place and (Path(expand(place)).exists() or Path(place).is_absolute() or "${" in place)
     return Path(expand(place)).name if on_disk else place
 
 
 def data_name(train_file: str) -> str:
-    """What the data are called: the training file's folder, or the file."""
+    """A name for the data: the folder of the training file, else the file without its suffix."""
     path = Path(train_file)
     return path.parent.name or path.stem
 
 
 def type_examples(train: Sequence[Record], types: Sequence[str]) -> dict[str, list[str]]:
-    """The most frequent mentions of each type."""
+    """The most frequent mentions of each type, {label: texts}."""
     counts: dict[str, Counter[str]] = {label: Counter() for label in types}
     for record in train:
         for mention in record.entities:
@@ -160,7 +173,7 @@ def type_examples(train: Sequence[Record], types: Sequence[str]) -> dict[str, li
 
 
 def exact_results(metrics: dict[str, Any], split: str) -> "list[EvalResult]":
-    """A split's micro scores for the card's head, unrounded."""
+    """A split's micro scores for the card's metadata, not rounded."""
     from huggingface_hub import EvalResult
 
     name = data_name(metrics["config"]["train_file"])
@@ -179,7 +192,7 @@ def exact_results(metrics: dict[str, Any], split: str) -> "list[EvalResult]":
 
 
 def widget(example: dict[str, Any]) -> dict[str, Any]:
-    """A text for the Hub's page, with what the model finds in it."""
+    """An example for the Hub's page: a text and the model's predictions."""
     found = [
         {"label": f"{mention['word']} ({mention['entity_group']})", "score": mention["score"]}
         for mention in example["mentions"]
@@ -188,7 +201,10 @@ def widget(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def spread_line(metrics: dict[str, Any]) -> str:
-    """Mean and deviation of F1 over the complete runs that differ from this one in the seed alone; empty if there is no other."""
+    """Mean and standard deviation of F1 over all complete runs that differ only in the seed.
+
+    Empty if there is only this one.
+    """
     config = metrics["config"]
     if "{seed}" not in config["output_dir"]:
         return ""
@@ -204,7 +220,26 @@ def spread_line(metrics: dict[str, Any]) -> str:
         return ""
     split = "test" if "test" in metrics else "dev"
     values = [100 * run[split]["micro"]["f1"] for run in runs.values() if split in run]
-    return f"{split} F1 over seeds {', '.join(map(str, sorted(runs)))}: {mean(values):.1f} ± {stdev(values):.1f}"
+    seeds = ", ".join(map(str, sorted(runs)))
+    return f"{split} F1 over seeds {seeds}: {mean(values):.1f} ± {stdev(values):.1f}"
+
+
+def _splits(metrics: dict[str, Any]) -> list[str]:
+    return [split for split in ("dev", "test") if split in metrics]
+
+
+def _score_values(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The template's values for scores: of all splits in a table, the rest of the last split."""
+    splits = _splits(metrics)
+    last = metrics[splits[-1]]
+    return {
+        "seed": metrics["seed"],
+        "spread": spread_line(metrics),
+        "table": _score_table({split: metrics[split] for split in splits}, metrics["types"]),
+        "breakdown": breakdown_table(last).strip("\n"),
+        "breakdown_split": splits[-1],
+        "calibration_error": f"{100 * last['calibration']['ece']:.1f}",
+    }
 
 
 def _python_list(mentions: list[dict[str, Any]]) -> str:

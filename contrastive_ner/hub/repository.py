@@ -1,17 +1,13 @@
-"""Model repositories: what belongs in one, and whether it is whole.
+"""Model repositories: what belongs in one, and whether it is complete and undamaged.
 
-Sections: contents, manifest, packaging, loading in a clean process.
-Nothing that a repository holds is unpickled. Its code runs only where it equals this project's, or where the caller says so.
+Sections: contents, code, manifest, packaging. Nothing in a repository is ever unpickled. Its code
+runs only if it equals this project's, or if the caller trusts it.
 """
 
 import json
-import os
 import re
 import shutil
 import stat
-import subprocess
-import sys
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +23,10 @@ if TYPE_CHECKING:
 MODELS = Path(models.__file__).resolve().parent
 MANIFEST = "MANIFEST.sha256"
 MODELING_FILES = {"nerco": "modeling_nerco.py", "binder": "modeling_binder.py"}  # by model_type
-RELEASED = (
-    Path(__file__).resolve().with_name("released_code.json")
-)  # {version: {file: SHA-256}} of code that models carry
-SIBLING = re.compile(
-    r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE
-)  # as transformers finds what it must copy
+# {version: {file: SHA-256}} of the code that models of earlier releases carry.
+RELEASED = Path(__file__).resolve().with_name("released_code.json")
+# How transformers finds the files that it must copy.
+SIBLING = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 REQUIRED = (
     "config.json",
     "tokenizer.json",
@@ -41,8 +35,6 @@ REQUIRED = (
     "metrics.json",
     "examples.json",
 )
-
-
 TOKENIZER = {
     "special_tokens_map.json",
     "added_tokens.json",
@@ -50,45 +42,25 @@ TOKENIZER = {
     "vocab.json",
     "merges.txt",
 }
-
-
 DOCUMENTS = {"LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"}
-
-
 OF_THE_HUB = ".gitattributes"  # the Hub writes it into every repository
-
-
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
-
-
 LINE = re.compile(r"([0-9a-f]{64})  ([^\s/\\]+)\n")
-
-
-NAME_TO_COME = "NAME_OF_THIS_REPOSITORY"  # in a card, until it is known
-
-
-# Entries of configurations by which the library chooses code. It reads the first ones at the top only: an encoder's configuration inside
-# may well keep those of its own repository. Kernels are asked for at any depth, and may lie on the Hub.
+NAME_TO_COME = "NAME_OF_THIS_REPOSITORY"  # stands in a card until the name is known
+# Configuration entries by which transformers chooses code. It reads CODE_KEYS at the top level
+# only: the encoder configuration inside may keep those of its own repository. It reads KERNEL_KEYS
+# at any depth, and a kernel may come from the Hub.
 CODE_KEYS = ("auto_map", "custom_pipelines")
-
-
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation")
-
-
-NOT_FOR_STRANGERS = (
-    "HF_",
-    "HUGGING",
-    "TRANSFORMERS_",
-    "PYTHON",
-)  # variables: tokens, caches with code, where modules are found
-
-
-SAME_SCORE = 1e-4  # by which scores may differ between machines
 
 
 # ----------------------------------------------------------------------------------------- contents
 def content_faults(names: Iterable[str]) -> list[str]:
-    """What a repository of these files holds that it must not, and lacks. Files of subfolders are named with a slash."""
+    """Files that a repository must not hold, and files that it lacks.
+
+    Args:
+        names: its files; those in subfolders are named with a slash.
+    """
     present = set(names) - {OF_THE_HUB, MANIFEST}
     code = {name for file in MODELING_FILES.values() for name in travelling_files(MODELS / file)}
     known = {*REQUIRED, *TOKENIZER, *DOCUMENTS, *code}
@@ -108,10 +80,10 @@ def content_faults(names: Iterable[str]) -> list[str]:
             ".msgpack",
         ):
             faults.append(
-                f"{name}: weights and data other than safetensors and JSON are refused, they can execute code"
+                f"{name}: can execute code when loaded; weights must be safetensors, data JSON"
             )
         elif name not in known and not WEIGHTS.fullmatch(name):
-            faults.append(f"{name}: does not belong into a model repository")
+            faults.append(f"{name}: does not belong in a model repository")
     faults += [f"{name} is missing" for name in REQUIRED if name not in present]
     if not any(WEIGHTS.fullmatch(name) and name.endswith(".safetensors") for name in present):
         faults.append("model.safetensors is missing")
@@ -119,12 +91,16 @@ def content_faults(names: Iterable[str]) -> list[str]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. RepositoryError if it cannot be read or is no object."""
+    """The content of config.json; see `read_object`."""
     return read_object(folder, "config.json")
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """The object of a JSON file. RepositoryError if it cannot be read or is no object."""
+    """The object in a JSON file.
+
+    Raises:
+        RepositoryError: the file cannot be read, or holds something other than an object.
+    """
     try:
         content = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -137,7 +113,11 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
 
 
 def model_type_of(folder: Path) -> str:
-    """ "nerco" or "binder". RepositoryError if config.json is of no model of this project."""
+    """The model type in config.json, "nerco" or "binder".
+
+    Raises:
+        RepositoryError: config.json cannot be read, or does not describe a model of this project.
+    """
     found = read_config(folder).get("model_type")
     if not isinstance(found, str) or found not in MODELING_FILES:
         raise RepositoryError(
@@ -148,9 +128,9 @@ def model_type_of(folder: Path) -> str:
 
 
 def travelling_files(modeling_file: Path) -> list[str]:
-    """A modeling file and the siblings that it imports, directly or through each other: what travels with the weights.
+    """A modeling file and the siblings it imports, directly or not: they travel with the weights.
 
-    A sibling that is not there is named as well.
+    The list also names siblings that do not exist.
     """
     names = [modeling_file.name]
     for name in names:  # grows while it is read
@@ -162,8 +142,12 @@ def travelling_files(modeling_file: Path) -> list[str]:
     return names
 
 
+# --------------------------------------------------------------------------------------------- code
 def code_version(path: Path) -> str | None:
-    """The version of this project that a code file is of: the installed one, or an earlier release; None for any other code."""
+    """The version of this project that a code file comes from; None for any other code.
+
+    It is the installed version or an earlier release.
+    """
     digest, own = sha256(path), MODELS / path.name
     if own.is_file() and sha256(own) == digest:
         return __version__
@@ -174,12 +158,15 @@ def code_version(path: Path) -> str | None:
 
 
 def code_versions(folder: Path) -> set[str]:
-    """The versions of this project that a repository's code files are of."""
+    """The versions of this project that a repository's code files come from."""
     return {version for path in folder.glob("*.py") if (version := code_version(path)) is not None}
 
 
 def code_differs(folder: Path) -> dict[str, str]:
-    """Code of a repository that is not this project's, by name with its SHA-256: what loading with trust_remote_code would run."""
+    """{file: SHA-256} of a repository's code that is not this project's.
+
+    Loading the repository with trust_remote_code would run it.
+    """
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.py"))}
     return {
         name: sha256(path)
@@ -189,10 +176,11 @@ def code_differs(folder: Path) -> dict[str, str]:
 
 
 def check_code(folder: Path, *, trust_remote_code: bool) -> bool:
-    """Whether loading a repository runs this project's code and no other; other code must be trusted by the caller.
+    """Whether loading a repository runs only this project's code. The caller must trust other code.
 
     Raises:
-        RepositoryError: other code without `trust_remote_code`; code that lies elsewhere, in any case.
+        RepositoryError: the repository holds other code and `trust_remote_code` is false; its
+            configuration names code outside the repository, trusted or not.
     """
     elsewhere = code_elsewhere(folder)
     if elsewhere:
@@ -203,14 +191,18 @@ def check_code(folder: Path, *, trust_remote_code: bool) -> bool:
         raise RepositoryError(
             folder,
             [
-                f"loading would run code that is not this project's: {listed}; read it, then --trust_remote_code"
+                f"loading would run code that is not this project's: {listed}; read it, then pass "
+                "--trust_remote_code"
             ],
         )
     return not other
 
 
 def code_elsewhere(folder: Path) -> list[str]:
-    """Entries that make the library take code from another repository ("USER/NAME--file.Class") or another folder."""
+    """Configuration entries that make transformers load code from outside the repository.
+
+    Such an entry names another repository ("USER/NAME--file.Class") or another folder.
+    """
     files = [
         "config.json",
         *(name for name in ("tokenizer_config.json",) if (folder / name).is_file()),
@@ -224,8 +216,8 @@ def code_elsewhere(folder: Path) -> list[str]:
 
 
 def code_entries(value: Any) -> Iterator[tuple[str, str]]:
-    """Keys of a configuration that say what code is loaded, each with its strings."""
-    parts = [("", value)]  # a list, not recursion: a hostile value may be deeper than the stack
+    """Pairs of a key that chooses code and a string under it, from a configuration."""
+    parts = [("", value)]  # no recursion: a hostile value may be nested deeper than the stack
     while parts:
         key, part = parts.pop()
         if isinstance(part, str) and key:
@@ -240,7 +232,7 @@ def code_entries(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def weight_faults(folder: Path) -> list[str]:
-    """Files of weights that are no safetensors files, or shorter or longer than their header says."""
+    """Weight files that are not valid safetensors, or whose length contradicts their header."""
     from safetensors import SafetensorError, safe_open
 
     faults = []
@@ -253,8 +245,9 @@ def weight_faults(folder: Path) -> list[str]:
     return faults
 
 
+# ----------------------------------------------------------------------------------------- manifest
 def write_manifest(folder: Path) -> None:
-    """MANIFEST.sha256: the SHA-256 of every file, in the form that `sha256sum --check` reads."""
+    """Write MANIFEST.sha256: the SHA-256 of every file, in the format of `sha256sum --check`."""
     names = sorted(
         path.name for path in folder.iterdir() if path.name not in (MANIFEST, OF_THE_HUB)
     )
@@ -264,7 +257,11 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
-    """{file: SHA-256}. RepositoryError where a single character is not as `write_manifest` writes it."""
+    """{file: SHA-256} from MANIFEST.sha256.
+
+    Raises:
+        RepositoryError: it cannot be read, or is not exactly in the format of `write_manifest`.
+    """
     try:
         lines = (folder / MANIFEST).read_bytes().decode("utf-8").splitlines(keepends=True)
     except (OSError, ValueError) as error:
@@ -276,7 +273,8 @@ def read_manifest(folder: Path) -> dict[str, str]:
             raise RepositoryError(
                 folder,
                 [
-                    f"{MANIFEST}:{number}: expected SHA-256, two spaces and a file that no line above names"
+                    f"{MANIFEST}:{number}: expected a SHA-256, two spaces and the name of a file "
+                    "that no line above names"
                 ],
             )
         entries[match[2]] = match[1]
@@ -284,11 +282,11 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 
 def faults_of(folder: Path) -> list[str]:
-    """Everything that is wrong with a repository's files; nothing of it is loaded or run."""
+    """Everything that is wrong with a repository's files. Nothing is loaded or run."""
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = [path.relative_to(folder).as_posix() for path in paths]
     faults = [
-        f"{name}: is no plain file"
+        f"{name}: is not a regular file"
         for name, path in zip(names, paths, strict=True)
         if not stat.S_ISREG(path.lstat().st_mode)
     ]
@@ -299,21 +297,20 @@ def faults_of(folder: Path) -> list[str]:
 
 
 def manifest_faults(folder: Path, names: Collection[str]) -> list[str]:
-    """Where the files and the manifest disagree."""
+    """Differences between the files and the manifest."""
     try:
         listed = read_manifest(folder)
     except RepositoryError as error:
         return error.faults
     faults = [
-        f"{name}: {MANIFEST} names it, and it is not there"
-        for name in sorted(set(listed) - set(names))
+        f"{name}: is missing, but {MANIFEST} lists it" for name in sorted(set(listed) - set(names))
     ]
     faults += [
-        f"{name}: {MANIFEST} does not name it"
+        f"{name}: {MANIFEST} does not list it"
         for name in sorted(set(names) - set(listed) - {MANIFEST, OF_THE_HUB})
     ]
     faults += [
-        f"{name}: not the file that {MANIFEST} names (SHA-256 differs)"
+        f"{name}: not the file that {MANIFEST} lists (SHA-256 differs)"
         for name, digest in listed.items()
         if name in names and sha256(folder / name) != digest
     ]
@@ -321,7 +318,7 @@ def manifest_faults(folder: Path, names: Collection[str]) -> list[str]:
 
 
 def structure_faults(folder: Path) -> list[str]:
-    """Files that are there but cannot be what their names say."""
+    """Missing code, code from elsewhere and damaged weights: what names and hashes do not show."""
     try:
         code = travelling_files(folder / MODELING_FILES[model_type_of(folder)])
         missing = [f"{name} is missing" for name in code if not (folder / name).is_file()]
@@ -342,15 +339,17 @@ def package(
     *,
     repo_id: str | None = None,
 ) -> Path:
-    """Copy a run's `model/` into `folder` as a repository: card with `metadata`, manifest; checked but not loaded.
+    """Copy a run's `model/` into `folder` as a repository, with card and manifest.
+
+    The repository is checked but not loaded. Returns `folder`.
 
     Args:
-        model_dir: what `run_ner.py train` leaves, or a folder with the same files.
-        metadata: fields of the card's head to set, such as license, language, datasets, base_model.
+        model_dir: folder that `contrastive-ner train` wrote, or one with the same files.
+        metadata: card metadata to set, such as license, language, datasets, base_model.
         repo_id: name on the Hub, for the card's example.
 
     Raises:
-        RepositoryError: the folder holds what it must not, or lacks something.
+        RepositoryError: `model_dir` holds files that do not belong, or lacks some.
     """
     names = sorted(
         path.relative_to(model_dir).as_posix() for path in model_dir.rglob("*") if not path.is_dir()
@@ -361,9 +360,8 @@ def package(
     fresh_folder(folder)
     for name in names:
         if name not in (MANIFEST, OF_THE_HUB):
-            shutil.copyfile(
-                model_dir / name, folder / name
-            )  # follows links: a snapshot of the cache is made of them
+            # Follows links: a snapshot in the Hub's cache consists of them.
+            shutil.copyfile(model_dir / name, folder / name)
     card = folder / "README.md"
     if repo_id:
         card.write_text(card.read_text("utf-8").replace(NAME_TO_COME, repo_id), "utf-8")
@@ -377,7 +375,7 @@ def package(
 
 
 def set_metadata(card_file: Path, metadata: Mapping[str, Any]) -> None:
-    """Set fields of a card's head; the text below stays as it is."""
+    """Set fields of a card's metadata; its text stays unchanged."""
     card = read_card(card_file)
     for name, value in metadata.items():
         setattr(card.data, name, value)
@@ -385,11 +383,16 @@ def set_metadata(card_file: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def has_license(folder: Path) -> bool:
+    """Whether a repository's card names a license."""
     return bool(read_card(folder / "README.md").data.to_dict().get("license"))
 
 
 def read_card(card_file: Path) -> "ModelCard":
-    """A card, whose head a person may have edited. RepositoryError if it is no YAML."""
+    """Read a model card, whose metadata a person may have edited.
+
+    Raises:
+        RepositoryError: the metadata is not valid YAML.
+    """
     import yaml
     from huggingface_hub import ModelCard
 
@@ -399,94 +402,5 @@ def read_card(card_file: Path) -> "ModelCard":
         said = " ".join(str(error).split())
         raise RepositoryError(
             card_file.parent,
-            [f"{card_file.name}: the head, between the lines of ---, is no YAML ({said})"],
+            [f"{card_file.name}: the metadata between the --- lines is not valid YAML ({said})"],
         ) from error
-
-
-# ----------------------------------------------------------------------- loading in a clean process
-LOADING = """
-import json, sys
-from transformers import AutoModel, pipeline
-folder, examples = sys.argv[1], json.load(open(sys.argv[2], encoding="utf-8"))
-AutoModel.from_pretrained(folder, trust_remote_code=True)
-ner = pipeline("ner", model=folder, trust_remote_code=True)
-print("\\n" + json.dumps([ner(example["text"]) for example in examples]))
-"""
-
-
-def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Load a repository as a stranger does, and repeat its stored predictions: in a new process, elsewhere, with the network off.
-
-    Raises:
-        RepositoryError: it does not load, or finds other mentions than `examples.json` holds; its code is not this project's and
-            `trust_remote_code` is false.
-    """
-    check_code(folder, trust_remote_code=trust_remote_code)
-    examples = read_examples(folder)
-    with tempfile.TemporaryDirectory() as elsewhere:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(NOT_FOR_STRANGERS)
-        }
-        environment = {**kept, "HF_HOME": elsewhere, "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                LOADING,
-                str(folder.resolve()),
-                str((folder / "examples.json").resolve()),
-            ],
-            cwd=elsewhere,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        raise RepositoryError(
-            folder,
-            [
-                f"does not load in a clean process: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
-            ],
-        )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    for example, mentions in zip(examples, found, strict=True):
-        if not same_mentions(example["mentions"], mentions):
-            raise RepositoryError(
-                folder,
-                [
-                    f"finds {mentions} in {example['text']!r}: examples.json holds {example['mentions']}"
-                ],
-            )
-
-
-def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """examples.json: texts with the mentions found in them. RepositoryError if it holds something else, or nothing to repeat."""
-    try:
-        examples = read_json(folder / "examples.json")
-        well_formed = isinstance(examples, list) and all(
-            isinstance(example["text"], str)
-            and all(isinstance(mention["score"], float) for mention in example["mentions"])
-            for example in examples
-        )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        examples, well_formed = [], False
-    if not examples or not well_formed:
-        raise RepositoryError(
-            folder,
-            [
-                "examples.json holds no predictions to repeat: expected a list of texts with their mentions"
-            ],
-        )
-    return examples
-
-
-def same_mentions(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
-    """Whether two lists hold the same mentions with the same scores, but for rounding."""
-    if len(expected) != len(found):
-        return False
-    return all(
-        {**a, "score": 0} == {**b, "score": 0} and abs(a["score"] - b["score"]) <= SAME_SCORE
-        for a, b in zip(expected, found, strict=True)
-    )

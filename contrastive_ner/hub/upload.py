@@ -1,4 +1,4 @@
-"""The Hub: pushing a packaged repository, fetching one to check it."""
+"""The Hub: pushing a packaged repository, and downloading one to check it."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contrastive_ner.errors import ConfigError, RepositoryError
 from contrastive_ner.files import sha256
@@ -18,71 +18,84 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-# ------------------------------------------------------------------------------------------ the Hub
 @contextmanager
 def hub_explained(repo_id: str, action: str) -> Iterator[None]:
-    """Errors of the Hub and of the network as one line that says what to do; none of them holds a token."""
+    """Turn errors of the Hub and the network into one line that says what to do.
+
+    The messages never contain a token.
+
+    Args:
+        action: command to repeat, "push" or "verify".
+
+    Raises:
+        ConfigError: the error, explained.
+    """
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise ConfigError(
-            f"{repo_id}: access is granted by its owner only; ask for it on its page"
+            f"{repo_id}: access needs the owner's permission; request it on the repository's page"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ConfigError(
-            f"{repo_id}: no such repository, or a private one; check the name, and log in (hf auth login)"
+            f"{repo_id}: no such repository, or a private one; check the name, or log in "
+            "(hf auth login)"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ConfigError(
-            f"{repo_id}: no such revision; name a commit, a branch or a tag"
+            f"{repo_id}: no such revision; name an existing commit, branch or tag"
         ) from error
     except errors.HFValidationError as error:
         raise ConfigError(
-            f"{repo_id!r} is no name of a repository: expected USER/NAME ({error})"
+            f"{repo_id!r} is not a repository name: expected USER/NAME ({error})"
         ) from error
     except errors.LocalTokenNotFoundError as error:
-        raise ConfigError(
-            "pushing needs a token: hf auth login, or the variable HF_TOKEN"
-        ) from error
+        raise ConfigError("pushing needs a token: run hf auth login, or set HF_TOKEN") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "?"
         if status == 412:
             raise ConfigError(
-                f"{repo_id}: someone else pushed in between; look at what changed, then {action} again"
+                f"{repo_id}: someone else pushed in the meantime; look at the changes, then "
+                f"{action} again"
             ) from error
         if status in (401, 403):
             raise ConfigError(
-                f"{repo_id}: the token may not do this (status {status}); log in with one that may write"
+                f"{repo_id}: the token does not permit this (status {status}); log in with a token "
+                "that has write access"
             ) from error
         raise ConfigError(
-            f"{repo_id}: the Hub answered with status {status}; {action} again later, nothing half-done is visible"
+            f"{repo_id}: the Hub answered with status {status}; {action} again later. No partial "
+            "upload is visible"
         ) from error
-    except (
-        network_error(),
-        RuntimeError,
-    ) as error:  # the client wraps what breaks an upload into a RuntimeError
+    # The client wraps what interrupts an upload in a RuntimeError.
+    except (network_error(), RuntimeError) as error:
         raise ConfigError(
-            f"{repo_id}: {type(error).__name__}; check the network and {action} again, nothing half-done is visible"
+            f"{repo_id}: {type(error).__name__}; check the network, then {action} again. No "
+            "partial upload is visible"
         ) from error
 
 
 def network_error() -> type[Exception]:
-    """What the Hub's client raises when there is no answer: the base of its own errors, of a library that it changes now and then."""
+    """The exception that the Hub's client raises if there is no answer.
+
+    It is the base class of the client's own errors. It comes from the client's HTTP library, which
+    differs between versions of the client.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
 
 
 def blob_id(path: Path) -> str:
-    """Git's name of a file's content."""
+    """Git's object name (blob SHA-1) of a file's content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def changes(api: "HfApi", repo_id: str, folder: Path, revision: str) -> tuple[list[str], list[str]]:
-    """Files of `folder` that the repository has not or has otherwise, and files that only the repository has."""
+    """Names of files that are new or changed in `folder`, and of files only in the repository."""
     from huggingface_hub.hf_api import RepoFile
 
     there = {
@@ -112,19 +125,22 @@ def push(
     message: str = "Upload model",
     dry_run: bool = False,
 ) -> str:
-    """Upload a packaged repository in one commit, or none where nothing changed; returns what was done, for a person to read.
+    """Upload a packaged repository in one commit, or in none without changes; returns a report.
 
-    The repository then holds these files and no others. Nothing of an upload is visible before its commit.
+    The repository then holds these files and no others. Nothing is visible before the commit.
 
     Args:
-        private: whether a repository that is created is private (None: as its owner's settings say); true refuses an existing public one.
-        pull_request: propose the commit in place of making it.
-        tag: a name for the commit.
+        repo_id: USER/NAME; the repository is created if it does not exist.
+        private: whether a new repository is private (None: the owner's default). True refuses an
+            existing public repository.
+        pull_request: open a pull request instead of committing to the branch.
+        dry_run: only report what would be uploaded.
 
     Raises:
-        ConfigError: no such repository, no right to write, no network, someone else pushed meanwhile, a tag that names another commit.
+        ConfigError: no such repository, no write access, no network, someone else pushed in the
+            meantime, the tag names another commit.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import HfApi
 
     api = HfApi()
     with hub_explained(repo_id, "push"):
@@ -133,53 +149,74 @@ def push(
             if branch != "main":
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
         elif not api.repo_exists(repo_id):
-            return (
-                f"{repo_id} would be created with {len(list(folder.iterdir()))} files:\n"
-                + listing(folder, sorted(os.listdir(folder)))
-            )
-        if private and not api.model_info(repo_id).private:
-            raise ConfigError(
-                f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, or choose another name"
-            )
-        is_new = dry_run and branch not in {
-            known.name for known in api.list_repo_refs(repo_id).branches
-        }
-        head = commit_of(
-            api, repo_id, "main" if is_new else branch
-        )  # a push makes a new branch off main
+            names = sorted(os.listdir(folder))
+            return f"{repo_id} would be created with {len(names)} files:\n" + listing(folder, names)
+        if private:
+            check_private(api, repo_id)
+        head = head_of(api, repo_id, branch, may_be_new=dry_run)
         changed, gone = changes(api, repo_id, folder, head)
         is_tagged = tag is not None and has_tag(
             api, repo_id, tag, None if changed or gone else head
         )
         if dry_run:
             return (
-                f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would go\n"
-                + listing(folder, changed, gone)
+                f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would be "
+                "removed\n" + listing(folder, changed, gone)
             )
         if not changed and not gone:
-            commit, done = head, f"{repo_id} is unchanged, no commit was made"
+            commit, done = head, f"{repo_id} is unchanged; no commit was made"
         else:
-            operations = [CommitOperationAdd(name, folder / name) for name in changed] + [
-                CommitOperationDelete(name) for name in gone
-            ]
-            info = api.create_commit(
-                repo_id,
-                operations,
-                commit_message=message,
-                revision=branch,
-                create_pr=pull_request,
-                parent_commit=head,
+            given = {"revision": branch, "parent_commit": head, "create_pr": pull_request}
+            commit, done = commit_changes(
+                api, repo_id, folder, changed, gone, commit_message=message, **given
             )
-            commit, done = info.oid, f"{repo_id}: {len(changed)} files changed, {len(gone)} removed"
-            if info.pr_url:
-                done += f"; proposed as {info.pr_url}"
         if tag is not None and not is_tagged:
             api.create_tag(repo_id, tag=tag, revision=commit)
         return f"{done}\ncommit {commit}\nload with revision={commit!r}, code_revision={commit!r}"
 
 
+def check_private(api: "HfApi", repo_id: str) -> None:
+    """Check that a repository is private.
+
+    Raises:
+        ConfigError: it is public.
+    """
+    if not api.model_info(repo_id).private:
+        raise ConfigError(
+            f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, "
+            "or choose another name"
+        )
+
+
+def head_of(api: "HfApi", repo_id: str, branch: str, *, may_be_new: bool) -> str:
+    """The last commit of a branch; of main if the branch is new, where a push would create it."""
+    is_new = may_be_new and branch not in {
+        known.name for known in api.list_repo_refs(repo_id).branches
+    }
+    return commit_of(api, repo_id, "main" if is_new else branch)
+
+
+def commit_changes(
+    api: "HfApi", repo_id: str, folder: Path, changed: list[str], gone: list[str], **options: Any
+) -> tuple[str, str]:
+    """Upload changed files and remove others in one commit; returns the commit and a report.
+
+    Args:
+        options: options of `HfApi.create_commit`.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationAdd(name, folder / name) for name in changed),
+        *(CommitOperationDelete(name) for name in gone),
+    ]
+    info = api.create_commit(repo_id, operations, **options)
+    done = f"{repo_id}: {len(changed)} files changed, {len(gone)} removed"
+    return info.oid, done + (f"; proposed as {info.pr_url}" if info.pr_url else "")
+
+
 def commit_of(api: "HfApi", repo_id: str, revision: str) -> str:
-    """The commit that a branch, a tag or a commit's name stands for."""
+    """The commit that a branch, a tag or a commit hash refers to."""
     commit = api.model_info(repo_id, revision=revision).sha
     if commit is None:
         raise ConfigError(f"{repo_id}: the Hub names no commit for {revision}")
@@ -187,6 +224,7 @@ def commit_of(api: "HfApi", repo_id: str, revision: str) -> str:
 
 
 def listing(folder: Path, changed: Iterable[str], gone: Iterable[str] = ()) -> str:
+    """One line per file: changed ones with their size, then those that are removed."""
     return "\n".join(
         [f"  {name} ({(folder / name).stat().st_size:,} bytes)" for name in changed]
         + [f"  {name} (removed)" for name in gone]
@@ -194,7 +232,14 @@ def listing(folder: Path, changed: Iterable[str], gone: Iterable[str] = ()) -> s
 
 
 def has_tag(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> bool:
-    """Whether the commit (None: one still to be made) has this name; ConfigError if it is another's: people may have pinned it."""
+    """Whether the tag exists and names this commit.
+
+    Args:
+        commit: None stands for a commit that is not made yet.
+
+    Raises:
+        ConfigError: the tag names another commit. It is never moved: others may have pinned it.
+    """
     for known in api.list_repo_refs(repo_id).tags:
         if known.name == tag:
             if known.target_commit != commit:
@@ -206,10 +251,11 @@ def has_tag(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> bool:
 
 
 def download(repo_id: str, revision: str, folder: Path) -> str:
-    """A repository's files at a revision as plain files; returns the commit. What must not be in a repository is not even fetched.
+    """Download a repository at a revision into `folder` as regular files; returns the commit.
 
     Raises:
-        RepositoryError: it holds files that do not belong there.
+        ConfigError: no such repository or revision, or no access to it.
+        RepositoryError: the repository holds files that do not belong; nothing is downloaded.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -219,21 +265,22 @@ def download(repo_id: str, revision: str, folder: Path) -> str:
         if faults:
             raise RepositoryError(f"{repo_id}@{commit}", faults)
         snapshot_download(repo_id, revision=commit, local_dir=folder)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's bookkeeping
     return commit
 
 
 @contextmanager
 def opened(target: str, revision: str | None) -> Iterator[tuple[Path, str]]:
-    """The files of a folder, a bundle or a repository of the Hub, and what they are called.
+    """The files of a folder, a bundle or a Hub repository, and a name for it in messages.
 
     Raises:
-        ConfigError: a revision of what lies here: only the Hub has any.
+        ConfigError: a revision is given for a local file or folder.
     """
     path = Path(target)
     if revision is not None and path.exists():
         raise ConfigError(
-            f"{target} is a file or folder here, not a repository of the Hub: it has no revision {revision}"
+            f"{target} is a local file or folder: it has no revision {revision}; drop --revision, "
+            "or name a repository on the Hub"
         )
     if path.is_dir():
         yield path, str(path)

@@ -1,12 +1,12 @@
 """Inference in a linear-chain CRF over tags, in NumPy: best tags, posteriors, mentions.
 
 Sections: forward-backward, Viterbi, mentions in tag sequences, posteriors of mentions, decoding.
-The torch model and the runtime without torch decode with this file, so that both find the same
-mentions. It imports NumPy alone: it travels with the weights, and with an exported model. The
-loops run over positions; each step is one small array operation, which NumPy does faster than
-torch on any device.
+The torch model and the torch-free runtime both decode with this file, so they find the same
+mentions. It imports only NumPy and travels with the weights and with exported models. The loops
+run over positions; each step is one small array operation, which is faster in NumPy than in torch
+on any device.
 
-Notation: B rows, L positions (packed left), C tags, S mentions. Arrays inside are time first.
+Notation: B rows, L positions (packed left), C tags, S mentions. Internal arrays are time-first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ SMALLEST_POTENTIAL = 1e-220  # keeps every position reachable: exp(-506)
 
 # --------------------------------------------------------------------------------- forward-backward
 class ForwardBackward(NamedTuple):
-    """Scaled forward-backward quantities (Rabiner 1989, section V.A), time first, in float64.
+    """Scaled forward-backward quantities (Rabiner 1989, section V.A), time-first, in float64.
 
-    *Shapes:* log_z (B,); alpha, beta, potentials (L, B, C); scale (L, B); valid (L, B).
+    Shapes: log_z (B,); alpha, beta, potentials (L, B, C); scale (L, B); valid (L, B).
     `alpha[t]` is p(y_t | x_1..t), `alpha * beta` the token marginals, `potentials * beta / scale`
     the message from t to t - 1.
     """
@@ -42,12 +42,14 @@ def forward_backward(
 ) -> ForwardBackward:
     """Forward and backward pass over left-packed rows.
 
-    Probabilities are normalised at every position, so float64 covers any spread of scores below
-    about 500 nats.
+    Probabilities are normalised at every position, so float64 suffices as long as scores differ
+    by less than about 500 nats.
 
     Args:
-        emissions: (B, L, C). transitions: (C, C), from row to column. start: (C,) score of a
-            first tag. lengths: (B,) positions in use; a row of length 0 has log-partition 0.
+        emissions: (B, L, C).
+        transitions: (C, C), from row to column.
+        start: (C,) scores of the first tag.
+        lengths: (B,) positions in use; a row of length 0 has log-partition 0.
     """
     scores = np.ascontiguousarray(emissions.astype(np.float64).transpose(1, 0, 2))  # (L, B, C)
     valid = np.arange(len(scores))[:, None] < lengths[None, :]  # (L, B)
@@ -57,7 +59,7 @@ def forward_backward(
     weights = np.exp(transitions.astype(np.float64))  # (C, C)
 
     alpha, scale = np.empty_like(potentials), np.empty((*valid.shape, 1))
-    # A last column of ones: one product gives the next message and the total that normalises it.
+    # With a last column of ones, one product gives the next message and its normalising total.
     weights_and_total = np.pad(weights, ((0, 0), (0, 1)), constant_values=1.0)  # (C, C + 1)
     message = np.exp(start.astype(np.float64))[None, :]  # (1, C)
     for potential, joint, total in zip(potentials, alpha, scale, strict=True):
@@ -69,8 +71,8 @@ def forward_backward(
     log_z = ((np.log(scale[..., 0]) + shift) * valid).sum(axis=0)  # (B,)
 
     beta = np.ones_like(potentials)
-    # (L, B, C) nothing comes in from beyond the end of a row, where beta is 1
-    inward = np.where(valid[..., None], potentials / scale, 0.0)
+    # No message comes from beyond the end of a row; beta is 1 there.
+    inward = np.where(valid[..., None], potentials / scale, 0.0)  # (L, B, C)
     beyond = (~valid)[..., None].astype(np.float64)  # (L, B, 1)
     backward = np.ascontiguousarray(weights.T)
     for t in range(len(scores) - 1, 0, -1):
@@ -80,9 +82,9 @@ def forward_backward(
 
 # ------------------------------------------------------------------------------------------ Viterbi
 def viterbi(emissions: Array, transitions: Array, start: Array, lengths: Array) -> Array:
-    """Best tag sequence of each row: (B, L) int64, `IGNORED` beyond its end.
+    """Best tag sequence of each row: (B, L) int64, `IGNORED` beyond the end of the row.
 
-    Arguments as in `forward_backward`; float32.
+    Arguments as in `forward_backward`; computed in float32.
     """
     scores = np.ascontiguousarray(emissions.astype(np.float32).transpose(1, 2, 0))  # (L, C, B)
     pairs = transitions.astype(np.float32)  # (C from, C to)
@@ -95,7 +97,7 @@ def viterbi(emissions: Array, transitions: Array, start: Array, lengths: Array) 
     path = np.empty((len(ends), len(scores)), dtype=np.int64)  # (B, L)
     path[:, -1] = [bests[end][:, row].argmax() for row, end in enumerate(ends)]
     for t in range(len(scores) - 1, 0, -1):
-        tag = path[:, t]  # of each row at t, or at its end if that comes first
+        tag = path[:, t]  # (B,) of each row at t, or at its end if that comes first
         before = (bests[t - 1] + pairs[:, tag]).argmax(axis=0)  # (B,)
         path[:, t - 1] = np.where(t <= ends, before, tag)
     path[np.arange(path.shape[1])[None, :] >= lengths[:, None]] = IGNORED
@@ -104,10 +106,10 @@ def viterbi(emissions: Array, transitions: Array, start: Array, lengths: Array) 
 
 # ------------------------------------------------------------------------ mentions in tag sequences
 class TagTable(NamedTuple):
-    """What tag ids mean.
+    """The meaning of tag ids.
 
-    `types`: the entity types. `inside` (C,) bool: is it an I-X? `type_of` (C,): number of the
-    entity type, -1 for O. `begin_of`, `inside_of` (types,): ids of B-X and I-X.
+    `types`: the entity types. `inside` (C,) bool: whether the tag is an I-X. `type_of` (C,): index
+    of its entity type, -1 for O. `begin_of`, `inside_of` (types,): ids of B-X and I-X.
     """
 
     types: list[str]
@@ -118,7 +120,7 @@ class TagTable(NamedTuple):
 
 
 def tag_table(labels: Sequence[str]) -> TagTable:
-    """The table of BIO tags, "O" first."""
+    """The `TagTable` of BIO tags, "O" first."""
     types = list(dict.fromkeys(label[2:] for label in labels if label != "O"))
     ids = {label: number for number, label in enumerate(labels)}
     return TagTable(
@@ -133,7 +135,7 @@ def tag_table(labels: Sequence[str]) -> TagTable:
 def spans_of_tags(path: Array, table: TagTable) -> tuple[Array, Array, Array, Array]:
     """Mentions in tag sequences (B, L): row, first, last (inclusive), type, each (S,), in order.
 
-    An I-X that continues no mention of type X opens one.
+    An I-X that does not continue a mention of type X opens one.
     """
     known = np.maximum(path, 0)
     types = np.where(path >= 0, table.type_of[known], -1)  # (B, L)
@@ -159,24 +161,29 @@ def span_posterior(
 ) -> Array:
     """P(mention of X over first..last | x): the tags are B-X, I-X, ..., I-X and no I-X follows.
 
-    forward_first(B-X) x the I-X steps x the sum over next tags y != I-X of transition x backward,
-    over Z; at the end of a row the closing condition is the end itself. (S,)
+    The forward probability of B-X at the first position, times the I-X steps, times the sum over
+    next tags y != I-X of transition times backward, divided by Z. A mention that ends its row has
+    no next tag, so that sum is 1.
 
     Args:
-        fb: of the batch. transitions: (C, C). rows, first, last (inclusive): (S,) the mentions.
+        fb: of the batch.
+        transitions: (C, C).
+        rows, first, last: (S,) the mentions; `last` is inclusive.
         begin, inside: (S,) ids of each mention's B-X and I-X.
-        accept_orphans: an I-X after neither B-X nor I-X opens a mention as well: its probability
-            is added.
+        accept_orphans: an I-X after neither B-X nor I-X also opens a mention; add its probability.
+
+    Returns:
+        (S,) probabilities.
     """
     weights = np.exp(transitions.astype(np.float64))  # (C, C)
-    # One I-X step into position t costs weight * potential / scale; the product over a mention is
-    # a difference of running sums.
+    # An I-X step into position t contributes weight * potential / scale; in log space the product
+    # over a mention is a difference of running sums.
     into = _safe_log(fb.potentials[:, rows, inside] / fb.scale[:, rows])  # (L, S)
     running = into.cumsum(axis=0)
     at = np.arange(len(rows))
     steps = running[last, at] - running[first, at]  # (S,)
     steps += np.maximum(last - first - 1, 0) * _safe_log(weights[inside, inside])
-    # Closing: the messages of the next position from every tag but I-X.
+    # Closing: the messages from every tag except I-X at the next position.
     following = np.minimum(last + 1, len(fb.alpha) - 1)
     message = fb.potentials[following, rows] * fb.beta[following, rows]  # (S, C)
     message /= fb.scale[following, rows][:, None]
@@ -184,7 +191,7 @@ def span_posterior(
     is_end = last + 1 >= fb.valid.sum(axis=0)[rows]
 
     def posterior(opening: Array, tag: Array) -> Array:
-        """Of a mention whose first tag is `tag`, reached with probability `opening`. (S,)"""
+        """(S,) of mentions whose first tag is `tag`, reached with probability `opening`."""
         final_tag = np.where(last > first, inside, tag)
         closing = np.where(is_end, 1.0, (weights[final_tag] * message).sum(axis=1))
         enter = np.where(last > first, _safe_log(weights[tag, inside]), 0.0)
@@ -201,13 +208,13 @@ def span_posterior(
 
 
 def _safe_log(x: Array) -> Array:
-    """log, with the smallest normal number in the place of 0."""
+    """log, with 0 replaced by the smallest normal number."""
     return np.log(np.maximum(x, np.finfo(np.float64).tiny))
 
 
 # ----------------------------------------------------------------------------------------- decoding
 def pack_left(values: Array, keep: Array) -> tuple[Array, Array]:
-    """Move the kept positions of each row to its left: (B, T, C), (B, T) -> (B, L, C), (B,)."""
+    """Move kept positions to the left of each row: (B, T, C), (B, T) -> (B, L, C), lengths (B,)."""
     lengths = keep.sum(axis=1)
     order = np.argsort(~keep, axis=1, kind="stable")[:, : max(int(lengths.max(initial=0)), 1)]
     return np.take_along_axis(values, order[..., None], axis=1), lengths
@@ -229,12 +236,14 @@ def decode_tags(
 
     Args:
         emissions, lengths, transitions, start: as in `forward_backward`.
-        labels: the tags, BIO, "O" first. temperature: divides all scores of the posterior.
-        accept_orphans: as in `span_posterior`. least: {type: a score that must be exceeded}.
-        top_k: give the posteriors of the K best types of each mention as well.
+        labels: BIO tags, "O" first.
+        temperature: divides all scores that enter the posterior.
+        accept_orphans: as in `span_posterior`.
+        least: {type: score that a mention must exceed}.
+        top_k: also return the posteriors of the K best types of each mention.
 
     Returns:
-        For each row tuples (start, end, type, score, ((type, score), ...)), half-open.
+        Tuples (start, end, type, score, ((type, score), ...)) for each row, half-open.
     """
     table = tag_table(labels)
     path = viterbi(emissions, transitions, start, lengths)  # (B, L)
@@ -242,7 +251,7 @@ def decode_tags(
     found: list[list[tuple[Any, ...]]] = [[] for _ in path]
     if not len(rows):
         return found
-    # The posterior needs forward-backward, and only rows with a mention need the posterior.
+    # Run forward-backward only on rows with a mention: only they need posteriors.
     used, rows_of_used = np.unique(rows, return_inverse=True)
     pairs = transitions / temperature
     fb = forward_backward(emissions[used] / temperature, pairs, start / temperature, lengths[used])
@@ -265,7 +274,7 @@ def decode_tags(
     columns = (rows.tolist(), first.tolist(), last.tolist(), types.tolist(), scores.tolist(), best)
     for row, i, j, number, score, own in zip(*columns, strict=True):
         label = table.types[number]
-        # Without a limit, also a score that has underflowed to 0.
+        # Without a limit, keep even a score that has underflowed to 0.
         if score > (least or {}).get(label, -1.0):
             found[row].append((i, j + 1, label, score, own))
     return found

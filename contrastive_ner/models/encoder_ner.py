@@ -1,4 +1,4 @@
-"""What both models share: safe loading, the pretrained encoder. Travels with the weights."""
+"""Safe loading and the pretrained encoder, for both models. This file travels with the weights."""
 
 import inspect
 from typing import Any
@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from .windows_ner import InputError
 
 IGNORED = -100
+# Arguments of `from_pretrained` that locate a model.
 PLACE = (
     "cache_dir",
     "force_download",
@@ -19,35 +20,43 @@ PLACE = (
     "revision",
     "subfolder",
     "token",
-)  # arguments that say where
+)
 
 
 class SafePreTrainedModel(PreTrainedModel):
-    """A `PreTrainedModel` that is loaded from safetensors only."""
+    """A `PreTrainedModel` that loads safetensors only."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`, from safetensors only: pickled weights can execute code.
+        """`PreTrainedModel.from_pretrained`, safetensors only: pickled weights can execute code.
 
         Raises:
-            ValueError: pickled weights are asked for, or the folder holds a model of another kind.
+            InputError: pickled weights are requested, or the folder holds another type of model.
         """
         if kwargs.get("use_safetensors") is False:
             raise InputError(
-                "use_safetensors=False: pickled weights are refused; convert them to safetensors first"
+                "use_safetensors=False: pickled weights are refused; "
+                "convert them to safetensors first"
             )
         if args and kwargs.get("config") is None:
             where = {name: kwargs[name] for name in PLACE if name in kwargs}
             found = PreTrainedConfig.get_config_dict(args[0], **where)[0].get("model_type")
             if found != cls.config_class.model_type:
                 raise InputError(
-                    f"{args[0]} holds a model of type {found!r}: {cls.__name__} opens {cls.config_class.model_type!r}"
+                    f"{args[0]} holds a model of type {found!r}: "
+                    f"{cls.__name__} opens {cls.config_class.model_type!r}"
                 )
         return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
 
 def config_object(name: str, value: Any) -> Any:
-    """An encoder's configuration as an object, from the dictionary that config.json holds; an object, or None, as it is."""
+    """An encoder configuration as an object; builds it from the dictionary found in config.json.
+
+    Objects and None are returned as they are. `name` is the field, for the error.
+
+    Raises:
+        InputError: `value` is not the configuration of an encoder.
+    """
     if value is None or isinstance(value, PreTrainedConfig):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
@@ -56,30 +65,37 @@ def config_object(name: str, value: Any) -> Any:
 
 
 def read_encoder_config(name_or_path: str) -> PreTrainedConfig:
-    """An encoder's configuration, without the place where it lay: that would be published with the model."""
+    """An encoder's configuration, without its path, which would be published with the model."""
     config = AutoConfig.from_pretrained(name_or_path)
     config._name_or_path = ""
     return config
 
 
 def check_encoder_config(config: Any) -> None:
-    """Raise ValueError unless it is the configuration of an encoder-only model."""
+    """Raise `InputError` unless `config` is the configuration of an encoder-only model."""
     if config is None:
         raise InputError(
-            "encoder_config is missing; build a new model with from_encoder(name_or_path, ...) or from_encoders(...)"
+            "encoder_config is missing; "
+            "build a new model with from_encoder(name_or_path, ...) or from_encoders(...)"
         )
     if config.is_encoder_decoder:
-        raise InputError(f"{config.model_type} is an encoder-decoder: expected an encoder")
+        raise InputError(
+            f"{config.model_type} is an encoder-decoder: expected an encoder-only model"
+        )
 
 
 def empty_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder without pretrained weights, without pooler."""
+    """An encoder without pretrained weights and without pooler."""
     check_encoder_config(config)
     return without_pooler(AutoModel.from_config(config))
 
 
 def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """A pretrained encoder in float32, from safetensors only, without pooler. ValueError if it cannot be read."""
+    """A pretrained encoder in float32, without pooler, from safetensors only.
+
+    Raises:
+        InputError: no encoder with safetensors weights can be read.
+    """
     builder = AutoModel._model_mapping[type(config)]
     has_switch = "add_pooling_layer" in inspect.signature(builder.__init__).parameters
     extra = {"add_pooling_layer": False} if has_switch else {}
@@ -89,20 +105,21 @@ def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTraine
         )
     except OSError as error:
         raise InputError(
-            f"{name_or_path}: no encoder with safetensors weights could be read (pickled weights are refused): {error}"
+            f"{name_or_path}: no encoder with safetensors weights could be read "
+            f"(pickled weights are refused): {error}"
         ) from error
     return without_pooler(encoder)
 
 
 def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
-    """A sentence pooler has no use here; its idle weights would be saved and break distributed training."""
+    """Remove the pooler: its unused weights would be saved and break distributed training."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder
 
 
 def encode(encoder: PreTrainedModel, **given: Tensor | bool | None) -> BaseModelOutput:
-    """The encoder's output. Not every encoder knows token types or positions: only what the caller gave is handed on."""
+    """The encoder's output. Passes on only arguments that are not None, as encoders differ."""
     return encoder(
         **{name: value for name, value in given.items() if value is not None}, return_dict=True
     )

@@ -1,14 +1,14 @@
-"""BINDER (Zhang et al., ICLR 2023): a bi-encoder that scores text spans against entity-type descriptions.
+"""BINDER (Zhang et al., ICLR 2023): a bi-encoder that scores spans against type descriptions.
 
-Sections: config, scores of starts, ends and spans, losses, model, registration.
-A text encoder represents tokens and spans, a type encoder the descriptions; a span is a mention of a type where its score exceeds the
-type's threshold, which is the score of the text's first token. So mentions may nest, a span may have several types, and a new type
-is a new description.
-This file travels with the weights: what loading a shared model executes is here, in `encoder_ner.py`, `types_binder.py`,
-`pipeline_ner.py` and `windows_ner.py`.
+Sections: config; scores of starts, ends and spans; losses; model; registration. The text encoder
+represents tokens and spans, the type encoder the descriptions of entity types. A span is a mention
+of a type if its score exceeds the type's threshold, which is the score of the text's first token.
+Mentions may therefore nest, a span may have several types, and a new type only needs a description.
+This file travels with the weights: loading a shared model executes only this file,
+`encoder_ner.py`, `types_binder.py`, `pipeline_ner.py` and `windows_ner.py`.
 
-Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W greatest width of a span, M rows of labels,
-N cells: (window, start, width - 1) triples.
+Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W maximum span
+width, M rows of labels, N cells: (window, start, width - 1) triples.
 """
 
 import math
@@ -43,12 +43,11 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_binder.BinderModel",
 }
 TYPE_ENCODERS = ("untied", "tied", "frozen", "none")
-CUT = -1  # in a row of labels: this side of the mention lies outside the window
+CUT = -1  # in a row of labels: this end of the mention lies outside the window
 INITIAL_TEMPERATURE = 0.07
-TYPES_AT_ONCE = 64  # descriptions in a forward pass of the type encoder, outside training
-CELL_BUDGET = (
-    2**20
-)  # numbers computed at a time when spans are scored without gradient on a CPU: what its cache holds
+TYPES_AT_ONCE = 64  # descriptions per forward pass of the type encoder, except in training
+# Numbers computed at a time when a CPU scores spans without gradient: as many as its cache holds.
+CELL_BUDGET = 2**20
 
 
 # ------------------------------------------------------------------------------------------- config
@@ -56,26 +55,35 @@ class BinderConfig(PreTrainedConfig):
     """Configuration of BINDER.
 
     Args:
-        encoder_config: configuration of the text encoder (any encoder-only `AutoModel`), as an object or a dictionary.
-        type_encoder_config: the same of the type encoder; None where there is no separate one.
-        type_encoder: "untied" (paper: two encoders), "tied" (one for both), "frozen" (two, the type encoder keeps its pretrained
-            weights), "none" (types are stored vectors; `BinderModel.export_frozen`).
-        descriptions: {entity type: its texts}. The first text represents the type; in training one of them is drawn at a time.
-        description_tokens: tokens of the longest text.
-        projection_size: size of the space in which spans and types meet (paper: 128).
+        encoder_config: of the text encoder, any encoder-only `AutoModel`, as an object or a
+            dictionary.
+        type_encoder_config: the same for the type encoder; None if there is no separate one.
+        type_encoder: "untied" (paper: two encoders), "tied" (one encoder for both), "frozen" (two;
+            the type encoder keeps its pretrained weights) or "none" (types are stored vectors; see
+            `BinderModel.export_frozen`).
+        descriptions: {entity type: its texts}. The first text represents the type; training draws
+            one of them at each step.
+        description_tokens: number of tokens in the longest text.
+        projection_size: size of the space shared by spans and types (paper: 128).
         projection_dropout: dropout on the projections (paper: 0.1).
-        max_span_width: tokens of the longest span that can be found.
-        types_per_batch: types drawn for each training step, those with a mention first; 0: all.
-        decoding: "nested" (every span above its threshold) or "flat" (of overlapping ones the best).
+        max_span_width: longest span that can be found, in tokens.
+        types_per_batch: number of types drawn for each training step, those with a mention first;
+            0 means all.
+        decoding: "nested" (every span above its threshold) or "flat" (the best of overlapping
+            spans).
         several_labels: whether a span may have more than one type.
-        margins: {entity type: by how much a span's score must exceed the threshold}; 0 where a type is not named.
-        start_weight, end_weight, span_weight, threshold_weight: weights of the losses (paper: 0.2, 0.2, 0.6; 0.5).
-        label_unit: where a span may start and end: at every "token" (character tokenizers) or at "word" boundaries.
-        max_window_tokens: longest input, special tokens included; longer texts are read in overlapping windows.
-        score_slope, score_intercept: a span's score is sigmoid(slope * margin + intercept); fitted on development data.
+        margins: {entity type: margin by which a span must exceed the threshold}; 0 by default.
+        start_weight, end_weight, span_weight, threshold_weight: weights of the losses (paper: 0.2,
+            0.2, 0.6; 0.5).
+        label_unit: where spans may start and end: at every "token" (character tokenizers) or at
+            "word" boundaries.
+        max_window_tokens: longest input, including special tokens; longer texts are read in
+            overlapping windows.
+        score_slope, score_intercept: a span's score is sigmoid(slope * margin + intercept); fitted
+            on development data.
         type_fingerprint: of the weights that encode types; written by `save_pretrained`.
 
-    Raises ValueError where a value makes no sense.
+    Raises `InputError` for invalid values.
     """
 
     model_type = "binder"
@@ -115,16 +123,14 @@ class BinderConfig(PreTrainedConfig):
         given: Mapping[Any, str] = self.id2label or dict(enumerate(self.descriptions))
         ids = {int(number): label for number, label in given.items()}
         if self.descriptions:
-            # config.json holds its keys in alphabetical order: the ids say which type a vector belongs to.
-            if sorted(ids.values()) != sorted(self.descriptions) or sorted(ids) != list(
-                range(len(ids))
-            ):
+            # The keys in config.json are sorted alphabetically: the ids give the order of vectors.
+            numbers = list(range(len(ids)))
+            if sorted(ids.values()) != sorted(self.descriptions) or sorted(ids) != numbers:
                 raise InputError(
-                    f"id2label names {sorted(ids.values())}: expected the types of descriptions, {sorted(self.descriptions)}"
+                    f"id2label names {sorted(ids.values())}: "
+                    f"expected the types of descriptions, {sorted(self.descriptions)}"
                 )
-            self.descriptions = {
-                ids[number]: self.descriptions[ids[number]] for number in range(len(ids))
-            }
+            self.descriptions = {ids[number]: self.descriptions[ids[number]] for number in numbers}
             self.id2label, self.label2id = ids, {label: number for number, label in ids.items()}
         super().__post_init__(**kwargs)
         self._validate()
@@ -136,15 +142,10 @@ class BinderConfig(PreTrainedConfig):
             "label_unit": ("token", "word"),
         }.items():
             if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}"
-                )
-        if not (
-            isinstance(self.projection_dropout, int | float) and 0 <= self.projection_dropout < 1
-        ):
-            raise InputError(
-                f"projection_dropout is {self.projection_dropout!r}: expected a number in [0, 1)"
-            )
+                expected = ", ".join(map(repr, allowed))
+                raise InputError(f"{name} is {getattr(self, name)!r}: expected one of {expected}")
+        if not (isinstance(dropout := self.projection_dropout, int | float) and 0 <= dropout < 1):
+            raise InputError(f"projection_dropout is {dropout!r}: expected a number in [0, 1)")
         if not isinstance(self.several_labels, bool):
             raise InputError(f"several_labels is {self.several_labels!r}: expected true or false")
         least = {
@@ -171,7 +172,8 @@ class BinderConfig(PreTrainedConfig):
         unknown = sorted(set(self.margins) - set(self.descriptions))
         if unknown and self.descriptions:
             raise InputError(
-                f"margins name {', '.join(unknown)}: expected types of descriptions, {', '.join(self.descriptions)}"
+                f"margins name {', '.join(unknown)}: "
+                f"expected types of descriptions, {', '.join(self.descriptions)}"
             )
         for name, least_value in {"score_slope": 0.0, "score_intercept": -math.inf}.items():
             value = getattr(self, name)
@@ -179,11 +181,11 @@ class BinderConfig(PreTrainedConfig):
                 raise InputError(
                     f"{name} is {value!r}: expected a {'positive ' * (name == 'score_slope')}number"
                 )
-        if (
-            2 * self.max_span_width > self.max_window_tokens
-        ):  # windows that share nearly all would be many
+        # Windows that share most of their tokens would be too many.
+        if 2 * self.max_span_width > self.max_window_tokens:
             raise InputError(
-                f"max_span_width is {self.max_span_width}: expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
+                f"max_span_width is {self.max_span_width}: "
+                f"expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
             )
         if self.threshold_weight > 1:
             raise InputError(
@@ -197,23 +199,27 @@ class BinderConfig(PreTrainedConfig):
 
     @property
     def entity_types(self) -> list[str]:
-        """As `labels`; of a tagger these are tags."""
+        """The same as `labels`; NerCo's labels are tags."""
         return self.labels
 
     @property
     def min_overlap(self) -> int:
-        """Tokens that windows of a text must share: so some window holds every span whole."""
+        """Tokens that consecutive windows must share, so that some window contains each span."""
         return self.max_span_width
 
     @property
     def texts_per_type(self) -> int:
+        """The largest number of description texts of a type; at least 1."""
         return max((len(texts) for texts in self.descriptions.values()), default=1)
 
 
 # -------------------------------------------------------------------- scores of starts, ends, spans
 class Projected(NamedTuple):
-    """Tokens and widths in the space of the types: start, end (B, L, D), normalised; the parts of a span's projection, which are
-    added: left, right (B, L, D), width (W, D)."""
+    """Tokens and widths, projected into the space of the types.
+
+    `start`, `end`: (B, L, D), normalised. `left`, `right` (B, L, D) and `width` (W, D) are the
+    parts whose sum is the projection of a span.
+    """
 
     start: Tensor
     end: Tensor
@@ -225,8 +231,8 @@ class Projected(NamedTuple):
 class BinderScores(NamedTuple):
     """Scores in float32: start, end (B, E, L), span (B, E, L, W) at [first token, width - 1].
 
-    The threshold is the score of the first token: start[..., 0], end[..., 0], span[..., 0, 0]. Spans that are no candidates hold
-    the smallest finite number.
+    The threshold is the score of the first token: start[..., 0], end[..., 0], span[..., 0, 0].
+    Spans that are not candidates score the smallest finite number.
     """
 
     start: Tensor
@@ -235,7 +241,10 @@ class BinderScores(NamedTuple):
 
 
 class TextHeads(nn.Module):
-    """Projections of tokens and spans, and the temperatures (three, as logarithms of the scale: start, end, span)."""
+    """Projections of tokens and spans, and the temperatures.
+
+    `log_scale` (3,) holds log(1 / temperature) for starts, ends and spans.
+    """
 
     def __init__(self, hidden_size: int, config: BinderConfig) -> None:
         super().__init__()
@@ -249,10 +258,14 @@ class TextHeads(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Set the initial temperatures."""
         init.constant_(self.log_scale, math.log(1 / INITIAL_TEMPERATURE))
 
     def forward(self, hidden: Tensor) -> Projected:
-        """hidden (B, L, H) -> projections. The span head is split: W [h_i; h_j; D_w] + b = W_s h_i + W_e h_j + (W_d D_w + b)."""
+        """hidden (B, L, H) -> projections.
+
+        The span head is split: W [h_i; h_j; D_w] + b = W_s h_i + W_e h_j + (W_d D_w + b).
+        """
         first, last, width = self.span.weight.split(
             [hidden.shape[-1], hidden.shape[-1], self.width.embedding_dim], dim=1
         )
@@ -267,19 +280,17 @@ class TextHeads(nn.Module):
     def span_scores(self, parts: Projected, cells: Tensor, types: Tensor) -> Tensor:
         """Scores of spans: cells (N, 3) window, first token, width - 1; types (E, D) -> (N, E)."""
         row, first, width = cells.unbind(1)
-        at = row * parts.left.shape[1] + first  # (N,) in all windows' tokens
+        at = row * parts.left.shape[1] + first  # (N,) index into the tokens of all windows
         spans = parts.left.flatten(0, 1).index_select(0, at)  # (N, D)
         spans += parts.right.flatten(0, 1).index_select(0, at + width)
         spans += parts.width.index_select(0, width)
-        # The scale goes to the types: they are fewer than the scores.
-        return (
-            normalised(spans, self.dropout, self.training)
-            @ (self.log_scale[2].float().exp() * types).T
-        )
+        spans = normalised(spans, self.dropout, self.training)
+        # Scale the types rather than the scores: there are fewer of them.
+        return spans @ (self.log_scale[2].float().exp() * types).T
 
 
 class TypeHeads(nn.Module):
-    """Projections of a type for starts, ends and spans."""
+    """Projections of entity types for starts, ends and spans."""
 
     def __init__(self, hidden_size: int, config: BinderConfig) -> None:
         super().__init__()
@@ -297,18 +308,21 @@ class TypeHeads(nn.Module):
 
 
 def normalised(projection: Tensor, dropout: float, training: bool) -> Tensor:
-    """Dropout, then length 1, in float32."""
+    """Dropout, then L2 normalisation over the last dimension, in float32."""
     return F.normalize(F.dropout(projection.float(), dropout, training), dim=-1)
 
 
 def candidate_spans(word_mask: Tensor, word_end_mask: Tensor, max_width: int) -> Tensor:
-    """Spans that start at a word's first and end at a word's last token: (B, L), (B, L) -> (B, L, W) at [first token, width - 1]."""
+    """Spans from the first token of a word to the last token of a word.
+
+    (B, L), (B, L) -> (B, L, W) bool at [first token, width - 1].
+    """
     ends = F.pad(word_end_mask.bool(), (0, max_width - 1)).unfold(1, max_width, 1)  # (B, L, W)
     return word_mask.bool()[:, :, None] & ends
 
 
 def in_parts(cells: Tensor, types: Tensor) -> tuple[Tensor, ...]:
-    """Cells (N, 3) in parts whose projections and scores are few enough to be held at a time; types (E, D)."""
+    """Cells (N, 3) in chunks that limit the projections and scores in memory; types (E, D)."""
     budget = CELL_BUDGET if cells.device.type == "cpu" else 64 * CELL_BUDGET
     return cells.split(max(budget // (types.shape[0] + types.shape[1]), 1))
 
@@ -319,15 +333,18 @@ def contrast(
 ) -> tuple[Tensor, Tensor]:
     """Mention loss and threshold loss of one kind of candidates (paper: sections 3.2, 3.3).
 
-    The threshold, candidate 0, is part of every denominator. With Z = log sum exp over negatives and threshold, a mention's loss is
-    log(exp Z + exp s) - s = softplus(Z - s): other mentions of its type are in no denominator of it.
+    The threshold, candidate 0, is part of every denominator. With Z = log sum exp over negatives
+    and threshold, the loss of a mention with score s is log(exp Z + exp s) - s = softplus(Z - s):
+    other mentions of its type do not enter its denominator.
 
     Args:
-        scores: (B, E, C) of C candidates. negative: (B, E, C), the candidates that are no mention of the type.
-        rows, types, cells: (M,) window, type, candidate of each mention.
+        scores: (B, E, C) of C candidates.
+        negative: (B, E, C) bool, the candidates that are not mentions of the type.
+        rows, types, cells: (M,) window, type and candidate of each mention.
 
     Returns:
-        The mean over the mentions (0 where there is none), the mean over all pairs of window and type.
+        Mention loss, a mean over mentions (0 if there are none); threshold loss, a mean over all
+        pairs of window and type.
     """
     threshold = scores[..., 0]  # (B, E)
     others = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).logsumexp(-1)  # (B, E)
@@ -339,13 +356,14 @@ def contrast(
 def binder_losses(
     scores: BinderScores, labels: Tensor, word_mask: Tensor, word_end_mask: Tensor
 ) -> dict[str, Tensor]:
-    """The six losses: {"mention_start", "threshold_start", ..."_end", ..."_span"}, scalars.
+    """Six scalar losses: {"mention_start", "threshold_start", ..."_end", ..."_span"}.
 
     Args:
         scores: of all windows of a batch.
-        labels: (B, M, 3) mentions as type, first token, last token (inclusive); rows of -100 are padding. `CUT` in place of a token: it
-            lies outside the window; the visible one is no negative, and no mention either. A mention wider than W has no span
-            score: it teaches starts and ends only.
+        labels: (B, M, 3) mentions as type, first token, last token (inclusive); rows of -100 are
+            padding. `CUT` instead of a token means that it lies outside the window; the visible
+            token then counts neither as a negative nor as a mention. A mention wider than W has no
+            span score and only trains starts and ends.
         word_mask, word_end_mask: (B, L) first and last tokens of words.
     """
     known = labels[..., 0] != IGNORED  # (B, M)
@@ -383,7 +401,10 @@ def total_loss(
     span: float = 0.6,
     threshold: float = 0.5,
 ) -> Tensor:
-    """Weighted sum of `binder_losses`: (1 - threshold) x mentions + threshold x thresholds, each over starts, ends, spans."""
+    """Weighted sum of `binder_losses` over starts, ends and spans.
+
+    Each adds its weight times (1 - threshold) * mention loss + threshold * threshold loss.
+    """
     weights = {"start": start, "end": end, "span": span}
     parts = [
         weight
@@ -396,7 +417,10 @@ def total_loss(
 # -------------------------------------------------------------------------------------------- model
 @dataclass
 class BinderOutput(ModelOutput):
-    """`loss` where labels were given; `last_hidden_state` (B, L, H) of the text encoder, from which `decode` scores spans."""
+    """`loss` if labels were given; `last_hidden_state` (B, L, H) of the text encoder.
+
+    `decode` scores spans from `last_hidden_state`.
+    """
 
     loss: Tensor | None = None
     last_hidden_state: Tensor | None = None
@@ -405,17 +429,19 @@ class BinderOutput(ModelOutput):
 
 
 class BinderModel(SafePreTrainedModel):
-    """BINDER: what the standard Trainer trains, what `AutoModel` and `pipeline("ner")` open.
+    """BINDER, for the standard Trainer, `AutoModel` and `pipeline("ner")`.
 
-    Trained types are stored as vectors; they are encoded anew in training, and stored again by the first use after it.
+    The vectors of the trained types are stored. Training encodes types at every step; the first use
+    after training stores new vectors.
     """
 
     config_class = BinderConfig
     base_model_prefix = "binder"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    # The Trainer must divide the loss by the number of accumulated batches. A step over several batches, or processes, thus weights
-    # mentions by batch: the mean of the batches' means, where one batch of all would give the mean over the mentions.
+    # The Trainer must divide the loss by the number of accumulated batches. A step over several
+    # batches or processes thus averages the means of batches, whereas a single large batch would
+    # average over all mentions.
     accepts_loss_kwargs = False
 
     description_ids: Tensor
@@ -430,11 +456,8 @@ class BinderModel(SafePreTrainedModel):
         if config.type_encoder in ("untied", "frozen"):
             self.type_encoder = empty_encoder(config.type_encoder_config)
         if config.type_encoder != "none":
-            type_config = (
-                config.type_encoder_config
-                if self.type_encoder is not None
-                else config.encoder_config
-            )
+            has_own = self.type_encoder is not None
+            type_config = config.type_encoder_config if has_own else config.encoder_config
             self.type_heads = TypeHeads(type_config.hidden_size, config)
             shape = len(config.descriptions), config.texts_per_type
             self.register_buffer(
@@ -460,11 +483,11 @@ class BinderModel(SafePreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`, from safetensors only; the stored type vectors are those of the file."""
+        """`PreTrainedModel.from_pretrained`, safetensors only, with the stored type vectors."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._freeze()
-        if model.config.type_fingerprint:  # written with the vectors
+        if model.config.type_fingerprint:  # saved together with the vectors
             model.vectors_are_stale, model._stored_version = False, model._weights_version()
         return loaded
 
@@ -478,76 +501,74 @@ class BinderModel(SafePreTrainedModel):
         tokenizer: Any = None,
         **config: Any,
     ) -> "BinderModel":
-        """A new model around pretrained encoders.
+        """A new model with pretrained encoders.
 
         Args:
             text: folder or Hub name of any encoder-only model with safetensors weights.
-            types: the same of the type encoder, which reads with the same tokenizer; by default as `text`.
+            types: the same for the type encoder; by default `text`.
             descriptions: {entity type: text, or several texts of which the first represents it}.
             tokenizer: of both encoders; by default that of `text`.
             config: further fields of `BinderConfig`, e.g. `type_encoder="tied"`.
 
         Raises:
-            ValueError: a description is missing or too long, an encoder cannot be read, the vocabularies differ, or texts do not start
-                with a special token.
+            InputError: a description is missing or too long, an encoder cannot be read, the
+                vocabularies differ, or the tokenizer does not start texts with a special token.
         """
-        texts = {
-            label: [given] if isinstance(given, str) else list(given)
-            for label, given in descriptions.items()
-        }
+        texts = {k: [v] if isinstance(v, str) else list(v) for k, v in descriptions.items()}
         if not texts:
             raise InputError("descriptions is empty: expected {entity type: text}")
         check_descriptions(texts)
         tokenizer = AutoTokenizer.from_pretrained(text) if tokenizer is None else tokenizer
-        if not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
-            raise InputError(
-                "the tokenizer puts no special token before a text: BINDER's thresholds are the scores of that token"
-            )
+        check_special_token(tokenizer)
         kind = config.get("type_encoder", "untied")
         if kind == "none" or (kind == "tied" and types is not None):
             raise InputError(
-                f"type_encoder is {kind!r}: a new model has a type encoder, and a tied one is the text encoder"
+                f"type_encoder is {kind!r}: a new model needs a type encoder, "
+                "and a tied one is the text encoder itself"
             )
         encoder_config = read_encoder_config(text)
         type_config = None if kind == "tied" else read_encoder_config(types or text)
         if type_config is not None and type_config.vocab_size != encoder_config.vocab_size:
             raise InputError(
-                f"vocabularies of {encoder_config.vocab_size} and {type_config.vocab_size} tokens: one tokenizer must serve both encoders"
+                f"vocabularies of {encoder_config.vocab_size} and {type_config.vocab_size} tokens: "
+                "one tokenizer must serve both encoders"
             )
         ids = {
             label: description_ids(tokenizer, label, own, type_config or encoder_config)
             for label, own in texts.items()
         }
-        longest = max(len(row) for rows in ids.values() for row in rows)
-        model = cls(
-            BinderConfig(
-                encoder_config=encoder_config,
-                type_encoder_config=type_config,
-                descriptions=texts,
-                description_tokens=longest,
-                **config,
-            )
+        new_config = BinderConfig(
+            encoder_config=encoder_config,
+            type_encoder_config=type_config,
+            descriptions=texts,
+            description_tokens=max(len(row) for rows in ids.values() for row in rows),
+            **config,
         )
+        model = cls(new_config)
         model.encoder = pretrained_encoder(text, encoder_config)
         if type_config is not None:
             model.type_encoder = pretrained_encoder(types or text, type_config)
             model._freeze()
-        variants = range(model.config.texts_per_type)  # a type with fewer texts has them more often
-        padded, lengths = pad_texts(
-            [rows[variant % len(rows)] for rows in ids.values() for variant in variants]
-        )
-        model.description_ids.copy_(padded.view_as(model.description_ids))
-        model.description_lengths.copy_(lengths.view_as(model.description_lengths))
+        model._set_descriptions(list(ids.values()))
         return model
 
+    def _set_descriptions(self, ids: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Store the token ids of each type's texts; a type with fewer texts repeats them."""
+        variants = range(self.config.texts_per_type)
+        padded, lengths = pad_texts([rows[v % len(rows)] for rows in ids for v in variants])
+        self.description_ids.copy_(padded.view_as(self.description_ids))
+        self.description_lengths.copy_(lengths.view_as(self.description_lengths))
+
     def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's input embeddings."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text encoder's input embeddings."""
         self.encoder.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> "BinderModel":
-        """Training mode, or not. A frozen type encoder has no dropout in training either."""
+        """Set training or evaluation mode. A frozen type encoder stays in evaluation mode."""
         super().train(mode)
         self.vectors_are_stale |= mode  # the weights are about to change
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
@@ -560,23 +581,22 @@ class BinderModel(SafePreTrainedModel):
         return self.encoder if self.type_encoder is None else self.type_encoder
 
     def _encode_texts(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Vectors of descriptions, (E, tokens) and (E,), by the weights as they are: (3, E, D)."""
+        """Vectors of descriptions with the current weights: (E, tokens), (E,) -> (3, E, D)."""
         ids = ids[:, : int(lengths.max())]
-        attention = (
-            torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]
-        ).long()
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and self.config.type_encoder != "frozen"
-        ):
-            states = encode(
-                self._types_read_by, input_ids=ids, attention_mask=attention
-            ).last_hidden_state[:, 0]  # (E, H)
+        attention = torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]
+        trains = torch.is_grad_enabled() and self.config.type_encoder != "frozen"
+        with torch.set_grad_enabled(trains):
+            outputs = encode(self._types_read_by, input_ids=ids, attention_mask=attention.long())
+            states = outputs.last_hidden_state[:, 0]  # (E, H)
         with torch.autocast(ids.device.type, enabled=False):
             return self.type_heads(states.to(self.type_heads.span.weight.dtype))
 
     @torch.no_grad()
     def _encode_exactly(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """As `_encode_texts`, without dropout and mixed precision: a stored vector depends on weights and text alone."""
+        """`_encode_texts` without dropout and mixed precision.
+
+        Stored vectors then depend only on weights and texts.
+        """
         modes = {module: module.training for module in self.modules()}
         for module in modes:
             module.training = False
@@ -592,21 +612,23 @@ class BinderModel(SafePreTrainedModel):
     def _check_type_encoder(self) -> None:
         if self.config.type_encoder == "none":
             raise InputError(
-                "this model was exported without its type encoder: it knows the types that it was exported with, and no other"
+                "this model was exported without its type encoder: "
+                "it knows only the types that it was exported with"
             )
 
     def encode_types(self, descriptions: Mapping[str, str], tokenizer: Any) -> TypeEmbeddings:
         """Encode entity types, for `decode(types=...)` and `pipeline(types=...)`.
 
         Args:
-            descriptions: {label: text}. tokenizer: the model's.
+            descriptions: {label: text}.
+            tokenizer: the model's tokenizer.
 
         Raises:
-            ValueError: an empty or too long description; a model without type encoder.
+            InputError: a description is blank or too long, or the model has no type encoder.
         """
         self._check_type_encoder()
         if not descriptions:
-            raise InputError("there is no type to encode: expected {entity type: text}")
+            raise InputError("descriptions is empty: expected {entity type: text}")
         check_descriptions({label: [text] for label, text in descriptions.items()})
         type_config = self.config.type_encoder_config or self.config.encoder_config
         rows = [
@@ -626,19 +648,22 @@ class BinderModel(SafePreTrainedModel):
 
     @property
     def type_fingerprint(self) -> str:
-        """SHA-256 of the weights that encode types: vectors of other weights mean nothing to this model."""
+        """SHA-256 of the weights that encode types; vectors from other weights are meaningless."""
         self._store_types()
         return self.config.type_fingerprint
 
     def _weights_version(self) -> int:
-        """A number that changes when the weights that encode types are changed in place (but by a fused optimiser)."""
+        """A number that changes when the weights that encode types are changed in place.
+
+        Exception: changes by a fused optimiser.
+        """
         if self.config.type_encoder == "none":
             return -1
         weights = (*self._types_read_by.parameters(), *self.type_heads.parameters())
         return sum(weight._version for weight in weights if not weight.is_inference())
 
     def _store_types(self) -> None:
-        """Encode the trained types again if their weights changed since they were stored, or may have."""
+        """Store new vectors of the trained types if the weights have changed, or may have."""
         version = self._weights_version()
         if self.config.type_encoder == "none" or not (
             self.vectors_are_stale or version != self._stored_version
@@ -651,18 +676,16 @@ class BinderModel(SafePreTrainedModel):
         self.vectors_are_stale, self._stored_version = self.training, version
 
     def _training_types(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that count these types.
+        """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that index these types.
 
-        Of several texts of a type one is drawn. With `types_per_batch`, types without a mention in the batch are drawn, too.
+        Draws one text of each type. With `types_per_batch`, keeps the types with a mention in the
+        batch and draws others to fill up.
         """
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
         self.vectors_are_stale = True
-        device, count, size = (
-            labels.device,
-            len(self.config.descriptions),
-            self.config.types_per_batch,
-        )
+        device, size = labels.device, self.config.types_per_batch
+        count = len(self.config.descriptions)
         chosen = torch.arange(count, device=device)
         if self.training and 0 < size < count:
             order = torch.rand(count, device=device)
@@ -677,15 +700,20 @@ class BinderModel(SafePreTrainedModel):
         variant = torch.zeros_like(chosen)
         if self.training and self.config.texts_per_type > 1:
             variant = torch.randint(self.config.texts_per_type, chosen.shape, device=device)
-        return self._encode_texts(
-            self.description_ids[chosen, variant], self.description_lengths[chosen, variant]
-        ), labels
+        ids, lengths = self.description_ids, self.description_lengths
+        return self._encode_texts(ids[chosen, variant], lengths[chosen, variant]), labels
 
     # -- scores
     def scores(
         self, hidden: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: Tensor | None = None
     ) -> BinderScores:
-        """Scores of all candidates. hidden (B, L, H), masks (B, L), types (3, E, D): by default the trained ones'."""
+        """Scores of all candidates.
+
+        Args:
+            hidden: (B, L, H) states of the text encoder.
+            word_mask, word_end_mask: (B, L) first and last tokens of words.
+            types: (3, E, D) vectors; by default those of the trained types.
+        """
         starts, ends, spans = self.types.vectors if types is None else types  # each (E, D)
         with torch.autocast(hidden.device.type, enabled=False):
             heads = self.heads
@@ -719,11 +747,11 @@ class BinderModel(SafePreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> BinderOutput | tuple:
-        """(B, L) ids -> states of the text; with `labels` also the loss.
+        """input_ids (B, L) -> states (B, L, H) of the text; with `labels` also the loss.
 
         Args:
-            labels: (B, M, 3) mentions: type, first token, last token; -100 is padding (see `binder_losses`).
-            word_mask, word_end_mask: (B, L) first and last tokens of words; needed with labels.
+            labels: (B, M, 3) type, first token and last token of mentions; see `binder_losses`.
+            word_mask, word_end_mask: (B, L) first and last tokens of words; needed with `labels`.
         """
         outputs = encode(
             self.encoder,
@@ -738,23 +766,15 @@ class BinderModel(SafePreTrainedModel):
         hidden, loss = outputs.last_hidden_state, None
         if labels is not None:
             if word_mask is None or word_end_mask is None:
-                raise InputError(
-                    "labels need word_mask and word_end_mask: where a mention may start and end"
-                )
+                raise InputError("labels need word_mask and word_end_mask: pass both")
             if torch.is_grad_enabled():
                 types, labels = self._training_types(labels)
             else:
                 types = self.types.vectors
-            losses = binder_losses(
-                self.scores(hidden, word_mask, word_end_mask, types),
-                labels,
-                word_mask,
-                word_end_mask,
-            )
-            weights = {
-                kind: getattr(self.config, f"{kind}_weight")
-                for kind in ("start", "end", "span", "threshold")
-            }
+            scores = self.scores(hidden, word_mask, word_end_mask, types)
+            losses = binder_losses(scores, labels, word_mask, word_end_mask)
+            kinds = ("start", "end", "span", "threshold")
+            weights = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
             loss = total_loss(losses, **weights)
         result = BinderOutput(
             loss=loss,
@@ -774,27 +794,31 @@ class BinderModel(SafePreTrainedModel):
         min_score: float | Mapping[str, float] | None = None,
         top_k: int | None = None,
     ) -> list[list[Span]]:
-        """Spans of each row over its words, in order: those whose score exceeds their type's threshold, nested ones too.
+        """Spans of each row over its words, in order: all that exceed their type's threshold.
 
-        `score` is sigmoid(slope * margin to the threshold + intercept), with `config.score_slope` and `score_intercept`.
-        `windows_ner.flat_spans` makes them flat.
+        `score` is sigmoid(slope * margin + intercept), with the margin to the threshold and
+        `config.score_slope`, `config.score_intercept`. Spans may nest; `windows_ner.flat_spans`
+        makes them flat.
 
         Args:
-            outputs: of `forward`. word_mask, word_end_mask: (B, L) first and last tokens of words.
-            types: of `encode_types`; by default the trained ones.
-            min_score: in (0, 1), also by type: what `score` must exceed, in place of the threshold and `config.margins`.
-            top_k: give the scores of the best so many types of each span, too.
+            outputs: of `forward`.
+            word_mask, word_end_mask: (B, L) first and last tokens of words.
+            types: from `encode_types`; by default the trained types.
+            min_score: in (0, 1), for all types or by type; `score` must exceed it. Replaces the
+                threshold and `config.margins`.
+            top_k: also return the scores of the K best types of each span.
 
         Raises:
-            ValueError: the types were encoded by other weights.
+            InputError: the types were encoded by other weights.
         """
         types = self.types if types is None else types
         if types.fingerprint != self.type_fingerprint:
             raise InputError(
-                "the types are stale: they were encoded by other weights; encode them again with this model's encode_types"
+                "the types are stale: they were encoded by other weights; "
+                "encode them again with this model's encode_types"
             )
         if outputs.last_hidden_state is None:
-            raise InputError("outputs hold no last_hidden_state: expected what forward returns")
+            raise InputError("outputs has no last_hidden_state: expected the output of forward")
         margins = self._least_margins(types.labels, min_score)
         hits = self._spans_above_threshold(
             outputs.last_hidden_state,
@@ -804,9 +828,17 @@ class BinderModel(SafePreTrainedModel):
             margins,
             min(top_k or 0, len(types)),
         )
+        found = self._as_spans(hits, word_mask, types.labels)
+        if not self.config.several_labels:
+            found = [best_labels(spans) for spans in found]
+        return found
+
+    def _as_spans(
+        self, hits: Sequence[tuple[Tensor, ...]], word_mask: Tensor, labels: Sequence[str]
+    ) -> list[list[Span]]:
+        """The result of `_spans_above_threshold` as spans over the words of each row."""
         position = word_mask.long().cumsum(1)  # (B, L) words that began up to here
         found: list[list[Span]] = [[] for _ in range(len(word_mask))]
-        labels = types.labels
         cells, numbers, margins, best, best_margins = (
             torch.cat(parts) for parts in zip(*hits, strict=True)
         )
@@ -822,21 +854,12 @@ class BinderModel(SafePreTrainedModel):
         for i, start, end, number, score, own in zip(
             *(column.tolist() for column in columns), others, strict=True
         ):
-            found[i].append(
-                Span(
-                    start,
-                    end,
-                    labels[number],
-                    score,
-                    tuple((labels[n], s) for n, s in zip(*own, strict=True)),
-                )
-            )
-        if not self.config.several_labels:
-            found = [best_labels(spans) for spans in found]
+            more = tuple((labels[n], s) for n, s in zip(*own, strict=True))
+            found[i].append(Span(start, end, labels[number], score, more))
         return found
 
     def _scores_of(self, margins: Tensor) -> Tensor:
-        """In float64: in float32 scores of margins from 17 on would all be 1."""
+        """Scores of margins in float64: in float32, all margins from 17 on would score 1."""
         return (
             self.config.score_slope * margins.cpu().double() + self.config.score_intercept
         ).sigmoid()
@@ -844,7 +867,7 @@ class BinderModel(SafePreTrainedModel):
     def _least_margins(
         self, labels: Sequence[str], min_score: float | Mapping[str, float] | None
     ) -> Tensor:
-        """By how much a span's score must exceed the threshold of each type, (E,)."""
+        """(E,) margins by which a span's score must exceed the threshold of each type."""
         least = least_scores(min_score, labels)
         slope, intercept = self.config.score_slope, self.config.score_intercept
 
@@ -867,8 +890,11 @@ class BinderModel(SafePreTrainedModel):
         margins: Tensor,
         top_k: int,
     ) -> list[tuple[Tensor, ...]]:
-        """Cells (n, 3), types (n,), margins (n,) of what exceeds its threshold by more than `margins`; the best types (n, top_k) of the
-        cells and their margins. Never all scores at a time."""
+        """Spans that exceed their threshold by more than `margins` (E,).
+
+        Computes scores in chunks, never all at once. Returns parts of: cells (n, 3), types (n,),
+        margins (n,), and the best types (n, top_k) of the cells with their margins.
+        """
         heads = self.heads
         vectors = types.vectors[2].to(hidden.device).float()  # (E, D)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -883,7 +909,7 @@ class BinderModel(SafePreTrainedModel):
                 (first[:0], first[:0, 0], threshold.new_empty(0), none, none.to(threshold))
             ]
             candidates = candidate_spans(word_mask, word_end_mask, width)
-            # Window by window: one row of limits then serves all cells of a part, and the scores are read but once.
+            # Window by window: all cells of a chunk share a row of limits; scores are read once.
             for row, own in enumerate(candidates.nonzero().split(candidates.sum((1, 2)).tolist())):
                 for cells in in_parts(own, vectors):
                     scores = heads.span_scores(parts, cells, vectors)  # (n, E)
@@ -902,17 +928,18 @@ class BinderModel(SafePreTrainedModel):
 
     # -- saving
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.save_pretrained`; the stored type vectors are those of the weights."""
+        """`PreTrainedModel.save_pretrained`, with type vectors that match the weights."""
         self._store_types()
         state = kwargs.get("state_dict")
-        if state is not None and "type_vectors" in state:  # a copy from before
+        if state is not None and "type_vectors" in state:  # may hold outdated vectors
             kwargs["state_dict"] = {**state, "type_vectors": self.type_vectors}
         return super().save_pretrained(*args, **kwargs)
 
     def export_frozen(self, folder: str | Path) -> None:
-        """Save without the type encoder: the trained types stay, others cannot be encoded. The tokenizer is the caller's to save.
+        """Save without the type encoder: about half the size of a model with two encoders.
 
-        It is about half the size of a model with two encoders.
+        The saved model keeps the trained types but cannot encode others. Save the tokenizer
+        separately.
         """
         self._store_types()
         config = BinderConfig.from_dict(
@@ -920,20 +947,15 @@ class BinderModel(SafePreTrainedModel):
         )
         frozen = type(self)(config)
         dropped = ("type_encoder.", "type_heads.", "description_")
-        frozen.load_state_dict(
-            {
-                name: value
-                for name, value in self.state_dict().items()
-                if not name.startswith(dropped)
-            }
-        )
+        weights = self.state_dict().items()
+        frozen.load_state_dict({k: v for k, v in weights if not k.startswith(dropped)})
         frozen.save_pretrained(folder)
 
     def pipeline(self, tokenizer: Any, **kwargs: Any) -> NerPipeline:
-        """The project's NER pipeline around this model object.
+        """A `NerPipeline` with this model.
 
-        `pipeline("ner", model=DIR, trust_remote_code=True)` finds it by itself; given a model *object* the library's factory
-        silently takes its stock class.
+        `pipeline("ner", model=DIR, trust_remote_code=True)` also gives a `NerPipeline`; but with a
+        model *object*, `pipeline` silently uses the stock class.
         """
         return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
 
@@ -942,12 +964,21 @@ def _weights_were_loaded(model: BinderModel, _: Any) -> None:
     model.vectors_are_stale = True
 
 
+def check_special_token(tokenizer: Any) -> None:
+    """Raise `InputError` unless the tokenizer puts a special token before a text."""
+    if not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
+        raise InputError(
+            "the tokenizer puts no special token before a text: "
+            "BINDER's thresholds are the scores of that token"
+        )
+
+
 def pad_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids of texts, filled up to the longest with 0, and their lengths: (E, tokens), (E,)."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), torch.tensor(
-        [len(row) for row in rows]
-    )
+    """Token ids of texts, padded with 0, and their lengths: (E, tokens), (E,)."""
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    padded = [[*row, *[0] * (longest - len(row))] for row in rows]
+    return torch.tensor(padded), torch.tensor(lengths)
 
 
 # ------------------------------------------------------------------------------------- registration

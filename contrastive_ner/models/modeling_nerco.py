@@ -1,11 +1,11 @@
-"""NerCo (Zhang et al., IJCAI 2023), encoder-only form: encoder -> dropout -> linear layer -> linear-chain CRF.
+"""NerCo (Zhang et al., IJCAI 2023), encoder-only: encoder -> dropout -> linear layer -> CRF.
 
-Sections: config, linear-chain CRF (partition, Viterbi, marginals, span posterior), models, registration.
-Stage one trains `NercoModel` by contrast (`trainer_contrastive.py`); stage two trains `NercoForTokenClassification`.
-This file travels with the weights: everything that loading a shared model executes is here, in
-`encoder_ner.py`, `pipeline_ner.py` and `windows_ner.py`.
+Sections: config, linear-chain CRF, models, registration. Stage one trains `NercoModel` with a
+contrastive loss (`contrastive_ner.training.contrastive`); stage two trains
+`NercoForTokenClassification`. This file travels with the weights: loading a shared model executes
+only this file, `crf_ner.py`, `encoder_ner.py`, `pipeline_ner.py` and `windows_ner.py`.
 
-Notation: B batch, T tokens, L labelled positions (packed left), C tags, S spans, D width.
+Notation: B batch, T tokens, L labelled positions (packed left), C tags, D hidden size.
 """
 
 import math
@@ -38,9 +38,8 @@ AUTO_MAP = {
     "AutoModel": "modeling_nerco.NercoModel",
     "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
 }
-FORBIDDEN = (
-    -1e4
-)  # score of a transition that BIO does not allow: exp() of it is exactly 0, yet it is finite
+# Score of a transition that BIO does not allow: finite, but its exp() is exactly 0.
+FORBIDDEN = -1e4
 
 
 # ------------------------------------------------------------------------------------------- config
@@ -48,15 +47,19 @@ class NercoConfig(PreTrainedConfig):
     """Configuration of both NerCo models.
 
     Args:
-        encoder_config: configuration of the encoder (any encoder-only `AutoModel`), as an object or a dictionary.
-        output_dropout: dropout on the encoder's output, in both stages (0.3 in the paper).
-        use_crf: decode with a linear-chain CRF; without it tags are independent (a plain token classifier).
-        constrain_transitions: forbid tag sequences that are no BIO (I-X after anything but B-X and I-X).
-        label_unit: what carries a label: every "token" (character tokenizers) or the first token of every "word".
-        max_window_tokens: longest input, special tokens included; longer texts are read in overlapping windows.
-        score_temperature: divides emissions and transitions where scores are computed; fitted on development data.
+        encoder_config: of any encoder-only `AutoModel`, as an object or a dictionary.
+        output_dropout: dropout on the encoder's output, in both stages (paper: 0.3).
+        use_crf: decode with a linear-chain CRF; otherwise tags are independent, as in a plain
+            token classifier.
+        constrain_transitions: forbid invalid BIO sequences (I-X after any tag except B-X and I-X).
+        label_unit: what carries a label: every "token" (character tokenizers) or the first token
+            of every "word".
+        max_window_tokens: longest input, including special tokens; longer texts are read in
+            overlapping windows.
+        score_temperature: divides emissions and transitions when mention scores are computed;
+            fitted on development data.
 
-    Labels are `id2label`: "O" first, then BIO tags. Raises ValueError where a value makes no sense.
+    Labels are in `id2label`: "O" first, then BIO tags. Raises `InputError` for invalid values.
     """
 
     model_type = "nerco"
@@ -77,35 +80,27 @@ class NercoConfig(PreTrainedConfig):
             "custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()}
         )
         super().__post_init__(**kwargs)
-        if not (isinstance(self.output_dropout, int | float) and 0 <= self.output_dropout < 1):
-            raise InputError(
-                f"output_dropout is {self.output_dropout!r}: expected a number in [0, 1)"
-            )
+        if not (isinstance(dropout := self.output_dropout, int | float) and 0 <= dropout < 1):
+            raise InputError(f"output_dropout is {dropout!r}: expected a number in [0, 1)")
         for name in ("use_crf", "constrain_transitions"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}: expected true or false")
-        if not (
-            isinstance(self.score_temperature, int | float)
-            and 0 < self.score_temperature < math.inf
-        ):
-            raise InputError(
-                f"score_temperature is {self.score_temperature!r}: expected a positive number"
-            )
+        temperature = self.score_temperature
+        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+            raise InputError(f"score_temperature is {temperature!r}: expected a positive number")
         if self.label_unit not in ("token", "word"):
             raise InputError(f"label_unit is {self.label_unit!r}: expected 'token' or 'word'")
-        if not isinstance(self.max_window_tokens, int) or self.max_window_tokens < 8:
-            raise InputError(
-                f"max_window_tokens is {self.max_window_tokens!r}: expected an integer of at least 8"
-            )
+        if not isinstance(window := self.max_window_tokens, int) or window < 8:
+            raise InputError(f"max_window_tokens is {window!r}: expected an integer of at least 8")
 
     @property
     def decoding(self) -> str:
-        """Tags cannot overlap."""
+        """Always "flat": tagged mentions cannot overlap."""
         return "flat"
 
     @property
     def min_overlap(self) -> int:
-        """Tokens that windows of a text must share."""
+        """Least number of tokens that consecutive windows of a text must share."""
         return 0
 
     @property
@@ -120,31 +115,32 @@ class NercoConfig(PreTrainedConfig):
 
 
 def check_bio_labels(labels: Sequence[str]) -> None:
-    """Raise ValueError unless `labels` is "O" first, then for every type one B- and one I- tag, each once."""
+    """Raise `InputError` unless `labels` is "O", then one B- and one I- tag for every type."""
     if not labels or labels[0] != "O":
         raise InputError(
-            f"labels start with {labels[:1]}: expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
+            f"labels start with {labels[:1]}: "
+            "expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
         )
     if len(set(labels)) != len(labels):
-        raise InputError(
-            f"labels repeat: {sorted(x for x in set(labels) if list(labels).count(x) > 1)}"
-        )
+        repeated = sorted(x for x in set(labels) if list(labels).count(x) > 1)
+        raise InputError(f"labels repeat: {repeated}; expected each label once")
     for label in labels[1:]:
         if label[:2] not in ("B-", "I-") or len(label) < 3:
-            raise InputError(f"label {label!r} is not BIO (expected 'B-TYPE' or 'I-TYPE')")
+            raise InputError(f"label {label!r} is not BIO: expected 'B-TYPE' or 'I-TYPE'")
         partner = ("I-" if label[0] == "B" else "B-") + label[2:]
         if partner not in labels:
-            raise InputError(f"label {label!r} has no partner {partner!r}")
+            raise InputError(f"label {label!r} has no partner {partner!r}: expected both")
 
 
 # --------------------------------------------------------------------------------- linear-chain CRF
 class _LogPartition(torch.autograd.Function):
-    """log Z with the gradient in closed form: token marginals and expected transition counts."""
+    """log Z, with its closed-form gradient: token marginals and expected transition counts."""
 
     @staticmethod
     def forward(
         ctx: Any, emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
     ) -> Tensor:
+        """log Z of each row: (B,)."""
         fb = forward_backward(*arrays(emissions, transitions, start, lengths))
         ctx.save_for_backward(transitions)
         ctx.fb, ctx.emission_dtype = fb, emissions.dtype
@@ -153,6 +149,7 @@ class _LogPartition(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Gradients of emissions (B, L, C) and transitions (C, C), from `grad` (B,)."""
         (transitions,) = ctx.saved_tensors
         fb: ForwardBackward = ctx.fb
         weight = (grad.cpu().double().numpy() * fb.valid)[..., None]  # (L, B, 1)
@@ -163,42 +160,35 @@ class _LogPartition(torch.autograd.Function):
         d_transitions = torch.from_numpy(pairs) * transitions.cpu().double().exp()
         device = transitions.device
         by_row = torch.from_numpy(d_emissions).transpose(0, 1)  # (B, L, C)
-        return (
-            by_row.to(device, ctx.emission_dtype),
-            d_transitions.to(device, transitions.dtype),
-            None,
-            None,
-        )
+        by_row = by_row.to(device, ctx.emission_dtype)
+        return by_row, d_transitions.to(device, transitions.dtype), None, None
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """Tensors as NumPy arrays on the CPU, without gradient; half precision, which NumPy lacks, as float32."""
+    """Detached tensors as NumPy arrays on the CPU; half precision becomes float32."""
+    half = (torch.bfloat16, torch.float16)
     detached = (tensor.detach().cpu() for tensor in tensors)
-    return [
-        (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
-        for tensor in detached
-    ]
+    return [(t.float() if t.dtype in half else t).numpy() for t in detached]
 
 
 def crf_log_partition(
     emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
 ) -> Tensor:
-    """log of the sum over all tag sequences of exp(score), differentiable. (B,). Arguments as in `forward_backward`."""
+    """log Z over all tag sequences: (B,), differentiable. Arguments as in `forward_backward`."""
     return _LogPartition.apply(emissions, transitions, start, lengths)
 
 
 def crf_marginals(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
     """P(y_t = c | x): (B, L, C), zero at padding, without gradient."""
     fb = forward_backward(*arrays(emissions, transitions, start, lengths))
-    return (
-        torch.from_numpy(fb.alpha * fb.beta * fb.valid[..., None]).transpose(0, 1).to(transitions)
-    )
+    marginals = torch.from_numpy(fb.alpha * fb.beta * fb.valid[..., None])  # (L, B, C)
+    return marginals.transpose(0, 1).to(transitions)
 
 
 def crf_sequence_score(
     emissions: Tensor, transitions: Tensor, start: Tensor, tags: Tensor, lengths: Tensor
 ) -> Tensor:
-    """Score of given tag sequences (B, L): emissions plus transitions plus start. (B,), differentiable."""
+    """Scores of tag sequences (B, L), emissions + transitions + start: (B,), differentiable."""
     valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]  # (B, L)
     tags = tags.masked_fill(~valid, 0)
     unary = emissions.gather(2, tags[..., None]).squeeze(2)  # (B, L)
@@ -208,14 +198,13 @@ def crf_sequence_score(
 
 
 def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
-    """Best tag sequence of each row: (B, L) ids, `IGNORED` at padding. Arguments as in `forward_backward`."""
-    return torch.from_numpy(viterbi(*arrays(emissions, transitions, start, lengths))).to(
-        emissions.device
-    )
+    """Best tag sequences (B, L), `IGNORED` at padding. Arguments as in `forward_backward`."""
+    path = viterbi(*arrays(emissions, transitions, start, lengths))
+    return torch.from_numpy(path).to(emissions.device)
 
 
 def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """(C, C) and (C,): 0 where BIO allows a transition or a first tag, `FORBIDDEN` where it does not."""
+    """(C, C) transitions and (C,) first tags: 0 where BIO allows them, otherwise `FORBIDDEN`."""
     size = len(labels)
     transitions, start = torch.zeros(size, size), torch.zeros(size)
     for j, label in enumerate(labels):
@@ -228,10 +217,12 @@ def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 class LinearChainCRF(nn.Module):
-    """The CRF's parameters: transition scores, zero at first, no start or end scores (as in the paper's code).
+    """Parameters of the CRF: transition scores, initially zero.
 
-    With `use_transitions=False` they stay zero and do not train: tags are then independent of each other and one decoder,
-    one posterior serve the plain token classifier as well. `constrain` adds `FORBIDDEN` where BIO does not allow a step.
+    There are no start or end scores, as in the paper's code. With `use_transitions=False` the
+    transition scores stay zero and are not trained: tags are then independent, so the same decoder
+    and posterior serve the plain token classifier. `constrain` adds `FORBIDDEN` where BIO does not
+    allow a transition.
     """
 
     penalty: Tensor
@@ -249,7 +240,7 @@ class LinearChainCRF(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Zero transitions; penalties from the labels. `init` leaves alone what a checkpoint has filled."""
+        """Zero transitions; penalties from the labels. `init` keeps what a checkpoint filled."""
         transitions, start = bio_penalties(self.labels)
         if self.transitions is not None:
             init.zeros_(self.transitions)
@@ -265,7 +256,7 @@ class LinearChainCRF(nn.Module):
 
 # ------------------------------------------------------------------------------------------- models
 def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the kept positions of each row to its left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
+    """Move kept positions to the left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
     lengths = keep.sum(1)
     longest = max(int(lengths.max()), 1) if keep.numel() else 1
     order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # (B, L)
@@ -274,11 +265,13 @@ def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class NercoPreTrainedModel(SafePreTrainedModel):
+    """What both models share: settings for transformers, and weight initialisation."""
+
     config_class = NercoConfig
     base_model_prefix = "nerco"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    # The Trainer must divide the loss by the number of accumulated batches: it is a mean over sentences.
+    # A mean over sentences: the Trainer must divide the loss by the number of accumulated batches.
     accepts_loss_kwargs = False
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -286,9 +279,17 @@ class NercoPreTrainedModel(SafePreTrainedModel):
         if isinstance(module, LinearChainCRF):
             module.reset_parameters()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's input embeddings."""
+        return self.base_model.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's input embeddings."""
+        self.base_model.encoder.set_input_embeddings(value)
+
 
 class NercoModel(NercoPreTrainedModel):
-    """Encoder and output dropout: what stage one trains and what `AutoModel` opens."""
+    """Encoder and output dropout: trained in stage one, and opened by `AutoModel`."""
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\."]
 
@@ -298,21 +299,15 @@ class NercoModel(NercoPreTrainedModel):
         self.dropout = nn.Dropout(config.output_dropout)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.encoder.set_input_embeddings(value)
-
     @classmethod
     def from_encoder(cls, name_or_path: str, **config: Any) -> "NercoModel":
-        """A new model around a pretrained encoder. `config`: fields of `NercoConfig`."""
+        """A new model with a pretrained encoder. `config`: fields of `NercoConfig`."""
         model = cls(NercoConfig(encoder_config=read_encoder_config(name_or_path), **config))
         model.load_encoder(name_or_path)
         return model
 
     def load_encoder(self, name_or_path: str) -> None:
-        """Replace the encoder's weights by those of a pretrained one (safetensors only)."""
+        """Replace the encoder by a pretrained one (safetensors only)."""
         self.encoder = pretrained_encoder(name_or_path, self.config.encoder_config)
 
     def forward(
@@ -325,7 +320,7 @@ class NercoModel(NercoPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutput:
-        """input_ids, attention_mask: (B, T) -> last_hidden_state (B, T, D), after the output dropout."""
+        """input_ids, attention_mask (B, T) -> last_hidden_state (B, T, D), after the dropout."""
         outputs = encode(
             self.encoder,
             input_ids=input_ids,
@@ -344,7 +339,7 @@ class NercoModel(NercoPreTrainedModel):
 
 
 class NercoForTokenClassification(NercoPreTrainedModel):
-    """NerCo's tagger: `NercoModel`, a linear layer, a linear-chain CRF. Stage two, and what users load."""
+    """The tagger: `NercoModel`, linear layer, CRF. Trained in stage two, and loaded by users."""
 
     def __init__(self, config: NercoConfig) -> None:
         super().__init__(config)
@@ -360,7 +355,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
     def from_encoder(
         cls, name_or_path: str, labels: Sequence[str], **config: Any
     ) -> "NercoForTokenClassification":
-        """A new tagger around a pretrained encoder.
+        """A new tagger with a pretrained encoder.
 
         Args:
             name_or_path: folder or Hub name of any encoder-only model with safetensors weights.
@@ -368,7 +363,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             config: further fields of `NercoConfig`, e.g. `use_crf=False`.
 
         Raises:
-            ValueError: the labels are not BIO, or the encoder cannot be read.
+            InputError: the labels are not BIO, or the encoder cannot be read.
         """
         check_bio_labels(labels)
         encoder_config = read_encoder_config(name_or_path)
@@ -379,12 +374,6 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         model = cls(NercoConfig(encoder_config=encoder_config, **names, **config))
         model.nerco.load_encoder(name_or_path)
         return model
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.nerco.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.nerco.set_input_embeddings(value)
 
     def forward(
         self,
@@ -399,12 +388,12 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> TokenClassifierOutput | tuple:
-        """(B, T) ids -> logits (B, T, C), the emissions of the CRF; with `labels` also the loss.
+        """input_ids (B, T) -> logits (B, T, C), the CRF's emissions; with `labels` also the loss.
 
         Args:
             labels: (B, T) tag ids, -100 where there is none.
-            word_mask: (B, T) bool, the positions that carry a label: no [CLS], [SEP], padding, sub-word tail. Without it, the
-                positions whose label is not -100.
+            word_mask: (B, T) bool, the positions that carry a label, which excludes [CLS], [SEP],
+                padding and sub-word tails; by default where `labels` is not -100.
         """
         outputs = self.nerco(
             input_ids=input_ids,
@@ -429,9 +418,10 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         return result if return_dict is None or return_dict else result.to_tuple()
 
     def loss(self, logits: Tensor, labels: Tensor, word_mask: Tensor) -> Tensor:
-        """Mean over sentences: CRF negative log-likelihood, or without CRF the sentence's mean token cross-entropy.
+        """Mean over sentences of the CRF's negative log-likelihood.
 
-        logits (B, T, C), labels (B, T), word_mask (B, T). Sentences without a labelled position do not count.
+        Without CRF, of each sentence's mean token cross-entropy. Sentences without labelled
+        positions do not count. logits (B, T, C), labels (B, T), word_mask (B, T).
         """
         emissions, lengths = pack_left(logits.float(), word_mask)  # (B, L, C), (B,)
         tags, _ = pack_left(labels, word_mask)  # (B, L)
@@ -467,15 +457,17 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         min_score: float | Mapping[str, float] | None = None,
         top_k: int | None = None,
     ) -> list[list[Span]]:
-        """Spans of each row over its labelled positions, in order, each with its posterior probability at `score_temperature`.
+        """Spans of each row over its labelled positions, in order.
 
-        An orphan I-X (possible only with `constrain_transitions=False`) opens a span as B-X would; the score counts both readings.
+        Scores are posterior probabilities at `score_temperature`. An orphan I-X (possible only with
+        `constrain_transitions=False`) opens a span like B-X; its score covers both readings.
 
         Args:
-            outputs: of `forward`. word_mask: (B, T) as in `forward`.
-            word_end_mask: the last tokens of words, which BINDER's `decode` needs; a tag stands on the first one.
-            min_score: in (0, 1), also by entity type: spans whose score is not above it are left out.
-            top_k: give the posteriors of the best so many types of each span, too.
+            outputs: of `forward`.
+            word_mask: (B, T) as in `forward`.
+            word_end_mask: unused; BINDER's `decode` needs it.
+            min_score: in (0, 1), for all entity types or by type; keep only spans that exceed it.
+            top_k: also return the posteriors of the K best types of each span.
         """
         packed = pack_left(outputs.logits, word_mask.bool())  # (B, L, C), (B,)
         emissions, lengths, transitions, start = arrays(*packed, *self.crf.scores())
@@ -493,10 +485,10 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         return [[Span(*mention) for mention in row] for row in found]
 
     def pipeline(self, tokenizer: Any, **kwargs: Any) -> NerPipeline:
-        """The project's NER pipeline around this model object.
+        """A `NerPipeline` with this model.
 
-        `pipeline("ner", model=DIR, trust_remote_code=True)` finds it by itself; given a model *object* the library's factory
-        silently takes its stock class, which ignores the CRF.
+        `pipeline("ner", model=DIR, trust_remote_code=True)` also gives a `NerPipeline`; but with a
+        model *object*, `pipeline` silently uses the stock class, which ignores the CRF.
         """
         return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
 

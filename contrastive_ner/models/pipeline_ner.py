@@ -1,7 +1,7 @@
-"""Raw text -> mentions: the project's pipeline for "ner" and "token-classification". This file travels with the weights.
+"""Raw text to mentions: the pipeline for "ner" and "token-classification".
 
-Sections: tokens for `windows_ner.TextReader`, batches, the pipeline. How texts become windows, and spans of windows mentions, is said in
-`windows_ner.py`.
+Sections: tokens for `windows_ner.TextReader`, batches, the pipeline. `windows_ner.py` splits texts
+into windows and turns spans of windows into mentions. This file travels with the weights.
 """
 
 from collections import deque
@@ -42,13 +42,15 @@ PIPELINES = {
 def text_reader(
     tokenizer: PreTrainedTokenizerBase, *, label_unit: str, max_window_tokens: int
 ) -> TextReader:
-    """The `TextReader` of a tokenizer.
+    """A `TextReader` that uses `tokenizer`; the other arguments are those of `TextReader`.
 
     Raises:
-        ValueError: the tokenizer is slow, or no room is left beside the special tokens.
+        InputError: the tokenizer is slow, or special tokens alone fill the window.
     """
     if not tokenizer.is_fast:
-        raise InputError(f"{type(tokenizer).__name__} is a slow tokenizer: offsets need a fast one")
+        raise InputError(
+            f"{type(tokenizer).__name__} is a slow tokenizer: expected a fast one, with offsets"
+        )
     with_special = tokenizer("a", return_special_tokens_mask=True)
     ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
     inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
@@ -72,14 +74,14 @@ def encode_texts(
         return_offsets_mapping=True,
         return_attention_mask=False,
         return_token_type_ids=False,
-        verbose=False,  # texts longer than the model are expected here: they are windowed
+        verbose=False,  # texts longer than the model's input are fine: they become windows
     )
     return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
 
 
 # ------------------------------------------------------------------------------------------ batches
 def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tensor]:
-    """Right-padded batch: input_ids, attention_mask, word_mask, word_end_mask, each (B, T)."""
+    """A right-padded batch: input_ids, attention_mask, word_mask, word_end_mask, each (B, T)."""
     return pad_rows(
         [window._asdict() for window in windows],
         {"input_ids": pad_token_id, "word_mask": False, "word_end_mask": False},
@@ -89,7 +91,12 @@ def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tenso
 def pad_rows(
     rows: Sequence[Mapping[str, Any]], fill: Mapping[str, int | bool]
 ) -> dict[str, Tensor]:
-    """The lists over tokens that `fill` names as tensors (B, T), filled up to the longest, and their attention_mask."""
+    """Right-padded tensors (B, T) and their attention_mask.
+
+    Args:
+        rows: lists over tokens by name, `input_ids` among them.
+        fill: the names to include, with their padding values.
+    """
     width = max(len(row["input_ids"]) for row in rows)
     batch = {
         name: torch.tensor([[*row[name], *[value] * (width - len(row[name]))] for row in rows])
@@ -102,33 +109,41 @@ def pad_rows(
 
 # ----------------------------------------------------------------------------------------- pipeline
 class NerPipeline(Pipeline):
-    """Mentions of raw texts, as `pipeline("ner", model=DIR, trust_remote_code=True)` gives them.
+    """Finds mentions in raw texts: `pipeline("ner", model=DIR, trust_remote_code=True)`.
 
-    A string gives a list of mentions, a list of strings a list of lists; any other iterable of strings (generator, `KeyDataset`)
-    is read as results are asked for, a few batches ahead. A mention is a dict of plain Python values:
-    `entity_group, score, word, start, end`, with `text[start:end] == word` always.
+    A string gives a list of mentions, a list of strings a list of lists. Any other iterable of
+    strings (a generator, a `KeyDataset`) gives an iterator that reads a few batches ahead. A
+    mention is a dict of plain Python values: `entity_group, score, word, start, end`, where
+    `text[start:end] == word` always holds.
 
-    Texts longer than the model's window are read in overlapping windows; of two windows the one in which a mention lies farther
-    from the edge decides. Nothing is cut.
+    Texts longer than the model's window are read in overlapping windows; the window in which a
+    mention lies farther from the edge decides. Nothing is truncated.
 
     Args:
-        stride: overlap of windows in tokens (a quarter of the window unless given, and at least BINDER's widest span, so that some
-            window holds every mention whole).
-        long_text: "window", or "error" where a text longer than a window shall be refused (ValueError).
-        coverage: give {"entities": mentions, "coverage": share of the text that the model has read, "windows": how many}.
-        batch_size: windows per forward pass (32 unless given).
-        is_split_into_words: a text is a list of words; mentions say which words they touch: `start_word, end_word`, half-open.
-        delimiter: between words; a space unless given, nothing for models that label every token, such as the Chinese ones.
-        aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so that every strategy, "none"
-            included, gives mentions.
+        stride: overlap of windows in tokens; by default a quarter of the window, and at least
+            BINDER's widest span, so that some window contains each mention completely.
+        long_text: "window" (default), or "error" to raise `InputError` for texts longer than a
+            window.
+        coverage: return {"entities": mentions, "coverage": share of the text read by the model,
+            "windows": number of windows} for each text.
+        batch_size: windows per forward pass; 32 by default.
+        is_split_into_words: texts are lists of words; mentions also have the words they touch:
+            `start_word, end_word`, half-open.
+        delimiter: text between words; by default a space, or nothing for models that label every
+            token, such as the Chinese ones.
+        aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so
+            every strategy, including "none", returns mentions.
         ignore_labels: entity groups to leave out.
-        types: BINDER only: look for these entity types instead of the trained ones, {label: description} or what
-            `encode_types` gave.
-        decoding: BINDER only: "nested" or "flat" instead of the model's own.
-        min_score: in (0, 1), a number or {entity group: number}: mentions whose score is not above it are left out. BINDER's own limit
-            is its threshold, a score near 0.5; a lower one finds more.
-        abstain_below: the same, but they stay: each mention says whether it is `abstained`, one for a person to decide.
-        top_k: each mention says the scores of the best so many types of its span: `labels`, a list of {"label", "score"}.
+        types: BINDER only: entity types to use instead of the trained ones, as
+            {label: description} or the result of `encode_types`.
+        decoding: BINDER only: "nested" or "flat"; by default the model's setting.
+        min_score: in (0, 1), a number or {entity group: number}; keep only mentions with a score
+            above it. BINDER's own limit is its threshold, a score near 0.5; a lower limit finds
+            more mentions.
+        abstain_below: like `min_score`, but keeps the mentions and marks them as `abstained`, to
+            be decided by a person; adds that key to every mention.
+        top_k: add `labels` to each mention: the scores of the K best types of its span, a list of
+            {"label", "score"}.
     """
 
     _load_tokenizer = True
@@ -166,8 +181,9 @@ class NerPipeline(Pipeline):
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise InputError(
-                f"unknown pipeline arguments {sorted(unknown)}: expected stride, long_text, coverage, batch_size, is_split_into_words, "
-                "delimiter, aggregation_strategy, ignore_labels, types, decoding, min_score, abstain_below, top_k"
+                f"unknown pipeline arguments {sorted(unknown)}: expected stride, long_text, "
+                "coverage, batch_size, is_split_into_words, delimiter, aggregation_strategy, "
+                "ignore_labels, types, decoding, min_score, abstain_below, top_k"
             )
         check_options(
             ignore_labels=ignore_labels,
@@ -179,7 +195,8 @@ class NerPipeline(Pipeline):
         )
         if (types, decoding) != (None, None) and not hasattr(self.model, "encode_types"):
             raise InputError(
-                "types and decoding are a BINDER model's; this model tags the types that it was trained on, without overlap"
+                "types and decoding are a BINDER model's options: "
+                "this model tags only the types it was trained on, without overlap"
             )
         if delimiter is not None and not isinstance(delimiter, str):
             raise InputError(f"delimiter is {delimiter!r}: expected a string")
@@ -187,12 +204,9 @@ class NerPipeline(Pipeline):
             types = self.model.encode_types(types, self.tokenizer)
         elif types is not None and not hasattr(types, "fingerprint"):
             raise InputError(
-                f"types is {types!r}: expected {{label: description}}, or what encode_types gave, and a tokenizer"
+                f"types is {types!r}: expected {{label: description}} (needs a tokenizer) "
+                "or the result of encode_types"
             )
-
-        def given(**options: Any) -> dict[str, Any]:
-            return {name: value for name, value in options.items() if value is not None}
-
         return (
             given(
                 stride=stride,
@@ -217,17 +231,14 @@ class NerPipeline(Pipeline):
         num_workers: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """See the class. `num_workers` is accepted and unused: tokenization is batched, not spread over processes."""
-        given = self._sanitize_parameters(**kwargs)
+        """See the class. `num_workers` is ignored: tokenization is batched in this process."""
+        options = self._sanitize_parameters(**kwargs)
         defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
         reading, forward, writing = (
-            {**default, **own} for default, own in zip(defaults, given, strict=True)
+            {**default, **own} for default, own in zip(defaults, options, strict=True)
         )
-        size = next(
-            given
-            for given in (batch_size, self._batch_size, DEFAULT_BATCH_SIZE)
-            if given is not None
-        )
+        sizes = (batch_size, self._batch_size, DEFAULT_BATCH_SIZE)
+        size = next(value for value in sizes if value is not None)
         split = reading.pop("is_split_into_words", False)
         delimiter = reading.pop("delimiter", "" if self.model.config.label_unit == "token" else " ")
         stream = partial(self._stream_of_words, delimiter=delimiter) if split else self._stream
@@ -247,7 +258,7 @@ class NerPipeline(Pipeline):
     def _stream(
         self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict
     ) -> Iterator[Any]:
-        """Results in input order, a few batches ahead."""
+        """Results in input order; reads a few batches ahead."""
         limits = writing.get("abstain_below")
         if limits is not None:
             types = (
@@ -270,7 +281,7 @@ class NerPipeline(Pipeline):
     def _stream_of_words(
         self, rows: Iterable[Sequence[str]], delimiter: str, **options: Any
     ) -> Iterator[Any]:
-        """As `_stream`, of texts that are lists of words."""
+        """`_stream` for texts that are lists of words."""
         waiting: deque[list[tuple[int, int]]] = deque()
 
         def texts() -> Iterator[str]:
@@ -298,7 +309,7 @@ class NerPipeline(Pipeline):
         long_text: str = "window",
         first: int = 0,
     ) -> list[Prepared]:
-        """Texts -> tokens and windows. `first`: the number of the first text, for the error."""
+        """Texts -> tokens and windows. `first`: index of the first text, for the error."""
         overlap = self.model.config.min_overlap
         return prepare(
             self.reader,
@@ -322,7 +333,7 @@ class NerPipeline(Pipeline):
         coverage: bool = False,
         **options: Any,
     ) -> Any:
-        """A text with the spans of its windows -> its mentions in order of their offsets."""
+        """A text with the spans of its windows -> its mentions, ordered by their offsets."""
         row, spans = model_outputs
         mentions = mention_dicts(
             row, spans, flat=(decoding or self.model.config.decoding) == "flat", **options
@@ -333,5 +344,11 @@ class NerPipeline(Pipeline):
         return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def is_list_of(kind: type, value: Any) -> bool:
+    """Whether `value` is a list or tuple with only items of type `kind`."""
     return isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value)

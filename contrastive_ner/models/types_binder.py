@@ -1,4 +1,7 @@
-"""BINDER's entity types: their descriptions as token ids, and encoded sets of them. Travels with the weights."""
+"""BINDER's entity types: token ids of their descriptions, and sets of encoded types.
+
+This file travels with the weights.
+"""
 
 import hashlib
 import json
@@ -18,12 +21,13 @@ from .windows_ner import InputError
 
 @dataclass(frozen=True)
 class TypeEmbeddings:
-    """Encoded entity types: what a model compares spans with.
+    """Encoded entity types, which the model compares spans with.
 
     Args:
         descriptions: {label: text}, in the order of the vectors.
-        vectors: (3, E, D) for starts, ends, spans; each of length 1.
-        fingerprint: of the weights that made them (`BinderModel.type_fingerprint`); another model refuses them.
+        vectors: (3, E, D) unit vectors for starts, ends, spans.
+        fingerprint: of the weights that encoded them (`BinderModel.type_fingerprint`); a model
+            with other weights refuses them.
     """
 
     descriptions: dict[str, str]
@@ -32,13 +36,18 @@ class TypeEmbeddings:
 
     @property
     def labels(self) -> list[str]:
+        """The entity types, in the order of the vectors."""
         return list(self.descriptions)
 
     def __len__(self) -> int:
         return len(self.descriptions)
 
     def add(self, other: "TypeEmbeddings") -> "TypeEmbeddings":
-        """These types and another set's. ValueError where a label is in both, or the weights differ."""
+        """These types followed by those of another set.
+
+        Raises:
+            InputError: a label is in both sets, or they were encoded by different weights.
+        """
         if other.fingerprint != self.fingerprint:
             raise InputError(
                 "the types were encoded by other weights: encode them again with this model"
@@ -52,11 +61,16 @@ class TypeEmbeddings:
         )
 
     def remove(self, *labels: str) -> "TypeEmbeddings":
-        """The types without some. ValueError where one is not there."""
+        """These types without `labels`.
+
+        Raises:
+            InputError: a label is not in the set.
+        """
         unknown = sorted(set(labels) - set(self.descriptions))
         if unknown:
             raise InputError(
-                f"entity type {', '.join(unknown)} is not there (there are {', '.join(self.labels)})"
+                f"entity type {', '.join(unknown)} is not there: "
+                f"expected one of {', '.join(self.labels)}"
             )
         kept = [number for number, label in enumerate(self.labels) if label not in labels]
         return TypeEmbeddings(
@@ -66,7 +80,7 @@ class TypeEmbeddings:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors."""
+        """Write the types to a safetensors file."""
         metadata = {
             "descriptions": json.dumps(self.descriptions, ensure_ascii=False),
             "fingerprint": self.fingerprint,
@@ -79,13 +93,14 @@ class TypeEmbeddings:
     def load(
         cls, path: str | Path, descriptions: Mapping[str, str] | None = None
     ) -> "TypeEmbeddings":
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Args:
-            descriptions: what the types should be; where the file was made from other texts, it is refused.
+            descriptions: the expected {label: text}; a file made from other descriptions is
+                refused.
 
         Raises:
-            ValueError: no such file, or it holds no types, or other ones.
+            InputError: the file is missing, holds no types, or holds other types than expected.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -93,11 +108,13 @@ class TypeEmbeddings:
             found = cls(json.loads(metadata["descriptions"]), vectors, metadata["fingerprint"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
-                f"{path}: no encoded types (expected what TypeEmbeddings.save writes): {error}"
+                f"{path}: no encoded types (expected a file written by TypeEmbeddings.save): "
+                f"{error}"
             ) from error
         if vectors.dim() != 3 or vectors.shape[:2] != (3, len(found)):
             raise InputError(
-                f"{path}: vectors of shape {tuple(vectors.shape)} for {len(found)} types (expected 3 x types x size)"
+                f"{path}: expected vectors of shape (3, {len(found)}, size) for {len(found)} "
+                f"types, found {tuple(vectors.shape)}"
             )
         wanted = found.descriptions if descriptions is None else descriptions
         differing = sorted(
@@ -105,35 +122,47 @@ class TypeEmbeddings:
         )
         if differing:
             raise InputError(
-                f"{path} is stale: it was made from other descriptions of {', '.join(differing)}; encode them again"
+                f"{path} is stale: it was made from other descriptions of "
+                f"{', '.join(differing)}; encode them again"
             )
         return found
 
 
 def check_descriptions(descriptions: Any) -> None:
-    """Raise ValueError unless `descriptions` is {label: [text, ...]} with something in every text."""
+    """Raise `InputError` unless `descriptions` is {label: [text, ...]} without blank texts."""
     if not isinstance(descriptions, Mapping):
         raise InputError(
-            f"descriptions is a {type(descriptions).__name__}: expected {{entity type: [text, ...]}}"
+            f"descriptions is a {type(descriptions).__name__}: "
+            "expected {entity type: [text, ...]}"
         )
     for label, texts in descriptions.items():
         if not isinstance(label, str) or not label:
             raise InputError(f"entity type {label!r}: expected a name")
         if not isinstance(texts, list) or not texts:
             raise InputError(
-                f"the texts of entity type {label!r} are {texts!r}: expected a list of at least one"
+                f"the texts of entity type {label!r} are {texts!r}: "
+                "expected a list of at least one text"
             )
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise InputError(
-                    f"entity type {label!r} is described by {text!r}: expected a text that says what it is"
+                    f"entity type {label!r} is described by {text!r}: "
+                    "expected a text that says what it is"
                 )
 
 
 def description_ids(
     tokenizer: Any, label: str, texts: Sequence[str], config: PreTrainedConfig
 ) -> list[list[int]]:
-    """Token ids of a type's texts. ValueError where one is longer than the encoder reads."""
+    """Token ids of each description of a type.
+
+    Args:
+        tokenizer: of the type encoder, whose configuration is `config`.
+        label: the type, for the error.
+
+    Raises:
+        InputError: a text is longer than the encoder's input.
+    """
     longest = min(
         tokenizer.model_max_length,
         getattr(config, "max_position_embeddings", tokenizer.model_max_length),
@@ -142,13 +171,14 @@ def description_ids(
     for row in rows:
         if len(row) > longest:
             raise InputError(
-                f"a description of {label!r} has {len(row)} tokens: the encoder reads {longest} at most"
+                f"a description of {label!r} has {len(row)} tokens: "
+                f"expected at most {longest}, the longest input of the encoder"
             )
     return rows
 
 
 def weights_digest(*modules: nn.Module) -> str:
-    """SHA-256 of the modules' weights, in float32."""
+    """SHA-256 of the modules' weights in float32, as hexadecimal digits."""
     digest = hashlib.sha256()
     for module in modules:
         for name, value in sorted(module.state_dict().items()):

@@ -1,11 +1,12 @@
-"""Texts as model inputs, and what a model finds in its windows as mentions: what every way to run a model shares.
+"""Texts to model windows, and the spans found in windows to mentions.
 
-Sections: label positions and windows, batches, spans of a text, mentions. Training, `pipeline("ner")` and the runtime without torch read
-texts through the same `TextReader`, so that a model sees in use exactly what it saw in training. Standard library only: this file
-travels with the weights, and with an exported model.
+Sections: label positions and windows, batches, spans of a text, mentions. Training,
+`pipeline("ner")` and the torch-free runtime all read texts through `TextReader`, so inputs at
+inference match those in training. This file uses only the standard library and travels with the
+weights and with exported models.
 
-Words: a *position* is what carries one label (a token of a character tokenizer, or the first token of a word); a *window* is a
-run of positions that fits the model. Offsets count code points, half-open.
+A *position* carries one label: a token of a character tokenizer, or the first token of a word. A
+*window* is a run of positions that fits the model. Offsets are half-open and count code points.
 """
 
 import re
@@ -20,13 +21,13 @@ from typing import Any, NamedTuple
 DECODINGS = ("nested", "flat")
 LONG_TEXTS = ("window", "error")
 DEFAULT_BATCH_SIZE = 32
-WINDOWS_PER_BATCH = 16  # how many batches of windows are read ahead and sorted by length
+WINDOWS_PER_BATCH = 16  # batches of texts that are read ahead, so windows can be sorted by length
 
 
 # ---------------------------------------------------------------------- label positions and windows
 @lru_cache(maxsize=1)
 def _word_pattern() -> re.Pattern[str]:
-    """A word: one ideograph, kana or other character of a script without spaces; or a run of letters, digits, marks; or one symbol."""
+    """A word: one ideograph, kana or similar; or a run of letters, digits, marks; or one symbol."""
     marks = "".join(
         c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"
     )
@@ -37,7 +38,7 @@ def _word_pattern() -> re.Pattern[str]:
 
 
 def word_starts(text: str) -> set[int]:
-    """Offsets at which a word of `text` starts: a rule of the text alone, the same for every tokenizer.
+    """Offsets at which the words of `text` start; independent of the tokenizer.
 
     >>> sorted(word_starts("Hi, 北京 2024"))
     [0, 2, 4, 5, 7]
@@ -49,11 +50,14 @@ Encode = Callable[[list[str]], Iterable[tuple[list[int], list[tuple[int, int]]]]
 
 
 class InputError(ValueError):
-    """An option or an input that cannot be used; the message says what was expected and what was found."""
+    """An invalid option or input; the message says what was expected and what was found."""
 
 
 class Tokenized(NamedTuple):
-    """A text's tokens without special ones: `ids`; for each position its first and its last token, and its characters."""
+    """A text's token `ids` without special tokens, and its positions.
+
+    `first_token`, `last_token` and `spans` (character offsets) have one item per position.
+    """
 
     ids: list[int]
     first_token: list[int]
@@ -62,9 +66,9 @@ class Tokenized(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A model input: ids with special tokens; `word_mask`, `word_end_mask` mark the first and last tokens of positions.
+    """A model input: positions [first, last) of a text, with special tokens.
 
-    It holds the positions [first, last) of the text.
+    `word_mask` and `word_end_mask` mark the first and the last token of each position.
     """
 
     input_ids: list[int]
@@ -75,16 +79,16 @@ class Window(NamedTuple):
 
 
 class TextReader:
-    """Turns texts into tokens, label positions and windows, the same way in training and inference.
+    """Turns texts into tokens, label positions and windows, both in training and inference.
 
     Args:
-        encode: texts to their token ids and character offsets, without special tokens.
+        encode: maps texts to their token ids and character offsets, without special tokens.
         prefix, suffix: special tokens before and after a text.
         label_unit: "token" (every token is a position) or "word" (the first token of each word).
-        max_window_tokens: longest window, special tokens included.
+        max_window_tokens: size of the longest window, including special tokens.
 
     Raises:
-        ValueError: no room is left beside the special tokens.
+        InputError: special tokens alone fill the window.
     """
 
     def __init__(
@@ -101,11 +105,12 @@ class TextReader:
         self.capacity = max_window_tokens - len(self.prefix) - len(self.suffix)
         if self.capacity < 1:
             raise InputError(
-                f"max_window_tokens is {max_window_tokens}: too small for {len(prefix) + len(suffix)} special tokens"
+                f"max_window_tokens is {max_window_tokens}: too small; "
+                f"expected more than {len(prefix) + len(suffix)}, the number of special tokens"
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokenized]:
-        """Tokens and positions of each text. Lone surrogates are read as U+FFFD; offsets stay exact."""
+        """Tokens and positions of each text. Lone surrogates become U+FFFD; offsets stay exact."""
         if not texts:
             return []
         readable = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]
@@ -122,31 +127,25 @@ class TextReader:
         spans: list[tuple[int, int]] = []
         inner: tuple[int, int, int, int] | None = None
         for token, (start, end) in enumerate(offsets):
-            while (
-                start < end and text[start].isspace()
-            ):  # byte-level and SentencePiece tokens may include the space
+            # Byte-level and SentencePiece tokens may include the space.
+            while start < end and text[start].isspace():
                 start += 1
             while end > start and text[end - 1].isspace():
                 end -= 1
             if start == end:
                 continue
-            if not spans or (
-                start >= spans[-1][1] and start in starts
-            ):  # the text's first token may start inside of a word
+            # The first token of a text may start inside a word.
+            if not spans or (start >= spans[-1][1] and start in starts):
                 first_token.append(token)
                 last_token.append(token)
                 spans.append((start, end))
                 inner = None
                 continue
             if start >= spans[-1][1]:
-                inner = (
-                    token,
-                    start,
-                    last_token[-1],
-                    spans[-1][1],
-                )  # the last character that begins inside of the word
+                # The latest character inside the word that starts a token.
+                inner = (token, start, last_token[-1], spans[-1][1])
             if token - first_token[-1] >= self.capacity and inner is not None:
-                # Longer than a window: the word's next position begins with that character.
+                # The word is longer than a window: start another position at that character.
                 opening, begin, last_token[-1], before = inner
                 spans[-1] = (spans[-1][0], before)
                 first_token.append(opening)
@@ -159,11 +158,11 @@ class TextReader:
         return Tokenized(ids, first_token, last_token, spans)
 
     def window(self, text: Tokenized, first: int, last: int) -> Window:
-        """Positions [first, last) as a model input. A position with more tokens than a window holds (see `coverage`) is cut."""
+        """Positions [first, last) as a model input; cuts overlong positions (see `coverage`)."""
         begin = text.first_token[first]
         end = text.first_token[last] if last < len(text.first_token) else len(text.ids)
         ids = text.ids[begin:end][: self.capacity]
-        every_token = last - first == len(ids)  # each is a position: no need to look where they are
+        every_token = last - first == len(ids)  # each token is a position: no need to locate them
         starts, ends = [every_token] * len(ids), [every_token] * len(ids)
         if not every_token:
             for token in text.first_token[first:last]:
@@ -180,14 +179,14 @@ class TextReader:
         )
 
     def fit(self, text: Tokenized, first: int) -> int:
-        """The largest `last` such that positions [first, last) fit into one window (at least one position)."""
+        """The largest `last` such that [first, last) fits in a window; at least `first` + 1."""
         limit = text.first_token[first] + self.capacity
         if limit >= len(text.ids):
             return len(text.spans)
         return max(bisect_right(text.first_token, limit) - 1, first + 1)
 
     def overlapping_windows(self, text: Tokenized, overlap: int) -> list[Window]:
-        """Windows that cover every position; consecutive ones share at least `overlap` tokens where they can."""
+        """Windows that cover all positions and share at least `overlap` tokens where possible."""
         windows, first = [], 0
         while first < len(text.spans):
             last = self.fit(text, first)
@@ -197,25 +196,21 @@ class TextReader:
             first = max(
                 bisect_right(text.first_token, text.first_token[last] - overlap) - 1, first + 1
             )
-            while (
-                self.fit(text, first) == last
-            ):  # before a long word: a window inside the one before is no gain
+            # Before a long word: skip windows that lie inside the previous one.
+            while self.fit(text, first) == last:
                 first += 1
         return windows
 
     def coverage(self, text: Tokenized, windows: Sequence[Window]) -> float:
-        """Share of a text's positions that some window holds whole.
+        """Share of a text's positions that lie entirely in some window.
 
-        It is 1.0 but for characters that share tokens and have more of them than a window holds: ligatures that stand for whole phrases.
+        Below 1.0 only for characters that share tokens and need more of them than fit in a window:
+        ligatures that stand for whole phrases.
         """
         read = until = 0
         for window in windows:
-            end = (
-                text.first_token[window.first]
-                + len(window.input_ids)
-                - len(self.prefix)
-                - len(self.suffix)
-            )
+            own_tokens = len(window.input_ids) - len(self.prefix) - len(self.suffix)
+            end = text.first_token[window.first] + own_tokens
             whole = min(bisect_left(text.last_token, end), window.last)
             read += max(whole - max(window.first, until), 0)
             until = max(until, whole)
@@ -224,7 +219,7 @@ class TextReader:
 
 # ------------------------------------------------------------------------------------------ batches
 class Prepared(NamedTuple):
-    """A text as it is read: what to tag of it."""
+    """A text with its tokens and windows, ready to be tagged."""
 
     text: str
     tokenized: Tokenized
@@ -243,11 +238,13 @@ def prepare(
     """Texts -> tokens and windows.
 
     Args:
-        min_overlap: tokens that windows must share. stride: tokens that they do share, where they can; by default a quarter of a window.
-        first: the number of the first text, for the error.
+        min_overlap: least number of tokens that consecutive windows must share.
+        stride: tokens that they share where possible; by default a quarter of a window.
+        long_text: "window", or "error" to refuse texts longer than a window.
+        first: index of the first text, for the error.
 
     Raises:
-        ValueError: no such overlap; a text longer than a window where `long_text` is "error".
+        InputError: `stride` is out of range, or a text is too long and `long_text` is "error".
     """
     least = min(min_overlap, reader.capacity - 1)
     overlap = max(reader.capacity // 4, least) if stride is None else stride
@@ -262,7 +259,8 @@ def prepare(
     for number, row in enumerate(prepared, first):
         if long_text == "error" and len(row.windows) > 1:
             raise InputError(
-                f"text {number} has {len(row.tokenized.ids)} tokens: expected at most {reader.capacity}, with long_text='error'"
+                f"text {number} has {len(row.tokenized.ids)} tokens: "
+                f"expected at most {reader.capacity}, with long_text='error'"
             )
     return prepared
 
@@ -273,15 +271,17 @@ def in_batches(
     read: Callable[[list[str], int], list[Prepared]],
     run: Callable[[list[Window]], Sequence[Sequence[tuple]]],
 ) -> Iterator[tuple[Prepared, list[Sequence[tuple]]]]:
-    """Each text with the spans of its windows, in input order, a few batches ahead of what is asked for.
+    """Each text with the spans of its windows, in input order; reads a few batches ahead.
 
-    Windows of a buffer of texts run sorted by length, so that little padding is computed.
+    The windows of buffered texts run sorted by length, to reduce padding.
 
     Args:
-        read: texts and the number of the first one -> windows. run: a batch of windows -> the spans of each.
+        batch_size: windows per batch.
+        read: texts and the index of the first one -> their windows.
+        run: a batch of windows -> the spans of each window.
 
     Raises:
-        ValueError: something is no string; batches of less than one window.
+        InputError: a text is not a string, or `batch_size` is less than 1.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: expected at least 1")
@@ -305,9 +305,10 @@ def in_batches(
 
 # ---------------------------------------------------------------------------------- spans of a text
 class Span(NamedTuple):
-    """A mention over labelled positions, half-open; `score` lies in [0, 1]: what it means is the model's to say.
+    """A mention over labelled positions, half-open.
 
-    `labels`: the best entity types of the span with their scores, where they were asked for.
+    `score` lies in [0, 1]; its meaning depends on the model. `labels` holds the best entity types
+    of the span with their scores, if requested.
     """
 
     start: int
@@ -320,9 +321,9 @@ class Span(NamedTuple):
 def least_scores(
     min_score: float | Mapping[str, float] | None, groups: Sequence[str], name: str = "min_score"
 ) -> dict[str, float]:
-    """The least score of each entity group that has one; `name` is the option.
+    """{entity group: score that a mention must exceed}; `name` is the option, for the error.
 
-    ValueError for a group that there is not: its limit would do nothing.
+    Raises `InputError` for an unknown group, whose limit would have no effect.
 
     >>> least_scores(0.6, ["PER", "ORG"]), least_scores({"ORG": 0.3}, ["PER", "ORG"])
     ({'PER': 0.6, 'ORG': 0.6}, {'ORG': 0.3})
@@ -332,17 +333,19 @@ def least_scores(
     unknown = sorted(set(min_score) - set(groups))
     if unknown:
         raise InputError(
-            f"{name} names {', '.join(unknown)}: expected entity groups of the model, {', '.join(groups)}"
+            f"{name} names {', '.join(unknown)}: "
+            f"expected entity groups of the model, {', '.join(groups)}"
         )
     return dict(min_score)
 
 
 def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -> list[tuple]:
-    """Spans over a text's positions from the spans of its windows, in order: (first, last, label, score, ...) as they were given.
+    """Spans over a text's positions from the spans of its windows, in order.
 
-    A span in the overlap of [a, b) and [c, d) belongs to the first window if it lies farther from b than from c, that is if
-    first + last <= b + c: a rule on the span's middle, so that consecutive windows share the text out between them. Spans of
-    different windows may overlap each other.
+    Spans are (first, last, label, score, ...); only the positions change. A span in the overlap of
+    windows [a, b) and [c, d) belongs to the first one if its middle is no closer to b than to c,
+    that is, if first + last <= b + c. Consecutive windows thus divide the text between them. Spans
+    from different windows may overlap.
     """
     if not windows:
         return []
@@ -357,7 +360,7 @@ def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -
 
 
 def best_labels(spans: Sequence[Span]) -> list[Span]:
-    """Of the spans over the same words the one with the highest score, in order."""
+    """Keep the highest-scoring of the spans with the same start and end, in order."""
     best: dict[tuple[int, int], Span] = {}
     for span in spans:
         if span[:2] not in best or span.score > best[span[:2]].score:
@@ -366,13 +369,13 @@ def best_labels(spans: Sequence[Span]) -> list[Span]:
 
 
 def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
-    """Spans without overlap: by falling score, each unless it overlaps one that stays; in order.
+    """Non-overlapping spans, chosen greedily by descending score; in order.
 
     >>> flat_spans([(0, 2, "GPE", 0.6), (0, 4, "ORG", 0.9), (4, 5, "PER", 0.5)])
     [(0, 4, 'ORG', 0.9), (4, 5, 'PER', 0.5)]
     """
     kept: list[tuple] = []
-    group: list[tuple] = []  # spans that overlap one another, directly or by others between them
+    group: list[tuple] = []  # spans that overlap, directly or through others
     end = -1
     for span in sorted(spans):
         if span[0] >= end:
@@ -384,14 +387,13 @@ def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
 
 
 def best_of(group: list[tuple]) -> list[tuple]:
-    """`flat_spans` of spans that overlap one another."""
+    """`flat_spans` within a group of overlapping spans."""
     if len(group) <= 1:
         return group
     kept: list[tuple] = []  # in order
     for span in sorted(group, key=lambda span: (-span[3], *span[:3])):
-        at = bisect_left(
-            kept, span[1], key=lambda other: other[0]
-        )  # the first that starts at its end or later
+        # The first kept span that starts at or after the end of this one.
+        at = bisect_left(kept, span[1], key=lambda other: other[0])
         if at == 0 or kept[at - 1][1] <= span[0]:
             kept.insert(at, span)
     return kept
@@ -407,7 +409,7 @@ def check_options(
     abstain_below: Any = None,
     top_k: Any = None,
 ) -> None:
-    """Raise ValueError for a value that makes no sense. None is none given; their meaning is told by `NerPipeline`."""
+    """Raise `InputError` for an invalid value. None means not given; see `NerPipeline`."""
     if isinstance(ignore_labels, str):
         raise InputError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
     for name, given, known in (
@@ -417,12 +419,12 @@ def check_options(
         if given not in (None, *known):
             raise InputError(f"{name} is {given!r}: expected one of {', '.join(known)}")
     for name, given in (("min_score", min_score), ("abstain_below", abstain_below)):
-        for limit in (
-            given.values() if isinstance(given, Mapping) else [] if given is None else [given]
-        ):
+        limits = given.values() if isinstance(given, Mapping) else [] if given is None else [given]
+        for limit in limits:
             if not isinstance(limit, int | float) or not 0 < limit < 1:
                 raise InputError(
-                    f"{name} is {given!r}: expected a number between 0 and 1, or {{entity group: number}}"
+                    f"{name} is {given!r}: "
+                    "expected a number between 0 and 1, or {entity group: number}"
                 )
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k is {top_k!r}: expected a positive integer")
@@ -436,7 +438,18 @@ def mention_dicts(
     ignore_labels: Sequence[str] = (),
     abstain_below: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """The mentions of a text from the spans of its windows, in order: dicts of plain values, as `NerPipeline` says."""
+    """The mentions of a text from the spans of its windows, in order.
+
+    Args:
+        row, spans: a text and the spans of each of its windows.
+        flat: drop overlapping mentions, as `flat_spans` does.
+        ignore_labels: entity groups to leave out.
+        abstain_below: {entity group: score}; adds `abstained` (whether a mention scores at most
+            that) to every mention.
+
+    Returns:
+        Dicts of plain values, described in `NerPipeline`.
+    """
     found = merge_windows(row.windows, spans)
     mentions = []
     for first, last, label, score, *more in flat_spans(found) if flat else found:
@@ -459,7 +472,7 @@ def mention_dicts(
 
 
 def joined(words: Sequence[str], delimiter: str) -> tuple[str, list[tuple[int, int]]]:
-    """A text from its words, and their offsets in it.
+    """Words joined into a text, and the offsets of each word.
 
     >>> joined(["New", "York"], " ")
     ('New York', [(0, 3), (4, 8)])
@@ -472,7 +485,7 @@ def joined(words: Sequence[str], delimiter: str) -> tuple[str, list[tuple[int, i
 
 
 def word_range(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
-    """The words, half-open, that text[start:end] touches.
+    """The words that text[start:end] touches, half-open.
 
     >>> word_range([(0, 3), (4, 8), (9, 11)], 4, 7)
     (1, 2)

@@ -1,1 +1,1 @@
-"""A trained model at work: tagging records and files, export, the runtime without torch."""
+"""Using a trained model: tagging records and files, export, the runtime without torch."""

@@ -1,8 +1,10 @@
-"""A trained model as ONNX graphs, in a folder that runs without torch (`runtime_onnx.py`).
+"""Export of a trained model as ONNX graphs, in a folder that runs without torch.
 
-The graph of a tagger gives the CRF's emissions; of BINDER two graphs give the parts of span projections, and the scores of chosen spans
-against the types, which are constants of the second. Decoding is the runtime's. Weights are float32; in int8 the matrix products are
-quantised dynamically, weights by channel (embeddings stay as they are: quantised they cost accuracy, and gain no time).
+The graph of a tagger returns the emissions of the CRF. BINDER has two graphs: one returns the parts
+of the span projections, the other the scores of given spans for the types, which are constants of
+that graph. The runtime, `runtime_onnx.py`, does the decoding. Weights are float32. In int8, matrix
+products are quantized dynamically, with weights per channel; embeddings are not quantized, which
+would cost accuracy and save no time.
 """
 
 import json
@@ -33,13 +35,17 @@ from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline
 
-OPSET = 23  # the first with attention as one operation, a quarter faster than its parts
-TOLERANCE = 1e-3  # of scores: float32 rounds otherwise in another order
-PROBE = "Angela Merkel visited Paris. 昨天下午，李明远教授在南京大学讲课。"  # where a folder stores no examples
+OPSET = 23  # the first with attention as one operator, a quarter faster than its parts
+TOLERANCE = 1e-3  # of scores: float32 rounds differently if operations change order
+# A text to compare on; a folder may store no examples.
+PROBE = "Angela Merkel visited Paris. 昨天下午，李明远教授在南京大学讲课。"
 
 
 class Measured(NamedTuple):
-    """One way to run a model: its bytes; on given data its micro F1 and the seconds that tagging took, None without."""
+    """Measurements of one way to run a model.
+
+    `size` is in bytes; `f1` (micro) and `seconds` are of tagging given data, None without data.
+    """
 
     size: int
     f1: float | None = None
@@ -47,7 +53,12 @@ class Measured(NamedTuple):
 
 
 class Runner:
-    """What `evaluate_records` asks of a pipeline, run by another one, which knows its types already."""
+    """A pipeline for `evaluate_records` that tags with another callable, which has its own types.
+
+    Args:
+        model: model of the pipeline; its configuration is read.
+        run: callable that tags texts.
+    """
 
     def __init__(self, model: Any, run: Callable[..., Any]) -> None:
         self.model, self.run = model, run
@@ -57,24 +68,29 @@ class Runner:
 
 
 class TaggerGraph(nn.Module):
-    """(B, T) ids and attention mask -> emissions (B, T, C)."""
+    """The graph of a tagger: token ids and attention mask (B, T) to emissions (B, T, C)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Emissions (B, T, C)."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 class SpanPartsGraph(nn.Module):
-    """(B, T) ids and attention mask -> the parts of span projections, left and right (B, T, D)."""
+    """BINDER's first graph: token ids and attention mask (B, T) to parts of span projections.
+
+    There are two parts, left and right, (B, T, D) each.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Left and right parts, (B, T, D) each."""
         parts = self.model.heads(
             self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         )
@@ -82,7 +98,14 @@ class SpanPartsGraph(nn.Module):
 
 
 class SpanScoresGraph(nn.Module):
-    """Left and right (B, T, D), cells (N, 3) of row, first token, width - 1 -> scores (N, E) of the given types, vectors (E, D)."""
+    """BINDER's second graph: left and right parts (B, T, D) and spans (N, 3) to scores (N, E).
+
+    A span is its row, first token, and width - 1.
+
+    Args:
+        heads: projections of the model.
+        vectors: vectors of the types (E, D), constants of the graph.
+    """
 
     def __init__(self, heads: Any, vectors: Tensor) -> None:
         super().__init__()
@@ -90,6 +113,7 @@ class SpanScoresGraph(nn.Module):
         self.register_buffer("vectors", vectors.float())
 
     def forward(self, left: Tensor, right: Tensor, cells: Tensor) -> Tensor:
+        """Scores (N, E) of the spans `cells` (N, 3)."""
         _, _, _, _, width = self.heads(left.new_zeros(1, 1, self.heads.start.in_features))
         return self.heads.span_scores(
             Projected(left, left, left, right, width), cells, self.vectors
@@ -104,27 +128,30 @@ def export(
     data: Sequence[Record] = (),
     trust_remote_code: bool = False,
 ) -> dict[str, Measured]:
-    """Write a model as a folder that runs with onnxruntime, tokenizers and numpy, and finds what the model finds.
+    """Export a model to a folder that runs with onnxruntime, tokenizers and numpy.
 
-    The folder appears when it is complete.
+    The folder appears once it is complete and its float32 graph finds what the model finds.
 
     Args:
-        types: BINDER: {label: description} in the place of the trained types.
-        data: annotated records, to measure what int8 gains and costs.
+        types: for BINDER, {label: description} to replace the trained types.
+        data: annotated records, to measure the speed and accuracy of int8.
+
+    Returns:
+        Measurements of "torch", "float32" and "int8".
 
     Raises:
-        ConfigError: packages of the export are missing; the output exists; the model cannot be read; its graph finds other mentions.
+        ConfigError: packages for the export are missing; the output exists; the model cannot be
+            read; its graph finds other mentions.
     """
     target = Path(output)
     if target.exists():
         raise ConfigError(f"{target} exists; choose another folder")
     check_packages()
-    from contrastive_ner.serving import runtime_onnx
-
     pipeline = load_pipeline(model_dir, trust_remote_code=trust_remote_code)
     if types is not None and pipeline.model.config.model_type != "binder":
         raise ConfigError(
-            "types are a BINDER model's; this model tags the types that it was trained on"
+            "types can be given to a BINDER model only; this model tags the types that it was "
+            "trained on"
         )
     encoded = None if types is None else pipeline.model.encode_types(types, pipeline.tokenizer)
     options = {} if encoded is None else {"types": encoded}
@@ -132,17 +159,10 @@ def export(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         folder = Path(scratch) / "exported"
         folder.mkdir()
-        write_graphs(pipeline, folder, encoded)
-        write_json(settings_of(pipeline, encoded), folder / "ner.json")
-        pipeline.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        for module in (runtime_onnx, crf_ner, windows_ner):
-            shutil.copy(str(module.__file__), folder)
-        (folder / "requirements.txt").write_text(
-            "".join(f"{name}>={version(name)}\n" for name in ("numpy", "onnxruntime", "tokenizers"))
-        )
+        write_files(pipeline, folder, encoded)
         check_mentions(pipeline, folder, examples_of(Path(model_dir)), options)
         measured = measure(pipeline, folder, data, options, types)
-        # What this folder was made from, how good it is, and what its files should be.
+        # What the folder was made from, how it performs, and the hashes of its files.
         made = {
             "weights_sha256": sha256(Path(model_dir) / "model.safetensors"),
             "torch": torch.__version__,
@@ -157,12 +177,16 @@ def export(
             },
             folder / "export.json",
         )
-        os.replace(folder, target)  # refused where something has appeared there meanwhile
+        os.replace(folder, target)  # fails if something has appeared there in the meantime
     return measured
 
 
 def check_packages() -> None:
-    """ConfigError where a package of the extra `onnx` is missing."""
+    """Check that the packages of the extra `onnx` are installed.
+
+    Raises:
+        ConfigError: one is missing.
+    """
     try:
         for name in ("onnx", "onnxscript", "onnxruntime.quantization"):
             import_module(name)
@@ -172,8 +196,26 @@ def check_packages() -> None:
         ) from error
 
 
+def write_files(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
+    """Write everything the runtime needs: graphs, settings, tokenizer, code and requirements.
+
+    Args:
+        types: encoded types that replace those of a BINDER model, or None.
+    """
+    from contrastive_ner.serving import runtime_onnx
+
+    write_graphs(pipeline, folder, types)
+    write_json(settings_of(pipeline, types), folder / "ner.json")
+    pipeline.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    for module in (runtime_onnx, crf_ner, windows_ner):
+        shutil.copy(str(module.__file__), folder)
+    (folder / "requirements.txt").write_text(
+        "".join(f"{name}>={version(name)}\n" for name in ("numpy", "onnxruntime", "tokenizers"))
+    )
+
+
 def write_graphs(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
-    """The graphs in float32, and the encoder's in int8."""
+    """Write the graphs in float32, and `model.onnx` also in int8; `types` as in `write_files`."""
     model = pipeline.model.cpu().eval()
     ids = torch.ones(2, 16, dtype=torch.long)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -196,7 +238,13 @@ def write_graphs(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
 def write_graph(
     module: nn.Module, inputs: Mapping[str, Tensor], axes: dict, outputs: Sequence[str], path: Path
 ) -> None:
-    """A module as a graph whose named axes may have any length."""
+    """Write a module as a graph.
+
+    Args:
+        inputs: example inputs by name.
+        axes: {input: {dimension: name}} of the dimensions that may have any size.
+        outputs: names of the outputs.
+    """
     with quiet_export(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -208,12 +256,12 @@ def write_graph(
             dynamo=True,
             verbose=False,
         )
-        assert program is not None  # of this exporter
-        program.save(path)  # beyond 2 GB the weights go to a file beside it
+        assert program is not None  # always so with dynamo=True
+        program.save(path)  # weights beyond 2 GB go to a file next to it
 
 
 def quantise(source: Path, target: Path) -> None:
-    """The matrix products in int8."""
+    """Write a graph with its matrix products in int8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quiet_export():
@@ -229,7 +277,7 @@ def quantise(source: Path, target: Path) -> None:
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """The exporter tells much about packages that it does not need."""
+    """Silence the exporter, which warns about packages that it does not need."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -241,7 +289,7 @@ def quiet_export() -> Iterator[None]:
 
 
 def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
-    """What the runtime must know beside the graphs."""
+    """The content of ner.json: what the runtime needs besides the graphs."""
     config, reader, tokenizer = pipeline.model.config, pipeline.reader, pipeline.tokenizer
     reading = {
         "model_type": config.model_type,
@@ -281,7 +329,7 @@ def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
 
 
 def examples_of(model_dir: Path) -> list[str]:
-    """Texts to compare on: the folder's stored examples, if it has some."""
+    """Texts to compare on: the probe and the folder's stored examples, if it has any."""
     path = model_dir / "examples.json"
     return [PROBE, *([example["text"] for example in read_json(path)] if path.is_file() else [])]
 
@@ -289,7 +337,11 @@ def examples_of(model_dir: Path) -> list[str]:
 def check_mentions(
     pipeline: "NerPipeline", folder: Path, texts: list[str], options: Mapping[str, Any]
 ) -> None:
-    """ConfigError unless the float32 graph finds the model's mentions, with its scores."""
+    """Check that the float32 graph finds the model's mentions, with the same scores.
+
+    Raises:
+        ConfigError: it finds others.
+    """
     from contrastive_ner.serving.runtime_onnx import OnnxPipeline
 
     expected = pipeline(texts, **options)
@@ -299,7 +351,8 @@ def check_mentions(
             abs(a["score"] - b["score"]) > TOLERANCE for a, b in zip(own, found, strict=True)
         ):
             raise ConfigError(
-                f"the exported graph finds {json.dumps(found)} in {text!r}: the model finds {json.dumps(own)}"
+                f"the exported graph finds {json.dumps(found)} in {text!r}, but the model finds "
+                f"{json.dumps(own)}"
             )
 
 
@@ -310,7 +363,7 @@ def measure(
     options: Mapping[str, Any],
     types: Mapping[str, str] | None,
 ) -> dict[str, Measured]:
-    """The model in torch and as graphs, on the same data and as many threads."""
+    """Measure the model in torch and as graphs, on the same data and number of threads."""
     from contrastive_ner.serving.runtime_onnx import GRAPHS, SPAN_GRAPH, OnnxPipeline
 
     threads = torch.get_num_threads()
@@ -335,4 +388,5 @@ def measure(
 
 
 def key_of(mention: Mapping[str, Any]) -> tuple:
+    """The place and the type of a mention."""
     return mention["start"], mention["end"], mention["entity_group"]

@@ -1,4 +1,4 @@
-"""A trained model at work: loading its pipeline, tagging records, scoring it on annotated ones."""
+"""Using a trained model: loading its pipeline, tagging records, scoring it on annotated records."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,15 +22,18 @@ def load_pipeline(
     dtype: str = "float32",
     compile_encoder: bool = False,
 ) -> "NerPipeline":
-    """The pipeline of a model folder, with this project's classes; a folder's own code runs only if it differs and is trusted.
+    """Load the pipeline of a model folder, with this project's classes.
+
+    The folder's own code runs only if it differs from this project's and is trusted.
 
     Args:
-        dtype: of the weights: float32, or bfloat16, which is faster on processors that have it and moves scores a little.
-        compile_encoder: by torch.compile, which pays off over many texts.
+        dtype: data type of the weights: float32, or bfloat16, which is faster on processors that
+            support it and changes scores slightly.
+        compile_encoder: compile the encoder with torch.compile; worthwhile for many texts.
 
     Raises:
-        ConfigError: the folder holds no model of this project, or a damaged one.
-        RepositoryError: its code is not this project's and `trust_remote_code` is false.
+        ConfigError: the folder does not hold a model of this project, or the model is damaged.
+        RepositoryError: the folder's code is not this project's and `trust_remote_code` is false.
     """
     quiet_libraries()
     from transformers import PreTrainedTokenizerFast
@@ -43,8 +46,9 @@ def load_pipeline(
         kind = None
     if kind not in tuple(MODELING_FILES) or not (folder / "model.safetensors").is_file():
         raise ConfigError(
-            f"{folder} is no model folder (expected config.json of a nerco or binder model and model.safetensors; pickled weights are "
-            "refused); a run's model is in its folder model/"
+            f"{folder} is not a model folder: expected config.json of a nerco or binder model and "
+            "model.safetensors (pickled weights are refused); the model of a run is in its "
+            "subfolder model/"
         )
     damaged = weight_faults(folder)
     if damaged:
@@ -63,26 +67,29 @@ def load_pipeline(
         return pipeline
     except (InputError, OSError):
         raise
-    except (
-        Exception
-    ) as error:  # whatever the libraries make of a damaged configuration or tokenizer
+    except Exception as error:  # a damaged configuration or tokenizer can raise anything
         raise ConfigError(
-            f"{folder} cannot be loaded, its files are damaged ({type(error).__name__}: {error})"
+            f"{folder} cannot be loaded: its files are damaged ({type(error).__name__}: {error}); "
+            "copy or train the model again"
         ) from error
 
 
 def encoder_of(model: Any) -> Any:
-    """The encoder that reads texts."""
+    """The text encoder of a model."""
     return getattr(model, "nerco", model).encoder
 
 
 def is_binder(pipeline: "NerPipeline") -> bool:
+    """Whether the pipeline's model is a BINDER model."""
     return pipeline.model.config.model_type == "binder"
 
 
 class Found(NamedTuple):
-    """What a model found in records: mentions and coverage of each; how many mentions were left out because they reach from one text
-    of a document into the next."""
+    """Predictions for records: the mentions and the coverage of each.
+
+    `across` counts the mentions that were left out because they cross from one text of a document
+    into the next.
+    """
 
     mentions: list[list[Mention]]
     coverage: list[float]
@@ -90,12 +97,13 @@ class Found(NamedTuple):
 
 
 def tag_records(pipeline: "NerPipeline", records: Sequence[Record], **options: Any) -> Found:
-    """Mentions of records.
+    """Predict the mentions of records.
 
-    BINDER reads the texts of a document (`doc`) together, as in training; a tagger reads each by itself.
+    BINDER reads the texts of a document (`doc`) together, as in training; a tagger reads each text
+    by itself.
 
     Args:
-        options: of the pipeline's call, such as `batch_size` and `types`.
+        options: options of the pipeline's call, such as `batch_size` and `types`.
     """
     if not is_binder(pipeline):
         results = list(pipeline((record.text for record in records), coverage=True, **options))
@@ -120,7 +128,7 @@ def tag_records(pipeline: "NerPipeline", records: Sequence[Record], **options: A
 
 
 def mentions_of(found: Iterable[dict[str, Any]]) -> list[Mention]:
-    """The pipeline's dicts as mentions."""
+    """Mentions from the dicts that the pipeline returns."""
     return [
         Mention(
             m["start"],
@@ -141,14 +149,16 @@ def evaluate_records(
     types: Mapping[str, str] | None = None,
     min_score: float | None = None,
 ) -> dict[str, Any]:
-    """Span scores of a pipeline on records, what its errors are, and counts of every text.
+    """Span scores of a pipeline on records, a breakdown of its errors, and counts of every text.
 
-    Gold are the mentions that the model can give: all of them where it nests, else the outermost ones. `all_mentions` counts all in any
-    case, `outer` and `inner` apart. With the training data, what occurs there and what is new are scored apart.
+    The mentions that the model can predict count as gold: all of them for a nested model, else the
+    outermost ones. `all_mentions` counts all in any case; `outer` and `inner` score them
+    separately. With training data, mentions that occur there and new ones are scored separately.
 
     Args:
-        types: {label: description}: BINDER looks for these instead of its trained types.
-        min_score: of the pipeline's call.
+        train: training data of the model.
+        types: {label: description} that BINDER looks for instead of its trained types.
+        min_score: option of the pipeline's call.
 
     Raises:
         DataError: the records hold an entity type that the model does not know.
@@ -156,9 +166,7 @@ def evaluate_records(
     from contrastive_ner.evaluation.metrics import (
         calibration,
         error_breakdown,
-        figures,
         length_scores,
-        scores_by_group,
         span_scores,
         text_counts,
         training_scores,
@@ -168,19 +176,47 @@ def evaluate_records(
     check_known_types(
         records, set(pipeline.model.config.entity_types) if types is None else set(types)
     )
-    texts = [record.text for record in records]
-    options = {
-        name: value
-        for name, value in (("types", types), ("min_score", min_score))
-        if value is not None
-    }
+    given = {"types": types, "min_score": min_score}
+    options = {name: value for name, value in given.items() if value is not None}
     predictions, _, across = tag_records(pipeline, records, **options)
-    split = [outermost(record.entities) for record in records]
     everything = [record.entities for record in records]
-    gold = everything if nests else [outer for outer, _ in split]
+    gold = [gold_mentions(record, nests) for record in records]
     scores = span_scores(predictions, gold)
     scores["all_mentions"] = span_scores(predictions, everything)["micro"]
-    # A right prediction is inner or outer as its gold mention is; a wrong one as it stands among the predictions.
+    scores |= depth_scores(predictions, everything)
+    scores["errors"] = error_breakdown(predictions, gold)
+    scores["lengths"] = length_scores(predictions, gold)
+    scores["calibration"] = calibration(predictions, gold)
+    if train is not None:
+        learnt = {
+            (r.text[m.start : m.end], m.label) for r in train for m in gold_mentions(r, nests)
+        }
+        texts, train_texts = [record.text for record in records], {record.text for record in train}
+        scores |= training_scores(predictions, gold, texts, train_texts, learnt)
+    if across:
+        scores["across_texts"] = across
+    scores["counts"] = text_counts(predictions, gold)
+    if any(len(own) < len(every) for own, every in zip(gold, everything, strict=True)):
+        scores["all_counts"] = text_counts(predictions, everything)
+    return scores
+
+
+def gold_mentions(record: Record, nests: bool) -> list[Mention]:
+    """The mentions of a record that a model can predict: all if it nests, else the outermost."""
+    return record.entities if nests else outermost(record.entities)[0]
+
+
+def depth_scores(
+    predictions: Sequence[list[Mention]], references: Sequence[list[Mention]]
+) -> dict[str, dict[str, Any]]:
+    """Scores of the outermost mentions and of those inside or across them: {"outer", "inner"}.
+
+    A correct prediction is inner or outer as its gold mention is, a wrong one by its place among
+    the predictions.
+    """
+    from contrastive_ner.evaluation.metrics import figures, scores_by_group
+
+    split = [outermost(mentions) for mentions in references]
     inner = [{m[:3] for m in own} for _, own in split]
     outer = [{m[:3] for m in own} for own, _ in split]
     inner_predictions = [{m[:3] for m in outermost(found)[1]} for found in predictions]
@@ -191,32 +227,20 @@ def evaluate_records(
         )
         return "inner" if is_inner else "outer"
 
-    groups = scores_by_group(predictions, everything, depth)
-    scores |= {name: groups.get(name, figures(0, 0, 0)) for name in ("outer", "inner")}
-    scores["errors"] = error_breakdown(predictions, gold)
-    scores["lengths"] = length_scores(predictions, gold)
-    scores["calibration"] = calibration(predictions, gold)
-    if train is not None:
-        learnt = {
-            (r.text[m.start : m.end], m.label)
-            for r in train
-            for m in (r.entities if nests else outermost(r.entities)[0])
-        }
-        scores |= training_scores(
-            predictions, gold, texts, {record.text for record in train}, learnt
-        )
-    if across:
-        scores["across_texts"] = across
-    scores["counts"] = text_counts(predictions, gold)
-    if not nests and any(inner):
-        scores["all_counts"] = text_counts(predictions, everything)
-    return scores
+    groups = scores_by_group(predictions, references, depth)
+    return {name: groups.get(name, figures(0, 0, 0)) for name in ("outer", "inner")}
 
 
 def check_known_types(records: Sequence[Record], known: set[str]) -> None:
+    """Check that a model knows every entity type of the records.
+
+    Raises:
+        DataError: it does not know one.
+    """
     for record in records:
         for mention in record.entities:
             if mention.label not in known:
                 raise DataError(
-                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(sorted(known))})"
+                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model "
+                    f"(it knows {', '.join(sorted(known))})"
                 )

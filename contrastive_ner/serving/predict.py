@@ -1,6 +1,7 @@
-"""Tagging files of any size: rows in, records out, in the input's order, in bounded memory, on one process or several.
+"""Tagging files of any size, with one process or several, in bounded memory (except for columns).
 
-Sections: tagging, the output file, the job. A job that was stopped or killed goes on where it was when the same command is given again.
+Records are written in the order of the input's rows. A job that was stopped or killed resumes where
+it was when the same command is given again. Sections: tagging, the output, the job.
 """
 
 import json
@@ -28,21 +29,21 @@ from contrastive_ner.logs import log
 from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE, WINDOWS_PER_BATCH
 from contrastive_ner.signals import Interrupted, StopSignals
 
-CHARACTERS_AHEAD = 1_000_000  # of texts that are read and sorted by length together
-
-
+CHARACTERS_AHEAD = 1_000_000  # total length of texts that are read and sorted by length together
 BAD_ROWS_SHOWN = 10
 
 
 # ------------------------------------------------------------------------------------------ tagging
 @dataclass(frozen=True)
 class Job:
-    """What is asked of a model, the same for every process.
+    """A model and how it is used, the same in every process.
 
     Args:
-        options: of the pipeline's call, such as `batch_size`, `types`, `min_score`.
-        output_format: jsonl, cluener or columns. scheme: of columns.
-        dtype, compile_encoder: as `load_pipeline`.
+        model: model folder.
+        options: options of the pipeline's call, such as `batch_size`, `types`, `min_score`.
+        output_format: jsonl, cluener or columns.
+        scheme: tag scheme of columns.
+        trust_remote_code, dtype, compile_encoder: as in `load_pipeline`.
     """
 
     model: str
@@ -54,7 +55,7 @@ class Job:
     compile_encoder: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What the output depends on, the content of the model's files included."""
+        """Everything the output depends on, including the hashes of the model's files."""
         folder = Path(self.model)
         files = sorted(
             path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".py")
@@ -63,7 +64,7 @@ class Job:
 
 
 class Tagged(NamedTuple):
-    """Rows that are done: their output, how many they were, the bad ones, counts of texts and mentions."""
+    """Tagged rows: their output, their number, the bad ones, counts of texts and mentions."""
 
     output: str
     rows: int
@@ -72,7 +73,11 @@ class Tagged(NamedTuple):
 
 
 class Tagger:
-    """A loaded model that tags lists of rows."""
+    """A loaded model that tags lists of rows.
+
+    Raises:
+        ConfigError, RepositoryError: the model cannot be loaded, as in `load_pipeline`.
+    """
 
     def __init__(self, job: Job) -> None:
         from contrastive_ner.serving.inference import load_pipeline
@@ -84,9 +89,8 @@ class Tagger:
             dtype=job.dtype,
             compile_encoder=job.compile_encoder,
         )
-        if "types" in self.options and hasattr(
-            self.pipeline.model, "encode_types"
-        ):  # once, not for each list of rows
+        # Types are encoded once, not for each list of rows.
+        if "types" in self.options and hasattr(self.pipeline.model, "encode_types"):
             self.options["types"] = self.pipeline.model.encode_types(
                 self.options["types"], self.pipeline.tokenizer
             )
@@ -114,10 +118,10 @@ class Tagger:
 
 
 def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Tagged]:
-    """Tag lists of rows, in order; of several processes each has a list in hand and one that waits.
+    """Tag lists of rows, in order; with several processes, each has one in hand and one queued.
 
     Raises:
-        ConfigError: a process has died (of memory, mostly).
+        ConfigError: a process died, most likely for lack of memory.
     """
     if processes == 1:
         yield from map(Tagger(job), parts)
@@ -141,17 +145,18 @@ def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Ta
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise ConfigError(
-            "a worker process died; is there memory for as many models? Lower num_processes or batch_size"
+            "a worker process died, most likely for lack of memory; lower num_processes or "
+            "batch_size"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_tagger: Tagger | ConfigError | None = None  # of a worker process: the model, or why there is none
+_tagger: Tagger | ConfigError | None = None  # in a worker: the model, or why it did not load
 
 
 def start_worker(job: Job, threads: int) -> None:
-    """Load the model once; signals are the first process's to handle, and its end, a kill too, is that of this one."""
+    """Prepare a worker process: load the model, ignore signals, end when the parent ends."""
     import signal
 
     import torch
@@ -164,12 +169,15 @@ def start_worker(job: Job, threads: int) -> None:
     try:
         _tagger = Tagger(job)
     except (UserError, OSError) as error:
-        # Told with the first rows: of an error here the first process would learn only that a worker has died.
+        # Raised with the first rows: the parent would only see that a worker died.
         _tagger = ConfigError(str(error))
 
 
 def end_with_parent() -> None:
-    """A killed process cannot stop its workers: each would wait forever for rows, with a model in memory."""
+    """Exit when the parent ends.
+
+    A killed parent cannot stop its workers, which would wait forever with a model in memory.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -177,6 +185,7 @@ def end_with_parent() -> None:
 
 
 def tag_in_worker(rows: list[Row]) -> Tagged:
+    """Tag rows with the model that `start_worker` loaded."""
     if not isinstance(_tagger, Tagger):
         raise _tagger or RuntimeError("a worker has no model")
     return _tagger(rows)
@@ -184,42 +193,59 @@ def tag_in_worker(rows: list[Row]) -> Tagged:
 
 # --------------------------------------------------------------------------------------- the output
 class Output(Protocol):
-    """Where output goes: `done` rows are there already."""
+    """Where output goes. `done` is the number of rows already written."""
 
     done: int
+    how_to_resume: str  # for messages about a job that ends early
 
-    def write(self, text: str, rows: int) -> None: ...
-    def finish(self) -> None: ...
-    def close(self) -> None: ...
+    def write(self, text: str, rows: int) -> None:
+        """Write the output of so many rows."""
+
+    def finish(self) -> None:
+        """Complete the output after its last row."""
+
+    def close(self) -> None:
+        """Release the output, complete or not."""
 
 
 class StreamOutput:
-    """Standard output, a device, or the target of a link: written as it comes."""
+    """Standard output, a device, or the target of a link; rows are visible at once."""
 
     done = 0
+    how_to_resume = "output to a stream cannot be resumed"
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
 
     def write(self, text: str, rows: int) -> None:
+        """Write and flush."""
         self.stream.write(text)
         self.stream.flush()
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """Do nothing: everything is written."""
 
     def close(self) -> None:
+        """Close the stream, except standard output."""
         if self.stream is not sys.stdout:
             self.stream.close()
 
 
 class FileOutput:
-    """A file that appears when it is complete. What there is of it lies beside it, and the same job goes on with it.
+    """A file that appears once it is complete; the same job resumes a partial one.
 
-    `.NAME.partial` is the output so far, `.NAME.progress` says how many rows and bytes of it are whole, and of which job.
+    `.NAME.partial` holds the output so far. `.NAME.progress` holds the number of its rows and bytes
+    that are complete, and the identity of the job.
+
+    Args:
+        path: output file.
+        identity: identity of the job; see `Job.identity`.
 
     Raises:
-        ConfigError: the file exists; another process writes it; another job has begun it.
+        ConfigError: the file exists; another process is writing it; another job began it.
     """
+
+    how_to_resume = "run the same command again to resume"
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         from filelock import FileLock, Timeout
@@ -234,7 +260,9 @@ class FileOutput:
         try:
             self.lock.acquire(timeout=0)
         except Timeout as error:
-            raise ConfigError(f"{path} is being written by another process") from error
+            raise ConfigError(
+                f"{path} is being written by another process; wait for it or name another output"
+            ) from error
         try:
             self.open()
         except (UserError, OSError):
@@ -242,10 +270,9 @@ class FileOutput:
             raise
 
     def open(self) -> None:
-        """Go on where the saved progress says, or begin."""
-        if (
-            self.path.exists()
-        ):  # asked under the lock: a process that had it may have completed the file
+        """Resume from the saved progress, or start."""
+        # Checked under the lock: the process that held it before may have completed the file.
+        if self.path.exists():
             raise ConfigError(f"{self.path} exists; remove it or name another output")
         self.done = self.size = 0
         saved = (
@@ -256,21 +283,22 @@ class FileOutput:
                 key for key in self.identity if saved["job"].get(key) != self.identity[key]
             )
             raise ConfigError(
-                f"{self.partial} was begun with other {', '.join(changed)}; remove it or name another output"
+                f"{self.partial} was started with different {', '.join(changed)}; remove it or "
+                "name another output"
             )
         if saved is not None and self.partial.stat().st_size >= saved["bytes"]:
             self.done, self.size = saved["rows"], saved["bytes"]
-        else:  # also where a power cut took bytes that the progress counts
+        else:  # also if a power failure lost bytes that the progress counts
             self.progress.unlink(missing_ok=True)
-        # Without buffer: what a full disk refuses must not be tried again by `close`.
+        # Unbuffered: `close` must not retry what a full disk refused.
         self.file = self.partial.open("r+b" if self.done else "wb", buffering=0)
         self.file.truncate(self.size)
         self.file.seek(self.size)
 
     def write(self, text: str, rows: int) -> None:
-        if self.size == 0 and text.startswith(
-            "\ufeff"
-        ):  # a reader would take it for a byte-order mark: give it one to lose
+        """Append the output of so many rows, then save the progress."""
+        # A reader would drop the character as a byte-order mark: add one for it to drop.
+        if self.size == 0 and text.startswith("\ufeff"):
             text = "\ufeff" + text
         raw = text.encode("utf-8")
         rest = memoryview(raw)
@@ -281,27 +309,35 @@ class FileOutput:
         self.done, self.size = done, size
 
     def finish(self) -> None:
+        """Give the complete file its name.
+
+        Raises:
+            ConfigError: a file of this name has appeared in the meantime.
+        """
         os.fsync(self.file.fileno())
         if self.path.exists():
             raise ConfigError(
-                f"{self.path} has appeared meanwhile and stays as it is; remove it and give the same command again"
+                f"{self.path} has appeared in the meantime and is left unchanged; remove it and "
+                "run the same command again"
             )
         os.replace(self.partial, self.path)
         self.progress.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Close the file and release the lock; the partial file and its progress stay."""
         self.file.close()
         if not self.progress.exists():  # nothing was written
             self.partial.unlink(missing_ok=True)
         self.unlock()
 
     def unlock(self) -> None:
+        """Release the lock and remove its file."""
         self.lock.release()
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
 
 def open_output(name: str, identity: dict[str, Any]) -> Output:
-    """ "-" is standard output."""
+    """The output of a job of this identity; the name "-" is standard output."""
     path = Path(name)
     if name == "-":
         return StreamOutput(sys.stdout)
@@ -320,63 +356,49 @@ def predict(
     processes: int = 1,
     strict: bool = False,
 ) -> None:
-    """Tag every row of a source into an output; what there is to say goes to standard error.
+    """Tag every row of a source and write the records; messages go to standard error.
 
     Args:
-        source_identity: by which a job that goes on knows that its source is the same.
-        processes: each loads the model and takes its share of the processors.
-        strict: a bad row is an error; otherwise it is reported and left out.
+        source_identity: values that tell a resumed job whether its source is still the same.
+        output: name of the output file, "-" for standard output.
+        processes: number of processes; each loads the model and uses its share of the processors.
+        strict: whether a bad row is an error; otherwise it is reported and skipped.
 
     Raises:
-        ConfigError: as `FileOutput` and `tag_all`; the model changed meanwhile.
-        DataError: a bad row, if strict.
-        Interrupted: SIGTERM or Ctrl-C; the rows in hand were finished.
+        ConfigError: as in `FileOutput` and `tag_all`; the model changed while it was in use.
+        DataError: a bad row, with `strict`.
+        Interrupted: SIGTERM or Ctrl-C, after the rows in hand were finished.
     """
     from tqdm import tqdm
 
-    identity = json.loads(
-        json.dumps({**job.identity(), "source": source_identity})
-    )  # as it is read again
+    # As it is read back from a progress file.
+    identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))
     target = open_output(output, identity)
-    goes_on = (
-        "the same command goes on there"
-        if isinstance(target, FileOutput)
-        else "output to a stream cannot be continued"
-    )
     counts: Counter[str] = Counter()
-    shown, started, before = 0, time.monotonic(), target.done
-    texts_ahead = (
-        sys.maxsize
-        if job.output_format == "columns"
-        else job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH
-    )
-    parts = chunks(
-        islice(source.rows, before, None),
-        texts_ahead,
-        sys.maxsize if job.output_format == "columns" else CHARACTERS_AHEAD,
-    )
+    started, before = time.monotonic(), target.done
     try:
         with (
             StopSignals("finishing the rows in hand") as stop,
             tqdm(unit=" texts", disable=None, initial=before, dynamic_ncols=True) as bar,
         ):
             if before:
-                log.info("going on after row %d", before)
-            for tagged in tag_all(parts, job, processes):
+                log.info("resuming after row %d", before)
+            for tagged in tag_all(parts_after(source, before, job), job, processes):
                 if strict and tagged.bad:
                     raise DataError(f"row {tagged.bad[0].number}: {tagged.bad[0].reason}")
-                for row in tagged.bad[: BAD_ROWS_SHOWN - shown]:
-                    log.warning("row %d is left out: %s", row.number, row.reason)
-                shown += min(len(tagged.bad), BAD_ROWS_SHOWN - shown)
+                for row in tagged.bad[: max(BAD_ROWS_SHOWN - counts["bad"], 0)]:
+                    log.warning("row %d is skipped: %s", row.number, row.reason)
                 counts += tagged.counts
                 counts["bad"] += len(tagged.bad)
-                write_explained(target, tagged, goes_on)
+                write_explained(target, tagged)
                 bar.update(tagged.rows)
                 if stop.received is not None:
-                    raise Interrupted(stop.received, f"{target.done} rows are written; {goes_on}")
+                    saved = f"{target.done} rows are written; {target.how_to_resume}"
+                    raise Interrupted(stop.received, saved)
         if job.identity()["model"] != identity["model"]:
             raise ConfigError(
-                f"{job.model} changed while it was in use: what was written may be of either model; begin anew"
+                f"{job.model} changed while it was in use: the output may mix two models; remove "
+                "the partial output and start again"
             )
         target.finish()
     finally:
@@ -384,32 +406,51 @@ def predict(
     report(counts, time.monotonic() - started)
 
 
-def write_explained(target: Output, tagged: Tagged, goes_on: str) -> None:
-    """Write; an error says how much is safe."""
+def parts_after(source: Rows, done: int, job: Job) -> Iterator[list[Row]]:
+    """The rows of a source after the first `done`, in lists that are tagged together.
+
+    For columns it is one list: the number of tag columns depends on all records.
+    """
+    rows = islice(source.rows, done, None)
+    if job.output_format == "columns":
+        return chunks(rows, sys.maxsize, sys.maxsize)
+    texts = job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH
+    return chunks(rows, texts, CHARACTERS_AHEAD)
+
+
+def write_explained(target: Output, tagged: Tagged) -> None:
+    """Write tagged rows; an error also says how many rows are safe and how to resume.
+
+    Raises:
+        OSError: the output cannot be written.
+    """
     try:
         target.write(tagged.output, tagged.rows)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise OSError(
-            error.errno, f"{error.strerror}; {target.done} rows are written, {goes_on}"
+            error.errno, f"{error.strerror}; {target.done} rows are written; {target.how_to_resume}"
         ) from error
 
 
 def report(counts: Counter[str], seconds: float) -> None:
-    """What was done, in a line, and what was left out."""
+    """Log a line about what was done, and one for each kind of row or mention left out."""
     speed = counts["texts"] / max(seconds, 1e-9)
     lines = [
-        f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, {speed:,.{0 if speed >= 10 else 1}f} texts/s with loading"
+        f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, "
+        f"{speed:,.{0 if speed >= 10 else 1}f} texts/s including loading"
     ]
     if counts["bad"]:
-        lines.append(f"{counts['bad']} rows left out, they hold no text to tag")
+        lines.append(f"{counts['bad']} rows skipped: they hold no text to tag")
     if counts["across"]:
         lines.append(
-            f"{counts['across']} mentions reach from one text of a document into the next and are left out"
+            f"{counts['across']} mentions left out: they cross from one text of a document into "
+            "the next"
         )
     if counts["off_tokens"]:
         lines.append(
-            f"{counts['off_tokens']} mentions fall on no boundary of the given tokens and cannot be written as columns"
+            f"{counts['off_tokens']} mentions left out of the columns: their ends are not token "
+            "boundaries"
         )
     log.info("\n".join(lines))

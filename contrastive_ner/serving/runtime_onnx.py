@@ -1,25 +1,27 @@
 #!/usr/bin/env python3
-"""An exported model at work, without torch: onnxruntime, tokenizers and numpy are enough. Written into every exported folder.
+"""Runs an exported model without torch, with onnxruntime, tokenizers and numpy.
 
-Sections: spans of BINDER, the pipeline, the command line.
+A copy of this file is in every exported folder.
 
-    python FOLDER/runtime_onnx.py [FILE]        a text a line in, a record a line out
+    python FOLDER/runtime_onnx.py [FILE]    reads one text per line, writes one record per line
 
     sys.path.insert(0, "FOLDER")
     from runtime_onnx import OnnxPipeline
-    OnnxPipeline("FOLDER")("...")               as pipeline("ner") answers
+    OnnxPipeline("FOLDER")("...")           returns what pipeline("ner") returns
 
-Texts are read, a tagger's mentions decoded and mentions made by the files that the models use in torch (`windows_ner.py`,
-`crf_ner.py`); span scores of BINDER are a graph made from its own code. Only the decoding of those scores is written here again, in
-NumPy; it is tested against the original.
+Reading texts, decoding a tagger's output and building mentions use the same files as in torch
+(`windows_ner.py`, `crf_ner.py`); BINDER's span scores are a graph made from the model's code. Only
+the decoding of these scores is reimplemented here, in NumPy, and tested against the original.
 
-Notation: B windows, T tokens, D width, E entity types, N spans.
+Sections: BINDER, the pipeline, the command line.
+Notation: B windows, T tokens, D projection size, E entity types, N spans.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +39,43 @@ SETTINGS = "ner.json"
 TOKENIZER = "tokenizer.json"
 GRAPHS = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 SPAN_GRAPH = "spans.onnx"
-SCORES_AT_ONCE = 2**20
+SCORES_AT_ONCE = 2**20  # bounds the memory for span scores: numbers per call of the graph
 
 
 # ------------------------------------------------------------------------------------------- BINDER
 def candidate_cells(word_mask: np.ndarray, word_end_mask: np.ndarray, max_width: int) -> np.ndarray:
-    """Spans that start at a word's first and end at a word's last token: (B, T), (B, T) -> (N, 3) row, first token, width - 1."""
+    """Spans from the first token of a word to the last token of a word, as (N, 3).
+
+    A span is its row, first token, and width - 1.
+
+    Args:
+        word_mask, word_end_mask: (B, T), true at the first and the last tokens of words.
+        max_width: longest span in tokens.
+    """
     ends = np.pad(word_end_mask, ((0, 0), (0, max_width - 1)))
     band = np.lib.stride_tricks.sliding_window_view(ends, max_width, axis=1)  # (B, T, W)
     return np.argwhere(word_mask[:, :, None] & band)
 
 
 class SpanScorer:
-    """Decoding of BINDER: spans whose score exceeds the threshold of a type, which is the score of the first token.
+    """BINDER's decoding: keeps spans that score above the threshold of a type.
+
+    The threshold is the score of the window's first token.
 
     Args:
-        session: graph of span scores. settings: of the folder.
+        session: onnxruntime session of the graph of span scores.
+        settings: content of ner.json.
     """
 
     def __init__(self, session: Any, settings: Mapping[str, Any]) -> None:
         self.session, self.settings, self.labels = session, settings, settings["labels"]
 
     def least_margins(self, least: Mapping[str, float]) -> np.ndarray:
-        """By how much a score must exceed the threshold, (E,)."""
+        """By how much a score must exceed the threshold of each type, (E,).
+
+        Args:
+            least: {label: least probability}; other types keep the margins of the settings.
+        """
         slope, intercept = self.settings["score_slope"], self.settings["score_intercept"]
         own = dict(zip(self.labels, self.settings["margins"], strict=True))
         return np.array(
@@ -71,7 +87,7 @@ class SpanScorer:
         )
 
     def scores(self, left: np.ndarray, right: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """(B, T, D) twice, (N, 3) -> (N, E)."""
+        """Scores (N, E) of the spans `cells` (N, 3), from parts `left`, `right` (B, T, D)."""
         return self.session.run(None, {"left": left, "right": right, "cells": cells})[0]
 
     def decode(
@@ -83,7 +99,7 @@ class SpanScorer:
         least: Mapping[str, float],
         top_k: int | None = None,
     ) -> list[list[windows_ner.Span]]:
-        """Spans of each row over its words, as `BinderModel.decode` gives."""
+        """Spans over the words of each row, as from `BinderModel.decode`."""
         rows = len(left)
         thresholds = self.scores(
             left, right, np.stack([np.arange(rows), *[np.zeros(rows, dtype=np.int64)] * 2], axis=1)
@@ -115,6 +131,7 @@ class SpanScorer:
         )
 
     def score(self, margin: float) -> float:
+        """The probability that belongs to a margin over the threshold."""
         return float(
             1
             / (
@@ -128,15 +145,17 @@ class SpanScorer:
 
 # ------------------------------------------------------------------------------------- the pipeline
 class OnnxPipeline:
-    """Mentions of raw texts, as the project's `pipeline("ner")` gives them: the same mentions, scores within float32's rounding.
+    """Finds mentions in raw texts, the same as the model's `pipeline("ner")` finds in torch.
+
+    Scores agree within float32 rounding.
 
     Args:
-        folder: what `run_ner.py export` wrote; by default where this file lies.
-        precision: "float32", or "int8", which is faster and finds a little less.
-        threads: of onnxruntime; by default all processors.
+        folder: folder that `contrastive-ner export` wrote; default: the folder of this file.
+        precision: "float32", or "int8", which is faster and slightly less accurate.
+        threads: number of threads of onnxruntime; 0: all processors.
 
     Raises:
-        ValueError: the folder holds no exported model, or not in this precision.
+        ValueError: the folder holds no exported model, or none in this precision.
     """
 
     def __init__(
@@ -150,7 +169,8 @@ class OnnxPipeline:
         for name in (SETTINGS, TOKENIZER, GRAPHS[precision]):
             if not (self.folder / name).is_file():
                 raise windows_ner.InputError(
-                    f"{self.folder / name} is missing: expected a folder that `run_ner.py export` wrote"
+                    f"{self.folder / name} is missing: expected a folder that "
+                    "`contrastive-ner export` wrote"
                 )
         self.settings = json.loads((self.folder / SETTINGS).read_text("utf-8"))
         self.threads = threads
@@ -191,14 +211,16 @@ class OnnxPipeline:
         )
 
     def __call__(self, inputs: str | Iterable[str], **options: Any) -> Any:
-        """A list of mentions for a string, a list of lists for a list, a generator for another iterable of strings.
+        """Mentions of texts: a list for a string, a list of lists for a list or tuple of strings.
+
+        For any other iterable of strings, the result is a generator of lists.
 
         Args:
-            options: batch_size, stride, long_text, coverage, ignore_labels, decoding, min_score, abstain_below, top_k, as in
-                `pipeline("ner")`.
+            options: batch_size, stride, long_text, coverage, ignore_labels, decoding, min_score,
+                abstain_below, top_k, as in `pipeline("ner")`.
 
         Raises:
-            ValueError: an unknown option, or something that is no text.
+            ValueError: an option is unknown or invalid, or an input is not a string.
         """
         options = {name: value for name, value in options.items() if value is not None}
         if isinstance(inputs, str):
@@ -226,8 +248,8 @@ class OnnxPipeline:
     ) -> Iterator[Any]:
         if unknown:
             raise windows_ner.InputError(
-                f"unknown options {sorted(unknown)}: expected batch_size, stride, long_text, coverage, ignore_labels, decoding, min_score, "
-                "abstain_below, top_k"
+                f"unknown options {sorted(unknown)}: expected batch_size, stride, long_text, "
+                "coverage, ignore_labels, decoding, min_score, abstain_below, top_k"
             )
         windows_ner.check_options(
             ignore_labels=ignore_labels,
@@ -239,7 +261,7 @@ class OnnxPipeline:
         )
         if decoding is not None and self.settings["model_type"] != "binder":
             raise windows_ner.InputError(
-                "decoding is a BINDER model's; this model tags without overlap"
+                "decoding can be given to a BINDER model only; this model tags without overlap"
             )
         least = windows_ner.least_scores(min_score, self.types)
         abstain = (
@@ -247,18 +269,6 @@ class OnnxPipeline:
             if abstain_below is None
             else windows_ner.least_scores(abstain_below, self.types, "abstain_below")
         )
-
-        def read(texts: list[str], first: int) -> list[windows_ner.Prepared]:
-            overlap = self.settings["min_overlap"]
-            return windows_ner.prepare(
-                self.reader,
-                texts,
-                min_overlap=overlap,
-                stride=stride,
-                long_text=long_text,
-                first=first,
-            )
-
         flat = (decoding or self.settings["decoding"]) == "flat"
 
         def result(row: windows_ner.Prepared, spans: Sequence[Sequence[tuple]]) -> Any:
@@ -270,18 +280,28 @@ class OnnxPipeline:
             share = self.reader.coverage(row.tokenized, row.windows)
             return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
 
-        # No generator function: what is wrong with the options is told here, not with the first result.
-        return (
-            result(*found)
-            for found in windows_ner.in_batches(
-                texts, batch_size, read, lambda windows: self._spans(windows, least, top_k)
-            )
+        read = partial(self._read, stride=stride, long_text=long_text)
+        run = partial(self._spans, least=least, top_k=top_k)
+        # Not a generator function: invalid options raise here, not with the first result.
+        return (result(*found) for found in windows_ner.in_batches(texts, batch_size, read, run))
+
+    def _read(
+        self, texts: list[str], first: int, *, stride: int | None, long_text: str
+    ) -> list[windows_ner.Prepared]:
+        overlap = self.settings["min_overlap"]
+        return windows_ner.prepare(
+            self.reader,
+            texts,
+            min_overlap=overlap,
+            stride=stride,
+            long_text=long_text,
+            first=first,
         )
 
     def _spans(
         self, windows: list[windows_ner.Window], least: Mapping[str, float], top_k: int | None
     ) -> list[list[windows_ner.Span]]:
-        """A batch of windows -> spans over each one's positions."""
+        """Spans of a batch of windows, over the positions of each."""
         width = max(len(window.input_ids) for window in windows)
         ids = np.full((len(windows), width), self.settings["pad_token_id"], dtype=np.int64)
         attention = np.zeros_like(ids)
@@ -308,23 +328,39 @@ class OnnxPipeline:
 
 # --------------------------------------------------------------------------------- the command line
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tag a text a line; write a record a line."""
+    """Tag one text per line, write one record per line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="runtime_onnx.py", description="Tag texts with the exported model of this folder."
+        prog="runtime_onnx.py",
+        description="Tag texts with the exported model in the folder of this file. Writes one "
+        "JSON record per line to standard output.",
     )
-    parser.add_argument("file", nargs="?", default="-", help="a text a line; - for standard input")
     parser.add_argument(
-        "--precision", choices=GRAPHS, default="float32", help="of the model [float32]"
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="UTF-8 text, one text per line; - reads standard input [-]",
     )
-    parser.add_argument("--threads", type=int, default=0, help="of onnxruntime [all processors]")
+    parser.add_argument(
+        "--precision",
+        choices=GRAPHS,
+        default="float32",
+        help="precision of the model; int8 is faster and slightly less accurate [float32]",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of threads of onnxruntime; 0: all processors [0]",
+    )
     arguments = parser.parse_args(argv)
     try:
         pipeline = OnnxPipeline(precision=arguments.precision, threads=arguments.threads)
         with (
             open(sys.stdin.fileno() if arguments.file == "-" else arguments.file, "rb") as file,
-            open(
-                sys.stdout.fileno(), "w", encoding="utf-8", newline="\n", closefd=False
-            ) as output,  # closed, and its errors told, here
+            # A file of its own, closed here, so that errors on closing are reported.
+            open(sys.stdout.fileno(), "w", encoding="utf-8", newline="\n", closefd=False) as output,
         ):
             for number, (text, mentions) in enumerate(tagged_lines(pipeline, file), 1):
                 entities = [
@@ -342,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     )
                     + "\n"
                 )
-    except BrokenPipeError:  # the reader of our output has had enough
+    except BrokenPipeError:  # the reader of the output has closed it
         return 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -353,7 +389,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def tagged_lines(
     pipeline: OnnxPipeline, lines: Iterable[bytes]
 ) -> Iterator[tuple[str, list[dict]]]:
-    """Each line without its end, and the first without a byte-order mark, with its mentions. ValueError for one that is not UTF-8."""
+    """Lines with their mentions, without line ends and without a byte-order mark at the start.
+
+    Raises:
+        ValueError: a line is not UTF-8.
+    """
     texts: list[str] = []
 
     def read() -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""From a configuration to a trained model: tasks, phases, losses, Trainers."""
+"""Training: from a configuration to a model, with tasks, phases, losses and Trainers."""

@@ -1,4 +1,4 @@
-"""Batches: which sentences share one, and how features become tensors."""
+"""Batches: collators that turn features into tensors, and the sampler that groups sentences."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,9 +12,9 @@ from contrastive_ner.models.pipeline_ner import pad_rows
 from contrastive_ner.training.losses import OUTSIDE
 
 
-# ------------------------------------------------------------------------------------------ batches
+# --------------------------------------------------------------------------------------- collators
 class TagCollator:
-    """Right-padded batches of `tag_features`: input_ids, attention_mask, word_mask, labels, each (B, T)."""
+    """Pad `tag_features` on the right: input_ids, attention_mask, word_mask, labels (B, T)."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
@@ -26,7 +26,10 @@ class TagCollator:
 
 
 class SpanCollator:
-    """Right-padded batches of `span_features`: input_ids, attention_mask, word_mask, word_end_mask (B, T), labels (B, M, 3)."""
+    """Pad `span_features` on the right.
+
+    Returns input_ids, attention_mask, word_mask and word_end_mask (B, T), and labels (B, M, 3).
+    """
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
@@ -53,40 +56,47 @@ def sentence_batches(
     processes: int = 1,
     paired: bool = True,
 ) -> list[list[int]]:
-    """An epoch's batches of sentence numbers: a pure function of its arguments, so that a run can continue anywhere.
+    """Batches of one epoch, as lists of sentence indices.
 
-    Every sentence occurs once; with several processes up to `processes - 1` of them, others in every epoch, are left out: each batch
-    then splits into equal parts, none of them padded with repeated sentences (to a contrastive loss these are perfect positives).
-    The parts' sizes are equal up to one. Sentences of similar length tend to share a batch, which saves padding.
+    A pure function of its arguments, so that a run can resume at any step. Every sentence occurs
+    once, except that with several processes up to `processes - 1` sentences, different ones in each
+    epoch, are left out: every batch then splits into equal parts without repeating a sentence
+    (a repeated sentence is a perfect positive for a contrastive loss). The size of these parts
+    differs by at most one between batches. Sentences of similar length tend to share a batch, which
+    saves padding.
 
     Args:
-        sentences: the classes (0 = O) of each sentence's tokens.
-        batch_size: sentences of one process.
-        paired: where the data allow, each batch offers at least two tokens of one entity class: a sentence that has them by itself,
-            or two sentences that share a class.
+        sentences: classes of the tokens of each sentence (0 = O).
+        batch_size: largest number of sentences per process.
+        seed: seed of the run.
+        epoch: number of the epoch, which changes the order.
+        processes: number of processes that share each batch.
+        paired: where the data allow it, put two tokens of one entity class into each batch, from
+            one sentence that has both or from two sentences that share a class.
 
     Raises:
-        ValueError: fewer sentences than processes.
+        DataError: fewer sentences than processes.
     """
     if len(sentences) < processes:
         raise DataError(
-            f"{len(sentences)} sentences for {processes} processes: expected at least one for each"
+            f"{len(sentences)} sentences for {processes} processes: expected at least one for "
+            "each; start fewer processes"
         )
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     shuffled = torch.randperm(len(sentences), generator=generator).tolist()
     used = shuffled[: len(sentences) - len(sentences) % processes]
-    shares = len(used) // processes  # sentences of a process
+    shares = len(used) // processes  # sentences per process
     count = -(-shares // batch_size)
     sizes = [processes * (shares // count + (i < shares % count)) for i in range(count)]
-    # Length times a random factor: the neighbourhood of a sentence is another one in every epoch. At a deviation of 0.1 padding adds
-    # 15 to 20 %; at 0.3 it would be 50 %.
+    # Sorted by length times a random factor, a sentence has other neighbours in each epoch. With a
+    # standard deviation of 0.1, padding adds 15 to 20 %; with 0.3 it would add 50 %.
     factors = (0.1 * torch.randn(len(sentences), generator=generator)).exp().tolist()
     keys = [(len(classes) + 1) * factor for classes, factor in zip(sentences, factors, strict=True)]
     units = _pair_units(sentences, used)[:count] if paired else []
     units = sorted(units, key=lambda unit: (-len(unit), keys[unit[0]])) + [
         [] for _ in range(count - len(units))
     ]
-    # A batch of one sentence cannot take a pair of sentences.
+    # A batch of one sentence cannot hold a pair.
     batches = [
         [*unit] if len(unit) <= size else [] for unit, size in zip(units, sizes, strict=True)
     ]
@@ -98,10 +108,13 @@ def sentence_batches(
 
 
 def _pair_units(sentences: Sequence[Sequence[int]], order: Sequence[int]) -> list[list[int]]:
-    """Groups of one or two sentences that offer two tokens of an entity class; single sentences first, else in `order`."""
+    """Groups of one or two sentences with two tokens of one entity class.
+
+    Groups of one come first; otherwise they follow `order`.
+    """
     singles: list[list[int]] = []
     pairs: list[list[int]] = []
-    waiting: dict[int, int] = {}  # class -> a sentence with one token of it
+    waiting: dict[int, int] = {}  # class -> a sentence with one token of this class
     for number in order:
         classes = [c for c in sentences[number] if c > OUTSIDE]
         if len(set(classes)) < len(classes):
@@ -117,7 +130,7 @@ def _pair_units(sentences: Sequence[Sequence[int]], order: Sequence[int]) -> lis
 
 
 class EpochBatches(Sampler[list[int]]):
-    """`sentence_batches` for a DataLoader: this process's part of each batch. `set_epoch` is called by the Trainer."""
+    """Batch sampler for a DataLoader: this process's part of each of the `sentence_batches`."""
 
     def __init__(
         self,
@@ -140,6 +153,7 @@ class EpochBatches(Sampler[list[int]]):
         self.drop_last = False  # read by accelerate
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; the Trainer calls this."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""BINDER's Trainer: the standard one, evaluated by the spans that the model decodes."""
+"""Trainer for BINDER: the standard one, evaluated on the spans that the model decodes."""
 
 from typing import Any
 
@@ -14,9 +14,11 @@ from contrastive_ner.training.contrastive import SentenceTrainer
 
 
 class BinderTrainer(SentenceTrainer):
-    """Decodes every evaluation batch as it comes: what is kept of a window are three numbers, whatever the size of the data.
+    """Trainer that decodes evaluation batches one by one and keeps only three counts per window.
 
-    A mention that a window cuts is gold in none but the window that holds it whole; one that two windows hold counts twice.
+    Memory thus does not depend on the number of possible spans. A mention is gold in every window
+    that contains it whole: one cut by a window does not count there, one in two windows counts
+    twice.
     """
 
     def prediction_step(
@@ -26,6 +28,7 @@ class BinderTrainer(SentenceTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, counts (B, 3) of correct, predicted and gold mentions per window, and labels."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
@@ -49,8 +52,11 @@ class BinderTrainer(SentenceTrainer):
 def gold_spans(
     labels: Tensor, word_mask: Tensor, types: list[str]
 ) -> list[set[tuple[int, int, str]]]:
-    """Whole mentions of each row over its words, half-open, as `decode` gives them. labels (B, M, 3), word_mask (B, L)."""
-    position = word_mask.long().cumsum(1).tolist()  # words that began up to each token
+    """Uncut mentions of each row as (first word, last word + 1, type), like the output of `decode`.
+
+    labels (B, M, 3), word_mask (B, L).
+    """
+    position = word_mask.long().cumsum(1).tolist()  # words that start at or before each token
     return [
         {
             (words[first] - 1, words[last], types[number])
@@ -62,7 +68,10 @@ def gold_spans(
 
 
 class SpanCounts:
-    """Metrics over batches for `TrainingArguments(batch_eval_metrics=True)`: precision, recall and F1 of the counts so far."""
+    """Precision, recall and F1 from counts added up over batches.
+
+    For `TrainingArguments(batch_eval_metrics=True)`.
+    """
 
     def __init__(self) -> None:
         self.totals = torch.zeros(3, dtype=torch.long)

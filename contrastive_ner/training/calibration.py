@@ -1,8 +1,10 @@
-"""Scores that mean something: of the mentions with score p about a share p should be right. Fitted on dev, measured on test.
+"""Calibrated scores: of the mentions with score p, about a share p is correct.
 
-A tagger: emissions and transitions are divided by one temperature, which changes no decoded mention. BINDER: the score is a logistic
-function of the margin to the threshold, fitted over all spans above a floor, those below the threshold, too; one fit for all types, so
-that it also serves types that training never saw. Both minimise the log loss of "this mention is right".
+Scores are fitted on dev and measured on test. Tagger: one temperature divides emissions and
+transitions, which changes no decoded mention. BINDER: the score is a logistic function of the
+margin to the threshold, fitted on all spans above a floor, including those below the threshold.
+One fit serves all types, so it also applies to types unseen in training. Both fits minimise the log
+loss of "this mention is correct".
 """
 
 import math
@@ -18,14 +20,17 @@ from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.training.binder import gold_spans
 from contrastive_ner.training.task import Task
 
-WINDOWS = 2000  # of dev that are used
-FLOOR = 0.002  # BINDER's least score before the fit: a margin of about -6
-LEAST_MENTIONS = 20  # fewer say nothing
-TEMPERATURES = (0.25, 4.0)
+WINDOWS = 2000  # dev windows that are used
+FLOOR = 0.002  # lowest BINDER score that enters the fit: a margin of about -6
+LEAST_MENTIONS = 20  # no fit on fewer
+TEMPERATURES = (0.25, 4.0)  # range of the search
 
 
 def calibrate(model: Any, task: Task) -> dict[str, float]:
-    """Fit a model's scores to dev and set the fields of its configuration; returns these, empty where dev says nothing."""
+    """Fit a model's scores on dev and set the fields of its configuration.
+
+    Returns the fields; empty where dev allows no fit (too few mentions, or all right or all wrong).
+    """
     features, size, collator = (
         task.features["dev"][:WINDOWS],
         task.config.eval_batch_size,
@@ -41,7 +46,7 @@ def calibrate(model: Any, task: Task) -> dict[str, float]:
 
 @torch.inference_mode()
 def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """The temperature by which a tagger's decoded mentions have the least log loss."""
+    """Temperature that minimises the log loss of a tagger's decoded mentions; {} without a fit."""
     outputs = [
         SimpleNamespace(logits=model(batch["input_ids"], batch["attention_mask"]).logits)
         for batch in batches
@@ -72,11 +77,9 @@ def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> d
 
 @torch.inference_mode()
 def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """Slope and intercept of BINDER's scores by Newton's method."""
-    model.config.score_slope, model.config.score_intercept = (
-        1.0,
-        0.0,
-    )  # a fit on top of a fit would be one to other margins
+    """Slope and intercept of BINDER's scores, by Newton's method; {} without a fit."""
+    # Start from uncalibrated scores: an earlier fit would change the margins.
+    model.config.score_slope, model.config.score_intercept = 1.0, 0.0
     decoded: list[list[tuple]] = []
     gold: list[set[tuple[int, int, str]]] = []
     for batch in batches:
@@ -90,7 +93,7 @@ def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict
         return {}
     margins = np.log(scores) - np.log1p(-np.minimum(scores, 1 - 1e-15))
     slope, intercept = (round(value, 4) for value in logistic_regression(margins, right))
-    # Asked after rounding: no configuration may hold a slope of 0.
+    # Checked after rounding: a configuration must not hold a slope of 0.
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope <= 0:
         return {}
     return {"score_slope": slope, "score_intercept": intercept}
@@ -99,7 +102,7 @@ def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict
 def mention_scores(
     decoded: Sequence[Sequence[tuple]], gold: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of mentions and whether each is right, (N,) each."""
+    """Scores of all decoded mentions (N,), and whether each one is correct (N,)."""
     rows = [
         (span[3], tuple(span[:3]) in own)
         for spans, own in zip(decoded, map(set, gold), strict=True)
@@ -110,13 +113,16 @@ def mention_scores(
 
 
 def log_loss(scores: np.ndarray, right: np.ndarray) -> float:
-    """Mean negative log-likelihood of "right"."""
+    """Mean negative log-likelihood of `right` (N,) under `scores` (N,)."""
     chance = np.where(right, scores, 1 - scores)
     return float(-np.log(np.maximum(chance, 1e-15)).mean())
 
 
 def minimum(loss: Callable[[float], float], low: float, high: float, steps: int = 14) -> float:
-    """Where a function with one valley is lowest, by golden section: 14 steps leave a thousandth of the interval."""
+    """Minimiser of a unimodal function on [low, high], by golden-section search.
+
+    14 steps narrow the interval to about a thousandth.
+    """
     ratio = (math.sqrt(5) - 1) / 2
     a, b = high - ratio * (high - low), low + ratio * (high - low)
     at_a, at_b = loss(a), loss(b)
@@ -133,9 +139,12 @@ def minimum(loss: Callable[[float], float], low: float, high: float, steps: int 
 
 
 def logistic_regression(x: np.ndarray, right: np.ndarray, steps: int = 50) -> tuple[float, float]:
-    """Slope and intercept of the chance of "right", by Newton's method with a trace of shrinkage towards (1, 0).
+    """Slope and intercept of the probability of `right`, for x and right of shape (N,).
 
-    >>> slope, intercept = logistic_regression(np.array([-2.0, -1, 0, 1, 2, 0]), np.array([0, 0, 0, 1, 1, 1], dtype=bool))
+    Newton's method, with slight shrinkage towards (1, 0).
+
+    >>> x, right = np.array([-2.0, -1, 0, 1, 2, 0]), np.array([0, 0, 0, 1, 1, 1], dtype=bool)
+    >>> slope, intercept = logistic_regression(x, right)
     >>> slope > 1, abs(intercept) < 1e-6
     (True, True)
     """
@@ -155,7 +164,7 @@ def logistic_regression(x: np.ndarray, right: np.ndarray, steps: int = 50) -> tu
         curvature = (design * (chance * (1 - chance))[:, None]).T @ design + shrinkage * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         while np.abs(step).max() > 1e-9 and loss(weights - step) > loss(weights):
-            step /= 2  # far from the minimum a whole step may overshoot it
+            step /= 2  # far from the minimum, a full step may overshoot
         weights -= step
         if np.abs(step).max() <= 1e-9:
             break

@@ -1,9 +1,11 @@
-"""Read text one token per code point, with the vocabulary and the embedding of an existing encoder.
+"""Character tokenizers: one token per code point, with the vocabulary of an existing encoder.
 
-A Chinese tagger labels characters, so its tokenizer has to give exactly one token per code point, in training and in inference
-alike: latin letters, digits, white space, emoji and a literal "[SEP]" too. `character_tokenizer` rewrites a WordPiece or Unigram
-tokenizer so: no normaliser (one that changes lengths breaks the offsets); what the old normaliser mapped (upper case, full-width
-and other compatibility forms) becomes a vocabulary entry of its own whose embedding is copied from the character it stood for.
+A Chinese tagger labels characters, so its tokenizer must give exactly one token per code point in
+training and in inference, also for Latin letters, digits, white space, emoji and a literal "[SEP]".
+`character_tokenizer` rewrites a WordPiece or Unigram tokenizer accordingly. The result has no
+normaliser, because one that changes lengths breaks the offsets. Instead, each character that the
+old normaliser mapped (upper case, full-width and other compatibility forms) becomes a vocabulary
+entry of its own, whose embedding is copied from the character it stood for.
 """
 
 import json
@@ -19,7 +21,7 @@ PROBE = "Ab1 中国，😀[SEP]\n"
 
 
 def is_character_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """True if every code point of a probing text is one token, offsets included."""
+    """Whether each code point of a probe text is one token, with the matching offsets."""
     if not tokenizer.is_fast:
         return False
     offsets = tokenizer(PROBE, add_special_tokens=False, return_offsets_mapping=True)[
@@ -31,32 +33,35 @@ def is_character_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
 def character_tokenizer(
     tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
-    """A tokenizer that gives one token per code point, and the encoder with its embedding enlarged in place to match.
+    """Build a tokenizer with one token per code point; enlarge the encoder's embedding in place.
 
-    All old entries keep their ids; new ones follow. Code points that neither the vocabulary nor the old normaliser knows are the
-    unknown token.
+    Old entries keep their ids; new ones follow. Code points that neither the vocabulary nor the old
+    normaliser knows become the unknown token.
 
     Args:
         tokenizer: a fast tokenizer with a WordPiece, Unigram or WordLevel model.
         encoder: the model whose input embedding belongs to it.
 
     Raises:
-        ValueError: the tokenizer is slow or a byte-level BPE (its entries are bytes, not characters), or special tokens are missing.
+        ConfigError: the tokenizer is slow, a byte-level BPE, or lacks a special token.
     """
     if not tokenizer.is_fast:
-        raise ConfigError(f"{type(tokenizer).__name__} is a slow tokenizer: a fast one is needed")
+        raise ConfigError(f"{type(tokenizer).__name__} is a slow tokenizer: expected a fast one")
     kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
     if kind not in ("WordPiece", "Unigram", "WordLevel"):
         raise ConfigError(
-            f"a {kind} tokenizer cannot be read by code point: its entries are byte sequences, so that most Chinese characters have "
-            "no row of their own; use an encoder with a WordPiece or Unigram vocabulary, or text_unit=word"
+            f"a {kind} tokenizer cannot be read by code point: its entries are byte sequences, not "
+            "characters; use an encoder with a WordPiece or Unigram vocabulary, or text_unit=word"
         )
     special = {
         name: getattr(tokenizer, f"{name}_token") for name in ("unk", "pad", "cls", "sep", "mask")
     }
     missing = [name for name in ("unk", "pad", "cls", "sep") if special[name] is None]
     if missing:
-        raise ConfigError(f"the tokenizer has no {', '.join(missing)} token")
+        raise ConfigError(
+            f"the tokenizer has no {', '.join(missing)} token: expected unk, pad, cls and sep; "
+            "use an encoder that has them"
+        )
 
     vocabulary = tokenizer.get_vocab()
     rows = _character_rows(vocabulary, tokenizer, kind)
@@ -65,9 +70,8 @@ def character_tokenizer(
     added = sorted(character for character in rows if character not in vocabulary)
     table = {**vocabulary, **{character: old_size + i for i, character in enumerate(added)}}
     taken = set(table.values())
-    table |= {
-        f"[unused-row-{i}]": i for i in range(old_size) if i not in taken
-    }  # holes in the ids are no valid vocabulary
+    # A vocabulary must not have gaps in its ids.
+    table |= {f"[unused-row-{i}]": i for i in range(old_size) if i not in taken}
     _grow_embedding(encoder, len(table), old_size, [rows[character] for character in added])
 
     backend = Tokenizer(models.WordLevel(table, unk_token=special["unk"]))
@@ -90,7 +94,7 @@ def character_tokenizer(
 def _character_rows(
     vocabulary: dict[str, int], tokenizer: PreTrainedTokenizerBase, kind: str
 ) -> dict[str, int]:
-    """Code point -> the row of the old embedding that it reads."""
+    """Code point -> row of the old embedding that it uses."""
     known = {piece: row for piece, row in vocabulary.items() if len(piece) == 1}
     if kind == "Unigram":  # "\u2581x": x at the start of a word; a lone "\u2581" is the space
         for piece, row in vocabulary.items():
@@ -124,7 +128,7 @@ def _character_rows(
 
 @torch.no_grad()
 def _grow_embedding(encoder: PreTrainedModel, size: int, old_size: int, copied: list[int]) -> None:
-    """`old_size` rows as they are, then one row per entry of `copied`, a copy of that old row."""
+    """Keep the first `old_size` rows, then append a copy of each old row in `copied`."""
     before = encoder.get_input_embeddings().weight.clone()
     encoder.resize_token_embeddings(size, mean_resizing=False)
     weight = encoder.get_input_embeddings().weight

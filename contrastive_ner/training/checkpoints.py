@@ -1,6 +1,6 @@
-"""What keeps a run alive: checkpoints that can be trusted, stops that lose nothing, a clock that continues, a full disk.
+"""Interruptions: verified checkpoints, graceful stops, a stopwatch that resumes, full disks.
 
-Used by `phases_ner.run_phase`.
+Used by `phases.run_phase`.
 """
 
 import errno
@@ -26,7 +26,7 @@ from contrastive_ner.signals import Interrupted, StopSignals
 
 # -------------------------------------------------------------------------------------- checkpoints
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a phase, the newest first, complete or not."""
+    """Checkpoints of a phase, newest first, complete or not."""
     return sorted(
         folder.glob("checkpoint-*"),
         key=lambda path: int(path.name.rpartition("-")[2]),
@@ -35,17 +35,17 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint all of whose files can be read."""
+    """The newest checkpoint whose files can all be read, or None."""
     for checkpoint in checkpoints(folder):
         fault = fault_of(checkpoint)
         if fault is None:
             return checkpoint
-        log.warning("%s is not used: %s", checkpoint, fault)
+        log.warning("ignoring %s: %s", checkpoint, fault)
     return None
 
 
 def fault_of(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be continued from, or None. Nothing is unpickled for that."""
+    """Why a run cannot resume from a checkpoint, or None if it can. Unpickles nothing."""
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
@@ -54,9 +54,7 @@ def fault_of(checkpoint: Path) -> str | None:
             if path.suffix == ".json":
                 json.loads(path.read_text("utf-8"))
             elif path.suffix == ".safetensors":
-                with safe_open(
-                    path, framework="pt"
-                ):  # compares the header with the length of the file
+                with safe_open(path, framework="pt"):  # compares header and file length
                     pass
             elif path.suffix in (".pt", ".pth"):
                 with zipfile.ZipFile(path) as archive:
@@ -69,7 +67,7 @@ def fault_of(checkpoint: Path) -> str | None:
 
 
 def stopped_early(checkpoint: Path) -> bool:
-    """Whether the patience of `EarlyStoppingCallback` was at its end when the checkpoint was written."""
+    """Whether `EarlyStoppingCallback` was out of patience when the checkpoint was written."""
     saved = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))[
         "stateful_callbacks"
     ].get("EarlyStoppingCallback")
@@ -82,19 +80,21 @@ def stopped_early(checkpoint: Path) -> bool:
 
 
 def resume(trainer: Trainer, checkpoint: Path | None) -> None:
-    """`Trainer.train` from a checkpoint (None: from the start); a run that early stopping had ended trains no further."""
+    """Call `Trainer.train`, from a checkpoint or (None) from the start.
+
+    A run that early stopping had ended is not trained further.
+    """
     if checkpoint is not None:
-        log.info("continuing from %s", checkpoint)
+        log.info("resuming from %s", checkpoint)
         if stopped_early(checkpoint):
-            trainer.args.max_steps = int(
-                checkpoint.name.rpartition("-")[2]
-            )  # nothing left but to load the best model
+            # No steps are left, so `train` only loads the best model.
+            trainer.args.max_steps = int(checkpoint.name.rpartition("-")[2])
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 # ---------------------------------------------------------------------------------------- callbacks
 class Stopwatch(TrainerCallback, ExportableState):
-    """Seconds of training; what earlier starts of a run spent up to the checkpoint is counted."""
+    """Training time, including what interrupted runs spent up to their checkpoints."""
 
     def __init__(self) -> None:
         self.before = 0.0
@@ -102,14 +102,16 @@ class Stopwatch(TrainerCallback, ExportableState):
 
     @property
     def seconds(self) -> float:
+        """Seconds of training so far."""
         return self.before + time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint saves (see `ExportableState`)."""
         return {"args": {}, "attributes": {"before": self.seconds}}
 
     @staticmethod
     def of(trainer: Trainer) -> "Stopwatch":
-        """The trainer's own: a checkpoint that is loaded replaces the one that was added."""
+        """The stopwatch of a trainer; loading a checkpoint replaces the one that was added."""
         return next(
             callback
             for callback in trainer.callback_handler.callbacks
@@ -118,16 +120,18 @@ class Stopwatch(TrainerCallback, ExportableState):
 
 
 class GracefulStop(StopSignals, TrainerCallback):
-    """SIGTERM and Ctrl-C end the step in hand, write a checkpoint and raise `Interrupted`. A second one stops at once.
+    """On SIGTERM or Ctrl-C, finish the step, write a checkpoint and raise `Interrupted`.
 
-    A context manager, to be given to the trainer as a callback, too.
+    A second signal stops at once. Use it as a context manager and also add it to the trainer as a
+    callback.
     """
 
     def __init__(self) -> None:
-        super().__init__("ending the step in hand, then writing a checkpoint")
+        super().__init__("finishing this step, then writing a checkpoint")
         self.stopping: int | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Request a checkpoint if a signal has arrived."""
         number = self.received or 0
         if args.world_size > 1:  # all processes stop after the same step
             shared = torch.tensor([number], device=args.device)
@@ -138,17 +142,21 @@ class GracefulStop(StopSignals, TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Raise `Interrupted` once the requested checkpoint is written."""
         if self.stopping is not None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             raise Interrupted(
-                self.stopping, f"{checkpoint} holds the state: the same command continues the run"
+                self.stopping, f"saved {checkpoint}; run the same command again to resume"
             )
 
 
 # ---------------------------------------------------------------------------------------- full disk
 @contextmanager
 def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turn the many errors by which libraries report a full disk into one that says what to do; drop what is half written."""
+    """Replace the various errors that libraries raise on a full disk by one that says what to do.
+
+    Also removes incomplete checkpoints.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -159,15 +167,16 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
                 shutil.rmtree(path, ignore_errors=True)
         raise OSError(
             errno.ENOSPC,
-            f"no space left in {folder} ({shutil.disk_usage(folder).free >> 20} MiB free); what was there is untouched: make room, then "
-            "give the same command again",
+            f"no space left in {folder} ({shutil.disk_usage(folder).free >> 20} MiB free); earlier "
+            "files are untouched; free some space, then run the same command again",
         ) from error
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that a file could not grow: disk full, quota, file size limit.
+    """Whether an error or one of its causes means that a file could not grow.
 
-    torch says where its writer failed (inline_container.cc), not why.
+    Reasons are a full disk, a quota or a file size limit. torch reports only where its writer
+    failed (inline_container.cc), not why.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -1,4 +1,4 @@
-"""A run's configuration: a dataclass read from YAML and `key=value`, validated before anything heavy is imported."""
+"""Run configuration: a dataclass read from YAML and `key=value`, validated before heavy imports."""
 
 import argparse
 import os
@@ -12,162 +12,184 @@ from contrastive_ner.data.readers import Layout
 from contrastive_ner.errors import ConfigError
 
 METHODS = ("ce", "crf", "nerco", "binder")
-
-
 PHASES = ("stage1", "head", "full")
 
 
 def option(default: Any, help: str) -> Any:
+    """Field of `RunConfig` with a default and the help text that `train --help` shows."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class RunConfig:
-    """Everything that a training run depends on. Defaults marked (paper) are NerCo's, section 4 and code; (BINDER): of its paper."""
+    """All settings of a training run; the help text of each field explains it.
+
+    Values after "paper" are those of NerCo (section 4 and released code), after "BINDER" those of
+    the BINDER paper.
+    """
 
     output_dir: str = option(
-        "runs/{method}-{seed}", "run directory; {method} and {seed} are filled in"
+        "runs/{method}-{seed}", "run directory; {method} and {seed} are replaced by their values"
     )
     method: str = option(
         "nerco",
-        "ce (independent tags), crf, nerco (contrastive stage one, then crf), or binder (by descriptions)",
+        "ce (independent tags), crf, nerco (contrastive stage one, then CRF tagger) or binder "
+        "(spans of types given by descriptions)",
     )
-    seed: int = option(0, "seed of weights, dropout and batches")
+    seed: int = option(0, "random seed of weights, dropout and batches")
 
     encoder: str = option(
         "encoders/zh-char-mini",
-        "folder or Hub name of an encoder with safetensors weights; ${NAME} is filled in",
+        "folder or Hub name of an encoder with safetensors weights; ${NAME} is replaced by the "
+        "environment variable NAME, here and in file names",
     )
-    train_file: str = option(
-        "", "training data; ${NER_DATA} is the environment variable of that name, default data/"
-    )
-    dev_file: str = option("", "development data: every choice is made on it")
-    test_file: str = option("", "test data, scored once at the end; may be empty")
+    train_file: str = option("", "training data (required); ${NER_DATA} defaults to data")
+    dev_file: str = option("", "development data (required); every choice is made on it")
+    test_file: str = option("", "test data, scored once at the end; empty: none")
 
-    train_texts: int = option(0, "learn from the first N texts of train only; 0: all")
+    train_texts: int = option(0, "train on the first N texts only; 0: all")
 
-    format: str = option("auto", "auto, columns, jsonl, cluener or datasets")
-    tag_scheme: str = option("auto", "auto, IOB1, BIO, BIOES or BMES")
-    delimiter: str = option("auto", "columns are parted by: auto, tab or space")
-    token_column: int = option(0, "column of the token")
+    format: str = option("auto", "file format: auto, columns, jsonl, cluener or datasets")
+    tag_scheme: str = option("auto", "tag scheme: auto, IOB1, BIO, BIOES or BMES")
+    delimiter: str = option("auto", "column separator: auto, tab or space")
+    token_column: int = option(0, "index of the token column, from 0")
     tag_columns: tuple[int, ...] = option(
-        (), "columns of tags, several for nested mentions; empty: the trailing ones"
+        (), "indices of the tag columns, several for nested mentions; empty: the trailing ones"
     )
     indexed_characters: bool = option(
-        False, "the token column holds a character and an index, as Weibo NER's"
+        False, "the token column holds a character and an index, as in Weibo NER"
     )
-    joiner: str = option("auto", "what stands between tokens in the text: auto, none or space")
+    joiner: str = option("auto", "separator between tokens in the text: auto, none or space")
 
     text_unit: str = option(
-        "auto", "what carries a label: character (Chinese), word, or auto by the training text"
+        "auto", "unit that gets a label: character (Chinese), word, or auto (by the training text)"
     )
     max_window_tokens: int = option(
-        128, "longest model input; longer texts are split (training) or windowed (prediction)"
+        128,
+        "longest model input in tokens, special tokens included; longer texts are split (training) "
+        "or read in overlapping windows (prediction; binder: always)",
     )
     output_dropout: float = option(
-        0.3, "dropout on the encoder's output in both stages (paper: 0.3)"
+        0.3, "dropout on the encoder output, in both stages (paper: 0.3)"
     )
     encoder_dropout: float | None = option(
-        None, "dropout inside the encoder; empty: as the encoder's configuration says"
+        None, "dropout inside the encoder; empty: as in the encoder's configuration"
     )
-    use_crf: bool = option(True, "a CRF on top (paper: yes); method=ce never has one")
-    constrain_transitions: bool = option(True, "forbid tag sequences that are no BIO (paper: no)")
+    use_crf: bool = option(True, "put a CRF on top (paper: yes); method=ce never has one")
+    constrain_transitions: bool = option(True, "forbid tag sequences that are not BIO (paper: no)")
 
-    stage1_epochs: int = option(5, "stage one (contrastive): epochs (paper: at most 100)")
+    stage1_epochs: int = option(
+        5, "stage one (contrastive): epochs; 0: no stage one (paper: at most 100)"
+    )
     stage1_batch_size: int = option(
-        32, "stage one: sentences in a contrastive batch (paper: 20 to 40)"
+        32, "stage one: sentences per contrastive batch (paper: 20 to 40)"
     )
     stage1_chunk_size: int = option(
-        0, "stage one: sentences embedded at once, for batches beyond memory; 0: the whole batch"
+        0,
+        "stage one: sentences embedded at once, for batches that do not fit into memory; "
+        "0: the whole batch",
     )
     stage1_learning_rate: float = option(
-        2e-4, "stage one: learning rate of the encoder (2e-5 to 5e-5 for one of base size)"
+        2e-4, "stage one: learning rate of the encoder (2e-5 to 5e-5 for a base-size one)"
     )
     stage1_weight_decay: float = option(0.05, "stage one: weight decay (paper: 0.05)")
     stage1_warmup: float = option(
-        0.1, "stage one: share of the steps with rising learning rate (paper: 0.05 to 0.1)"
+        0.1, "stage one: warm-up, as a fraction of the steps (paper: 0.05 to 0.1)"
     )
-    stage1_temperature: float = option(0.08, "stage one: temperature (paper: 0.07 to 0.08)")
+    stage1_temperature: float = option(
+        0.08, "stage one: temperature of the contrastive loss (paper: 0.07 to 0.08)"
+    )
     stage1_loss: str = option(
-        "nerco", "stage one: nerco (the paper's pairwise loss) or supcon (Khosla et al.)"
+        "nerco", "stage one: loss, nerco (pairwise; paper) or supcon (Khosla et al.)"
     )
-    stage1_with_o: bool = option(False, "stage one: O tokens are anchors, too (paper: no)")
-    stage1_reduction: str = option("sum", "stage one: sum (paper) or mean over the classes")
+    stage1_with_o: bool = option(False, "stage one: also use O tokens as anchors (paper: no)")
+    stage1_reduction: str = option("sum", "stage one: sum (paper) or mean of the loss over classes")
     stage1_freeze_layers: int = option(
-        0, "stage one: freeze the embeddings and the lowest N layers"
+        0, "stage one: freeze the embeddings and the lowest N layers; 0: nothing"
     )
     stage1_select: str = option(
         "knn",
-        "stage one: best epoch by knn or prototype (F1 of dev token types) or by dev loss (paper)",
+        "stage one: select the best epoch by knn or prototype (F1 of token types on dev) or loss "
+        "(on dev; paper)",
     )
     stage1_reference_tokens: int = option(
-        20000, "stage one: training tokens that knn and prototype compare with"
+        20000, "stage one: number of training tokens that knn and prototype compare dev tokens with"
     )
     stage1_patience: int = option(
-        10, "stage one: stop after N epochs without a better one (paper: 10)"
+        10, "stage one: stop after N epochs without improvement (paper: 10)"
     )
 
     head_epochs: int = option(
-        2, "stage two, head-only phase: epochs with the encoder fixed; 0: no such phase"
+        2, "stage two, head-only phase: epochs with the encoder frozen; 0: no such phase"
     )
     head_only_learning_rate: float = option(1e-3, "stage two, head-only phase: learning rate")
 
     stage2_epochs: int = option(
-        10, "stage two, full phase: epochs; ce, crf and binder get the epochs of all three phases"
+        10,
+        "stage two, full phase: epochs; ce, crf and binder train for the total of all three phases",
     )
-    stage2_batch_size: int = option(16, "stage two: sentences in a batch (paper: 10)")
-    stage2_gradient_accumulation: int = option(1, "stage two: batches in an optimiser step")
+    stage2_batch_size: int = option(16, "stage two: sentences per batch (paper: 10)")
+    stage2_gradient_accumulation: int = option(1, "stage two: batches per optimiser step")
     stage2_learning_rate: float = option(
         2e-4,
-        "stage two, full phase: learning rate of the encoder (2e-5 to 5e-5 for one of base size)",
+        "stage two, full phase: learning rate of the encoder (2e-5 to 5e-5 for a base-size one)",
     )
     stage2_head_learning_rate: float = option(
         1e-3,
-        "stage two, full phase: learning rate of linear layer and CRF, of BINDER's projections",
+        "stage two, full phase: learning rate of the linear layer and the CRF; binder: of the "
+        "projections",
     )
     stage2_weight_decay: float = option(0.05, "stage two: weight decay (paper: 0 to 0.05)")
     stage2_warmup: float = option(
-        0.1, "stage two: share of the steps with rising learning rate (paper: 0 to 0.1)"
+        0.1, "stage two: warm-up, as a fraction of the steps (paper: 0 to 0.1)"
     )
     stage2_patience: int = option(
-        15, "stage two: stop after N epochs without a better dev F1 (paper: 15)"
+        15, "stage two: stop after N epochs without improvement on dev (paper: 15)"
     )
 
     stage2_contrastive_weight: float = option(
-        0.0, "stage two, full phase: weight of a contrastive loss beside the tagger's (paper: none)"
+        0.0,
+        "stage two, full phase: weight of a contrastive loss added to the tagging loss "
+        "(paper: none)",
     )
 
-    types_file: str = option("", "binder: YAML file that describes the entity types")
+    types_file: str = option("", "binder: YAML file that describes the entity types (required)")
     type_encoder: str = option(
-        "untied", "binder: untied (BINDER: a second encoder for the types), tied, or frozen"
+        "untied",
+        "binder: encoder of the types: untied (a second one; BINDER), tied (the one for texts) or "
+        "frozen (a second one, not trained)",
     )
     type_variants: bool = option(
-        False, "binder: in training a type is also given by its name alone, and by both"
+        False,
+        "binder: in training, describe a type also by its name, and by name and description",
     )
     types_per_batch: int = option(
-        0, "binder: types drawn for each training step, those with a mention first; 0: all (BINDER)"
+        0, "binder: types drawn per training step, those with a mention first; 0: all (BINDER)"
     )
-    projection_size: int = option(128, "binder: size of the space of spans and types (BINDER: 128)")
+    projection_size: int = option(
+        128, "binder: dimension of the space shared by spans and types (BINDER: 128)"
+    )
     projection_dropout: float = option(0.1, "binder: dropout on the projections (BINDER: 0.1)")
     max_span_width: int = option(
         0,
-        "binder: tokens of the longest span; 0: of train's longest mention, at most 30 (BINDER: 30)",
+        "binder: longest span in tokens; 0: the longest mention in train, at most 30 (BINDER: 30)",
     )
     window_overlap: int = option(
-        0, "binder: tokens that windows share; 0: max_span_width, at least 16 (BINDER: 16)"
+        0,
+        "binder: tokens shared by consecutive windows; 0: max_span_width, at least 16 (BINDER: 16)",
     )
     decoding: str = option(
-        "auto", "binder: nested, flat, or auto: nested where training mentions overlap"
+        "auto", "binder: nested, flat or auto (nested if training mentions overlap)"
     )
     several_labels: str = option(
-        "auto", "binder: whether a span may have several types: true, false, or auto as in training"
+        "auto", "binder: whether a span may have several types: true, false or auto (as in train)"
     )
 
     bf16: str = option(
-        "auto", "bfloat16 arithmetic in training: auto (where the hardware has it), true or false"
+        "auto", "train in bfloat16: auto (where the hardware supports it), true or false"
     )
-    eval_batch_size: int = option(32, "windows in a batch of evaluation")
-    keep_checkpoints: bool = option(False, "keep a phase's checkpoints after it is complete")
+    eval_batch_size: int = option(32, "windows per evaluation batch")
+    keep_checkpoints: bool = option(False, "keep the checkpoints of complete phases")
 
     def __post_init__(self) -> None:
         choices = {
@@ -219,9 +241,11 @@ class RunConfig:
 
     @property
     def run_dir(self) -> Path:
+        """`output_dir` with method and seed filled in."""
         return Path(self.output_dir.format(method=self.method, seed=self.seed))
 
     def to_dict(self) -> dict[str, Any]:
+        """Values by key, as JSON stores them."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -239,10 +263,12 @@ def _smallest(name: str) -> int:
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
-    """Configuration from a YAML file and "key=value" strings. `base: other.yaml` in a file takes another one's values first.
+    """Read a configuration from a YAML file and "key=value" overrides.
+
+    `base: other.yaml` in a file starts from the values of another file.
 
     Raises:
-        ConfigError: no such file, unknown key, wrong type or value.
+        ConfigError: a file is missing or not valid YAML, a key is unknown, a value is invalid.
     """
     values = _read_yaml(Path(path))
     for item in overrides:
@@ -255,7 +281,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(
-            f"{path}: unknown key {', '.join(unknown)}; run_ner.py train --help lists the keys"
+            f"{path}: unknown key {', '.join(unknown)}; contrastive-ner train --help lists the keys"
         )
     return RunConfig(**{key: convert(key, value, hints[key]) for key, value in values.items()})
 
@@ -264,13 +290,13 @@ def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     import yaml
 
     if path.resolve() in derived:
-        raise ConfigError(f"{path}: its base leads back to itself")
+        raise ConfigError(f"{path}: circular base: a file must not extend itself")
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no YAML: {error}") from error
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     base = values.pop("base", None)
@@ -282,7 +308,7 @@ def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def convert(key: str, value: Any, kind: Any) -> Any:
-    """`value`, from YAML or the command line, as the type of its field."""
+    """A value from YAML or the command line as the type of its field; ConfigError otherwise."""
     if isinstance(kind, types.UnionType):
         if value is None or value == "":
             return None
@@ -306,12 +332,12 @@ def convert(key: str, value: Any, kind: Any) -> Any:
 
 
 def layout_of(source: RunConfig | argparse.Namespace) -> Layout:
-    """How files are laid out, from a configuration or a command's options."""
+    """Layout of the data files, from a configuration or a command's options."""
     return Layout(
         **{f.name: convert(f.name, getattr(source, f.name), f.type) for f in fields(Layout)}
     )
 
 
 def is_first_process() -> bool:
-    """Whether this process prints and writes: the only one, or the first of those that torchrun started."""
+    """Whether this process prints and writes: the only one, or the first under torchrun."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -1,9 +1,11 @@
-"""Stage one of NerCo: a Trainer that pulls together encoded tokens of one entity type and pushes apart the rest.
+"""Trainer for stage one of NerCo: pull together tokens of one entity type, push apart the rest.
 
-Sections: arguments, batch-independent criteria (k-NN, prototypes), several processes and chunks, the Trainers.
-The model is a `NercoModel` (any model whose output has `last_hidden_state` will do); the data are those of `tag_features`.
+Sections: arguments, several processes and chunks, Trainers. The model is a `NercoModel` or any
+other model whose output has `last_hidden_state` and that has an `encoder`; the data are those of
+`tag_features`.
 
-Gradient accumulation does not enlarge a contrastive batch: k accumulated batches are k separate contrasts. Raise the batch size instead.
+Gradient accumulation does not enlarge a contrastive batch: k accumulated batches are k separate
+contrasts. Raise the batch size instead, with `chunk_size` if memory is short.
 """
 
 from collections import defaultdict
@@ -24,8 +26,15 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.training.batches import EpochBatches
+from contrastive_ner.training.criteria import (
+    chunks_of,
+    classes_of,
+    embed_tokens,
+    knn_classes,
+    prototype_classes,
+    token_f1,
+)
 from contrastive_ner.training.losses import (
-    OUTSIDE,
     pairwise_contrastive_loss,
     supervised_contrastive_loss,
 )
@@ -36,34 +45,45 @@ CRITERIA = {"knn": "eval_knn_f1", "prototype": "eval_prototype_f1", "loss": "eva
 # ---------------------------------------------------------------------------------------- arguments
 @dataclass
 class ContrastiveTrainingArguments(TrainingArguments):
-    """`TrainingArguments` of stage one."""
+    """`TrainingArguments` of stage one.
 
+    Raises:
+        ConfigError: the loss, temperature or reduction is invalid.
+    """
+
+    # The Trainer would remove `labels`, which a `NercoModel` does not take.
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "as in TrainingArguments, but off by default"}
+    )
     contrastive_loss: str = field(
         default="nerco",
-        metadata={"help": "nerco (pairwise, the paper's) or supcon (Khosla et al.)"},
+        metadata={"help": "nerco (pairwise; paper) or supcon (Khosla et al.)"},
     )
     contrastive_temperature: float = field(
-        default=0.08, metadata={"help": "divides the cosine (paper: 0.07 to 0.08)"}
+        default=0.08, metadata={"help": "temperature that divides the cosine (paper: 0.07 to 0.08)"}
     )
     with_o: bool = field(
-        default=False, metadata={"help": "O tokens are anchors and positives, too (paper: no)"}
+        default=False, metadata={"help": "also use O tokens as anchors and positives (paper: no)"}
     )
     class_reduction: str = field(
-        default="sum", metadata={"help": "sum (the paper's) or mean over the classes"}
+        default="sum", metadata={"help": "sum (paper) or mean of the loss over classes"}
     )
     freeze_layers: int = field(
         default=0, metadata={"help": "freeze the embeddings and the lowest N layers; 0: nothing"}
     )
-    knn_neighbours: int = field(default=10, metadata={"help": "neighbours of the k-NN criterion"})
+    knn_neighbours: int = field(
+        default=10, metadata={"help": "number of neighbours of the k-NN criterion"}
+    )
     chunk_size: int = field(
         default=0,
         metadata={
-            "help": "sentences embedded at once, for batches beyond memory; 0: the whole batch"
+            "help": "sentences embedded at once, for batches that do not fit into memory; "
+            "0: the whole batch"
         },
     )
     reference_tokens: int = field(
         default=20000,
-        metadata={"help": "training tokens that the criteria compare dev tokens with"},
+        metadata={"help": "number of training tokens that the criteria compare dev tokens with"},
     )
 
     def __post_init__(self) -> None:
@@ -74,7 +94,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
         if not self.contrastive_temperature > 0:
             raise ConfigError(
-                f"contrastive_temperature is {self.contrastive_temperature}: expected a positive number"
+                f"contrastive_temperature is {self.contrastive_temperature}: "
+                "expected a positive number"
             )
         if self.class_reduction not in ("sum", "mean"):
             raise ConfigError(f"class_reduction is {self.class_reduction!r}: expected sum or mean")
@@ -84,7 +105,8 @@ def freeze_lowest_layers(encoder: Any, count: int) -> None:
     """Freeze an encoder's embeddings and its lowest `count` layers; 0 freezes nothing.
 
     Raises:
-        ValueError: `count` is negative, exceeds the number of layers, or leaves nothing to train.
+        ConfigError: `count` is negative, exceeds the number of layers, or leaves nothing to train,
+            or the layers share their weights.
     """
     layers = max(
         (m for m in encoder.modules() if isinstance(m, nn.ModuleList)),
@@ -93,11 +115,13 @@ def freeze_lowest_layers(encoder: Any, count: int) -> None:
     )
     if not 0 <= count <= len(layers):
         raise ConfigError(
-            f"stage1_freeze_layers is {count}: expected 0 to {len(layers)}, the encoder's number of layers"
+            f"stage1_freeze_layers is {count}: expected 0 to {len(layers)}, the number of layers "
+            "of the encoder"
         )
     if count and len(layers) != encoder.config.num_hidden_layers:
         raise ConfigError(
-            f"{type(encoder).__name__} shares its layers: they cannot be frozen one by one; set stage1_freeze_layers=0"
+            f"{type(encoder).__name__} shares weights between layers, which cannot be frozen one "
+            "by one; set stage1_freeze_layers=0"
         )
     if count:
         frozen = [encoder.get_input_embeddings(), *layers[:count]]
@@ -106,101 +130,29 @@ def freeze_lowest_layers(encoder: Any, count: int) -> None:
             parameter.requires_grad = False
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
         raise ConfigError(
-            f"stage1_freeze_layers is {count}: no parameter is left to train; stage one trains the encoder"
+            f"stage1_freeze_layers is {count}: no parameter is left to train; freeze fewer layers"
         )
-
-
-# ----------------------------------------------------------------------------------------- criteria
-def knn_classes(queries: Tensor, references: Tensor, classes: Tensor, *, neighbours: int) -> Tensor:
-    """Class of each query by majority of its nearest references in cosine; ties go to the nearer class.
-
-    queries (Q, D), references (R, D), classes (R,) -> (Q,).
-    """
-    queries, references = (
-        nn.functional.normalize(queries, dim=-1),
-        nn.functional.normalize(references, dim=-1),
-    )
-    count = int(classes.max()) + 1
-    found = []
-    for block in queries.split(4096):
-        similarity, index = (block @ references.T).topk(
-            min(neighbours, len(references)), dim=1
-        )  # (q, k)
-        # Each vote is 1 plus a little similarity: less than any vote in sum, it decides ties only.
-        votes = torch.zeros(len(block), count, device=block.device)
-        votes.scatter_add_(1, classes[index], 1.0 + similarity / (4.0 * neighbours))
-        found.append(votes.argmax(1))
-    return torch.cat(found)
-
-
-def prototype_classes(queries: Tensor, references: Tensor, classes: Tensor) -> Tensor:
-    """Class of each query by the nearest class mean in cosine. Shapes as in `knn_classes`."""
-    references = nn.functional.normalize(references, dim=-1)
-    present = classes.unique()
-    means = torch.stack([references[classes == c].mean(0) for c in present])  # (C, D)
-    similarity = (
-        nn.functional.normalize(queries, dim=-1) @ nn.functional.normalize(means, dim=-1).T
-    )  # (Q, C)
-    return present[similarity.argmax(1)]
-
-
-def token_f1(predicted: Tensor, gold: Tensor) -> float:
-    """Micro F1 of token classes over the entity classes (O is no class to find)."""
-    correct = int(((predicted == gold) & (gold != OUTSIDE)).sum())
-    total = int((predicted != OUTSIDE).sum()) + int((gold != OUTSIDE).sum())
-    return 2 * correct / total if total else 0.0
-
-
-@torch.no_grad()
-def embed_tokens(
-    model: nn.Module, features: Any, collator: Any, label_classes: Sequence[int], batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Encoder output and classes of all labelled tokens: (N, D) float32, (N,). The model is set to evaluation mode."""
-    model.eval()
-    device = next(model.parameters()).device
-    embeddings, classes = [], []
-    for batch in DataLoader(features, collate_fn=collator, batch_size=batch_size):
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        hidden = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state  # (B, T, D)
-        own = classes_of(batch["labels"], label_classes)  # (B, T)
-        embeddings.append(hidden[own >= 0].float())
-        classes.append(own[own >= 0])
-    return torch.cat(embeddings), torch.cat(classes)
-
-
-def chunks_of(inputs: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
-    """A batch of (B, T) tensors in parts of `size` rows, each as wide as its longest row."""
-    for first in range(0, len(inputs["labels"]), size):
-        rows = slice(first, first + size)
-        width = int(inputs["attention_mask"][rows].sum(1).max())
-        yield {name: tensor[rows, :width] for name, tensor in inputs.items()}
-
-
-def classes_of(labels: Tensor, label_classes: Sequence[int]) -> Tensor:
-    """Classes of label ids, any shape; -1 where the label is -100."""
-    classes = torch.tensor(label_classes, device=labels.device)[labels.clamp_min(0)]
-    return classes.masked_fill(labels < 0, -1)
 
 
 # ------------------------------------------------------------------------ several processes, chunks
 class GatherRows(torch.autograd.Function):
-    """(N_r, D) of every process -> (N, D) of all, in the order of the processes, with gradient.
+    """Gather rows (N_r, D) of all processes, in the order of the processes, with gradient: (N, D).
 
-    Every process computes the same loss from the result, so that the gradient of its own rows is known to it without communication.
-    `DistributedDataParallel` averages parameter gradients over the processes; the factor undoes that.
+    Every process computes the same loss from the result, so it knows the gradient of its own rows
+    without communication. `DistributedDataParallel` averages parameter gradients over processes;
+    the factor in `backward` undoes this.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """Own rows (N_r, D) -> rows of all processes (N, D)."""
         counts = [
             torch.empty(1, dtype=torch.long, device=rows.device)
             for _ in range(dist.get_world_size())
         ]
         dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
         sizes = [int(count) for count in counts]
-        # Processes have different numbers of tokens: pad, gather, cut.
+        # Processes differ in their numbers of tokens: pad, gather, cut.
         padded = nn.functional.pad(rows, (0, 0, 0, max(sizes) - len(rows)))
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded.contiguous())
@@ -210,19 +162,23 @@ class GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of all rows (N, D) -> gradient of the own rows (N_r, D)."""
         return gradient[ctx.own] * dist.get_world_size()
 
 
 def gather_tokens(embeddings: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens of all processes, with gradient to one's own: (N_r, D), (N_r,) -> (N, D), (N,). In a single process: as given."""
+    """Gather the tokens of all processes, with gradient for the own ones.
+
+    (N_r, D), (N_r,) -> (N, D), (N,). A single process gets its tokens back unchanged.
+    """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return embeddings, classes
-    # Classes as a column of the matrix would be rounded in half precision: they travel by themselves.
+    # Gathered separately: in a column of the embeddings, half precision would round the classes.
     return GatherRows.apply(embeddings), GatherRows.apply(classes[:, None])[:, 0]
 
 
 class RandomState:
-    """The state of the random generators, to embed a chunk a second time under the same dropout masks."""
+    """Saved state of the random generators, to embed a chunk again with the same dropout masks."""
 
     def __init__(self, *tensors: Tensor) -> None:
         self.cpu = torch.get_rng_state()
@@ -230,21 +186,23 @@ class RandomState:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
+        """Context in which the random generators continue from the saved state."""
         with torch.random.fork_rng(devices=self.devices):
             torch.set_rng_state(self.cpu)
             set_device_states(self.devices, self.states)
             yield
 
 
-# ------------------------------------------------------------------------------------------ trainer
+# ----------------------------------------------------------------------------------------- trainers
 class SentenceTrainer(Trainer):
-    """A `Trainer` whose batches are a function of seed and epoch (`sentence_batches`), whatever happened before.
+    """The standard `Trainer`, except that its batches depend only on data, seed and epoch.
 
-    A run that is continued in the middle of an epoch thus sees the sentences that are left, and no other; several processes share
-    each batch equally. Otherwise the standard Trainer.
+    See `sentence_batches`. A run resumed in the middle of an epoch therefore sees exactly the
+    remaining sentences, and several processes share each batch equally.
     """
 
     def sampler(self) -> EpochBatches:
+        """Batch sampler of the training data."""
         sentences = [[0] * len(feature["input_ids"]) for feature in self.train_dataset]
         return self._sampler(sentences, paired=False)
 
@@ -260,8 +218,9 @@ class SentenceTrainer(Trainer):
         )
 
     def get_train_dataloader(self) -> DataLoader:
+        """Loader of the batches that `sampler` draws."""
         loader = self._plain_loader(self.train_dataset, batch_sampler=self.sampler())
-        # num_processes=1: the sampler has already taken this process's part.
+        # num_processes=1, because the sampler already yields this process's part only.
         return prepare_data_loader(
             loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
@@ -276,16 +235,20 @@ class SentenceTrainer(Trainer):
 
 
 class ContrastiveTrainer(SentenceTrainer):
-    """Trains an encoder by contrast.
+    """Trainer that fits an encoder with a contrastive loss.
 
-    Args (beyond `Trainer`'s):
-        label_classes: class of each label id in the features' `labels`: 0 for O, 1.. for entity types
-            (`losses_contrastive.semantic_classes`).
+    With several processes, their tokens share one contrast. With `args.chunk_size`, a batch may be
+    larger than memory allows at once (gradient caching; Gao et al. 2021). Evaluation reports
+    `eval_knn_f1` and `eval_prototype_f1` (types of dev tokens, compared with training tokens;
+    independent of batches) and `eval_loss` (depends on which sentences share a batch).
 
-    With several processes the tokens of all of them share one contrast. With `args.chunk_size` a batch may be larger than what fits
-    into memory at once (gradient caching; Gao et al. 2021). Evaluation reports `eval_knn_f1` and `eval_prototype_f1`
-    (token types of the dev set against training tokens; independent of batches) and `eval_loss` (which is not: it depends on what
-    shares a batch).
+    Args:
+        label_classes: class of each label id in `labels` of the features: 0 for O, 1.. for entity
+            types (`losses.semantic_classes`). All other arguments are those of `Trainer`.
+
+    Raises:
+        ConfigError: `args` is not a `ContrastiveTrainingArguments`, or its `freeze_layers` does not
+            suit the encoder.
     """
 
     def __init__(self, *args: Any, label_classes: Sequence[int], **kwargs: Any) -> None:
@@ -298,7 +261,7 @@ class ContrastiveTrainer(SentenceTrainer):
         freeze_lowest_layers(self.model.encoder, self.args.freeze_layers)
 
     def contrastive_loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        """The configured loss: (..., D), (...) -> scalar."""
+        """The configured loss: embeddings (..., D), classes (...) -> scalar."""
         shared = {"temperature": self.args.contrastive_temperature, "with_o": self.args.with_o}
         if self.args.contrastive_loss == "supcon":
             return supervised_contrastive_loss(embeddings, classes, **shared)
@@ -307,7 +270,7 @@ class ContrastiveTrainer(SentenceTrainer):
         )
 
     def token_embeddings(self, model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor]:
-        """The labelled tokens of a batch: (N, D), (N,)."""
+        """Embeddings (N, D) and classes (N,) of the labelled tokens of a batch."""
         hidden = model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
         ).last_hidden_state  # (B, T, D)
@@ -317,6 +280,7 @@ class ContrastiveTrainer(SentenceTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any
     ) -> Any:
+        """Contrastive loss over the tokens of all processes; see `Trainer.compute_loss`."""
         embeddings, classes = self.token_embeddings(model, inputs)
         loss = self.contrastive_loss(*gather_tokens(embeddings, classes))
         return (loss, {"embeddings": embeddings}) if return_outputs else loss
@@ -324,10 +288,11 @@ class ContrastiveTrainer(SentenceTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """A step; with `chunk_size` by gradient caching: the gradient of the whole batch, in the memory of a chunk.
+        """One step; with `chunk_size`, gradient caching computes it in the memory of a chunk.
 
-        1. Embed chunk by chunk, without graph. 2. The loss of all tokens, and its gradient to each embedding. 3. Embed each chunk
-        again, under the same dropout masks, and propagate its share of that gradient.
+        1. Embed chunk by chunk, without graph. 2. Compute the loss over all tokens and its gradient
+        with respect to each embedding. 3. Embed each chunk again, with the same dropout masks, and
+        backpropagate its part of that gradient. The result is the gradient of the whole batch.
         """
         if not 0 < self.args.chunk_size < len(inputs["labels"]):
             return super().training_step(model, inputs, num_items_in_batch)
@@ -357,6 +322,7 @@ class ContrastiveTrainer(SentenceTrainer):
         return loss.detach() / self.current_gradient_accumulation_steps
 
     def sampler(self) -> EpochBatches:
+        """Batch sampler that puts two tokens of one class into each batch where possible."""
         sentences = [
             [self.label_classes[label] for label in feature["labels"] if label >= 0]
             for feature in self.train_dataset
@@ -364,11 +330,12 @@ class ContrastiveTrainer(SentenceTrainer):
         return self._sampler(sentences, paired=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Loader of all evaluation data, not divided among processes."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._plain_loader(dataset, batch_size=self.args.per_device_eval_batch_size)
 
     def embed(self, features: Any) -> tuple[Tensor, Tensor]:
-        """`embed_tokens` of the model in training, in its arithmetic."""
+        """`embed_tokens` with the model in training, under its autocast."""
         with self.compute_loss_context_manager():
             return embed_tokens(
                 self.model,
@@ -379,7 +346,7 @@ class ContrastiveTrainer(SentenceTrainer):
             )
 
     def reference_features(self) -> list[dict]:
-        """The training sentences, in an order fixed by the seed, up to `reference_tokens` tokens."""
+        """Training features in an order fixed by the seed, up to `args.reference_tokens` tokens."""
         order = torch.randperm(
             len(self.train_dataset), generator=torch.Generator().manual_seed(self.args.seed)
         ).tolist()
@@ -399,9 +366,9 @@ class ContrastiveTrainer(SentenceTrainer):
         metric_key_prefix: str = "eval",
         **kwargs: Any,
     ) -> EvalLoopOutput:
-        """The criteria in place of per-example predictions; `Trainer.evaluate` logs them and calls back as ever.
+        """Compute the criteria instead of predictions; `Trainer.evaluate` logs them as usual.
 
-        With several processes the first one computes them and tells the others.
+        With several processes, the first one computes them and broadcasts them.
         """
         features: Any = dataloader.dataset
         metrics = [self._criteria(features) if self.is_world_process_zero() else None]
@@ -423,7 +390,10 @@ class ContrastiveTrainer(SentenceTrainer):
         }
 
     def _mean_loss(self, embeddings: Tensor, classes: Tensor, features: Any) -> float:
-        """Mean contrastive loss over batches of the size of training (of all processes), in the order of the data."""
+        """Mean contrastive loss over batches as large as in training, all processes together.
+
+        The batches follow the order of the data.
+        """
         batch_size = self.args.per_device_train_batch_size * self.args.world_size
         sizes = [sum(feature["word_mask"]) for feature in features]
         bounds: dict[int, int] = defaultdict(int)
@@ -438,10 +408,15 @@ class ContrastiveTrainer(SentenceTrainer):
 
 
 class JointTrainer(SentenceTrainer):
-    """Stage two with the contrastive loss beside the tagger's: tagging + `weight` * contrast, over the encoder's last layer.
+    """Trainer for stage two with tagging loss + `weight` * contrastive loss on the last layer.
 
-    Not NerCo, which contrasts first and tags afterwards: for comparison. Args beyond `Trainer`'s: `label_classes` as in
-    `ContrastiveTrainer`, `weight`, `temperature`.
+    For comparison with NerCo, which first contrasts and then tags.
+
+    Args:
+        label_classes: as in `ContrastiveTrainer`.
+        weight: weight of the contrastive loss.
+        temperature: temperature of the contrastive loss. All other arguments are those of
+            `Trainer`.
     """
 
     def __init__(
@@ -458,6 +433,7 @@ class JointTrainer(SentenceTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
+        """Tagging loss, plus the contrastive loss in training; see `Trainer.compute_loss`."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         loss, outputs = super().compute_loss(

@@ -1,6 +1,6 @@
-"""From records to training features: tags for the taggers, spans for BINDER.
+"""Training features from records: tags for taggers, spans for BINDER.
 
-Texts are read by the `TextReader` that inference uses as well.
+Texts are read by the same `TextReader` as in inference.
 """
 
 from collections import Counter
@@ -16,45 +16,49 @@ from contrastive_ner.models.windows_ner import TextReader, Tokenized
 
 # --------------------------------------------------------------------------------------------- tags
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
-
-
 STRONG_PUNCTUATION = frozenset("。！？；!?;\n")
 
 
 @dataclass
 class AlignReport:
-    """What became of the mentions on the way to training features."""
+    """Counts of the mentions that became training features, and of those that did not."""
 
     sentences: int = 0
     windows: int = 0
     mentions: int = 0
-    overlapping: int = 0  # inside or across another mention: a flat tagger cannot give both
-    misaligned: int = 0  # no token boundary matches
+    overlapping: int = 0  # inside or across another mention: a flat tagger cannot predict both
+    misaligned: int = 0  # not on token boundaries
     longer_than_window: int = 0
 
     def to_dict(self) -> dict[str, int]:
+        """Counts by name."""
         return asdict(self)
 
     def __str__(self) -> str:
         return (
-            f"{self.sentences} texts in {self.windows} windows, {self.mentions} mentions to learn; left out: {self.overlapping} "
-            f"overlapping (the outermost is kept), {self.misaligned} on no token boundary, {self.longer_than_window} longer than a window"
+            f"{self.sentences} texts in {self.windows} windows, {self.mentions} mentions to learn; "
+            f"left out: {self.overlapping} overlapping (the outermost is kept), "
+            f"{self.misaligned} not on token boundaries, "
+            f"{self.longer_than_window} longer than a window"
         )
 
 
 def tag_features(
     records: Sequence[Record], reader: TextReader, labels: Sequence[str]
 ) -> tuple[list[dict], AlignReport]:
-    """Model inputs with labels from records: texts longer than a window are split without overlap, outside mentions.
+    """Model inputs with BIO labels; longer texts are split, without overlap and outside mentions.
 
     Args:
-        reader: the one that inference uses, too. labels: BIO labels of the model.
+        records: annotated texts.
+        reader: the reader that inference uses.
+        labels: BIO labels of the model.
 
     Returns:
-        Features {"input_ids", "word_mask", "labels"} (lists, special tokens included, -100 where no label is), and the counts.
+        Features {"input_ids", "word_mask", "labels"}, lists over tokens including special tokens,
+        with label -100 where there is none, and the counts.
 
     Raises:
-        DataError: an entity type that `labels` does not know.
+        DataError: an entity type is not in `labels`.
     """
     ids = {label: i for i, label in enumerate(labels)}
     report = AlignReport(sentences=len(records))
@@ -66,9 +70,8 @@ def tag_features(
         for first, last in _split_positions(record.text, text, spans, reader, report):
             window = reader.window(text, first, last)
             own = tags[first:last]
-            if own[0].startswith(
-                "I-"
-            ):  # the rest of a mention longer than a window: to the model a mention of its own
+            # The rest of a mention longer than a window is a mention of its own for the model.
+            if own[0].startswith("I-"):
                 own[0] = "B-" + own[0][2:]
             values = iter(own)
             row = [ids[next(values)] if is_word else -100 for is_word in window.word_mask]
@@ -82,7 +85,7 @@ def tag_features(
 def _spans_over_positions(
     record: Record, positions: Sequence[tuple[int, int]], ids: dict[str, int], report: AlignReport
 ) -> list[tuple[int, int, str]]:
-    """Flat mentions as (first, last, label) over label positions; what cannot be learned is counted."""
+    """Flat mentions as (first, last + 1, label) over label positions; counts the others."""
     starts = {start: i for i, (start, _) in enumerate(positions)}
     ends = {end: i + 1 for i, (_, end) in enumerate(positions)}
     flat, rest = outermost(record.entities)
@@ -92,7 +95,8 @@ def _spans_over_positions(
         if f"B-{mention.label}" not in ids:
             known = ", ".join(sorted(label[2:] for label in ids if label.startswith("B-")))
             raise DataError(
-                f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {known})"
+                f"record {record.id!r}: entity type {mention.label!r} is unknown to the model "
+                f"(it knows {known})"
             )
         if mention.start in starts and mention.end in ends:
             spans.append((starts[mention.start], ends[mention.end], mention.label))
@@ -109,8 +113,13 @@ def _split_positions(
     reader: TextReader,
     report: AlignReport,
 ) -> Iterator[tuple[int, int]]:
-    """Windows [first, last) over positions: cut after punctuation where possible, never inside a mention that fits."""
-    inside = {i for start, end, _ in spans for i in range(start + 1, end)}  # no cut before these
+    """Windows [first, last) over label positions.
+
+    Cuts follow punctuation where possible and never split a mention that fits into a window.
+    """
+    inside = {
+        i for start, end, _ in spans for i in range(start + 1, end)
+    }  # positions with no cut before them
     first, total = 0, len(tokenized.spans)
     while first < total:
         last = reader.fit(tokenized, first)
@@ -125,7 +134,7 @@ def _split_positions(
             weak = [cut for cut, character in after.items() if character in PUNCTUATION]
             if free:
                 last = (strong or weak or free)[-1]
-            else:  # one mention fills the window: it is cut, and counted once
+            else:  # one mention fills the window: cut it, count it once
                 report.longer_than_window += first not in inside
         yield first, last
         first = last
@@ -134,22 +143,22 @@ def _split_positions(
 # -------------------------------------------------------------------------------------------- spans
 @dataclass
 class SpanReport:
-    """What became of the mentions on the way to BINDER's features."""
+    """Counts of the mentions that became BINDER features, and of those that did not."""
 
     texts: int = 0
     windows: int = 0
     mentions: int = 0
-    misaligned: int = 0  # no word (or token) boundary matches
+    misaligned: int = 0  # not on word (or token) boundaries
     max_width: int = 0
-    widths: Counter[int] = field(
-        default_factory=Counter
-    )  # tokens of the mentions that boundaries match
+    widths: Counter[int] = field(default_factory=Counter)  # aligned mentions by width in tokens
 
     @property
     def too_wide(self) -> int:
+        """Number of mentions wider than `max_width`."""
         return sum(count for width, count in self.widths.items() if width > self.max_width)
 
     def to_dict(self) -> dict[str, Any]:
+        """Counts by name."""
         own = ("texts", "windows", "mentions", "misaligned", "max_width", "too_wide")
         return {
             **{name: getattr(self, name) for name in own},
@@ -158,15 +167,16 @@ class SpanReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.texts} texts in {self.windows} windows, {self.mentions} mentions to learn; left out: {self.misaligned} on no word "
-            f"boundary, {self.too_wide} wider than {self.max_width} tokens"
+            f"{self.texts} texts in {self.windows} windows, {self.mentions} mentions to learn; "
+            f"left out: {self.misaligned} not on word boundaries, "
+            f"{self.too_wide} wider than {self.max_width} tokens"
         )
 
     def width_table(self) -> str:
-        """The recall that a greatest width costs: mentions up to each width, and the share of those beyond."""
+        """Table of the recall lost by each maximum width: mentions within it, share beyond it."""
         total = self.widths.total() + self.misaligned
         steps = sorted({1, 2, 4, 8, 16, 32, 64, self.max_width, max(self.widths, default=1)})
-        lines = [f"{'greatest width':<16}{'mentions':>10}{'recall lost':>13}"]
+        lines = [f"{'maximum width':<16}{'mentions':>10}{'recall lost':>13}"]
         for step in steps:
             within = sum(count for width, count in self.widths.items() if width <= step)
             lines.append(f"{step:<16}{within:>10}{100 * (1 - within / max(total, 1)):>12.2f}%")
@@ -178,7 +188,10 @@ class SpanReport:
 def aligned_mentions(
     records: Sequence[Record], texts: Sequence[Tokenized], report: SpanReport
 ) -> list[list[tuple[int, int, str]]]:
-    """Mentions of each text as (first position, last position + 1, label); those on no boundary are counted."""
+    """Mentions of each text as (first position, last position + 1, label).
+
+    Adds the widths of these mentions and the number of misaligned ones to `report`.
+    """
     rows = []
     for record, text in zip(records, texts, strict=True):
         starts = {start: i for i, (start, _) in enumerate(text.spans)}
@@ -199,7 +212,7 @@ def aligned_mentions(
 def span_widths(
     records: Sequence[Record], reader: TextReader, max_width: int | None = None
 ) -> SpanReport:
-    """Widths in tokens of the mentions of records, beside a limit, by default the greatest."""
+    """Report on mention widths in tokens, against a limit (default: the greatest width found)."""
     report = SpanReport(texts=len(records))
     aligned_mentions(records, reader.tokenize([record.text for record in records]), report)
     report.max_width = max(report.widths, default=0) if max_width is None else max_width
@@ -215,33 +228,33 @@ def span_features(
     max_width: int,
     overlap: int,
 ) -> tuple[list[dict], SpanReport]:
-    """BINDER's inputs with labels from records, which are whole documents where the data give them (`join_documents`).
+    """BINDER inputs with span labels; longer texts are read in overlapping windows.
 
-    Texts longer than a window are read in overlapping windows. A mention that a window cuts is learnt in another one that holds it whole;
-    of the part that is visible the start (or end) is marked as cut: it is no negative.
+    A mention cut by a window is learnt in another window that contains it whole; here its missing
+    start or end is marked as cut, so that the visible part is not a negative.
 
     Args:
-        types: entity types in the order of their ids. max_width: tokens of the longest span that the model can find.
-        overlap: tokens that consecutive windows share, at least `max_width`, so that some window holds each mention whole.
+        records: whole documents where the data allow it (`join_documents`).
+        reader: the reader that inference uses.
+        types: entity types in the order of their ids.
+        max_width: tokens of the longest span that the model can find.
+        overlap: tokens shared by consecutive windows, at least `max_width`.
 
     Returns:
-        Features {"input_ids", "word_mask", "word_end_mask": lists over tokens, "labels": [[type, first token, last token]]}, the counts.
+        Features {"input_ids", "word_mask", "word_end_mask": lists over tokens, "labels": [[type,
+        first token, last token]]}, and the counts.
 
     Raises:
-        DataError: an entity type that `types` does not hold; windows too short for the overlap.
+        DataError: an entity type is not in `types`; windows are too short for the overlap.
     """
     if not max_width <= overlap < reader.capacity:
         raise DataError(
-            f"windows hold {reader.capacity} tokens and share {overlap}: expected an overlap of at least max_span_width ({max_width}) and "
-            "less than a window; raise max_window_tokens or lower max_span_width"
+            f"windows hold {reader.capacity} tokens and share {overlap}: expected an overlap of at "
+            f"least max_span_width ({max_width}) and less than a window; "
+            "raise max_window_tokens or lower max_span_width"
         )
     ids = {label: number for number, label in enumerate(types)}
-    for record in records:
-        for mention in record.entities:
-            if mention.label not in ids:
-                raise DataError(
-                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model (it knows {', '.join(ids)})"
-                )
+    _check_types(records, types)
     report = SpanReport(texts=len(records), max_width=max_width)
     texts = reader.tokenize([record.text for record in records])
     features = []
@@ -257,7 +270,7 @@ def span_features(
                 end = (
                     text.last_token[last - 1] + shift if window.first < last <= window.last else CUT
                 )
-                if end >= text_end:  # in a word that is longer than a window
+                if end >= text_end:  # inside a word longer than a window
                     end = CUT
                 if (start, end) != (CUT, CUT):
                     labels.append([ids[label], start, end])
@@ -266,3 +279,14 @@ def span_features(
     report.windows = len(features)
     report.mentions = report.widths.total() - report.too_wide
     return features, report
+
+
+def _check_types(records: Sequence[Record], types: Sequence[str]) -> None:
+    """DataError if a record has an entity type that is not in `types`."""
+    for record in records:
+        for mention in record.entities:
+            if mention.label not in types:
+                raise DataError(
+                    f"record {record.id!r}: entity type {mention.label!r} is unknown to the model "
+                    f"(it knows {', '.join(types)})"
+                )

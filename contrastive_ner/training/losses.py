@@ -1,9 +1,11 @@
 """Contrastive losses over labelled tokens, as pure functions (embeddings, classes) -> loss.
 
-Sections: the pairwise loss of NerCo (Zhang et al., IJCAI 2023, section 3.2 and released code), supervised contrastive learning
-(Khosla et al., NeurIPS 2020, Eq. 2) for comparison, the mapping from BIO labels to classes.
+Contents: the mapping from BIO labels to classes, the pairwise loss of NerCo (Zhang et al., IJCAI
+2023, section 3.2 and released code) and, for comparison, the supervised contrastive loss (Khosla et
+al., NeurIPS 2020, Eq. 2).
 
-Notation: N tokens, A anchors, C classes, D width. Class 0 is O ("outside"); a negative class marks a token to ignore (padding).
+Notation: N tokens, A anchors, C classes, D width. Class 0 is O ("outside"); a negative class marks
+a token to ignore (padding).
 """
 
 from collections.abc import Sequence
@@ -14,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 OUTSIDE = 0
-BLOCK_ENTRIES = (
-    2**22
-)  # similarities held at once, about 16 MB: the loss's memory does not grow with the square of the batch
+# Similarities held at once, about 16 MB: memory does not grow with the square of the batch.
+BLOCK_ENTRIES = 2**22
 
 
 def semantic_classes(labels: Sequence[str]) -> list[int]:
-    """Class of each BIO label: 0 for O, one class per entity type (B-X and I-X share it), in order of appearance.
+    """Class of each BIO label: 0 for O, and one class per entity type, shared by B-X and I-X.
+
+    Entity types are numbered from 1 in order of appearance.
 
     >>> semantic_classes(["O", "B-PER", "I-PER", "B-ORG", "I-ORG"])
     [0, 1, 1, 2, 2]
@@ -39,25 +42,27 @@ def pairwise_contrastive_loss(
     with_o: bool = False,
     reduction: str = "sum",
 ) -> Tensor:
-    """Stage-one loss of NerCo: each pair of tokens of one class against the tokens of all other classes.
+    """Stage-one loss of NerCo: contrasts each pair of tokens of a class with all other classes.
 
-    For an anchor i and a positive j of its class, -log(exp(s_ij) / (exp(s_ij) + sum_k exp(s_ik))) where k runs over the tokens of
-    every other class, O included, and s_ij = cos(z_i, z_j) / temperature. Mean over the ordered pairs of a class, then `sum` (the
-    paper's) or `mean` over the classes. Other positives are absent from the denominator: this is not Khosla's loss.
+    For an anchor i and a positive j of its class, -log(exp(s_ij) / (exp(s_ij) + sum_k exp(s_ik))),
+    where k runs over the tokens of all other classes, including O, and s_ij = cos(z_i, z_j) /
+    temperature. Mean over the ordered pairs of a class, then the sum (paper) or mean over classes.
+    The denominator contains no other positives, so this is not Khosla's loss.
 
     Args:
-        embeddings: (N, D) or any leading shape, any floating dtype; they are L2-normalised here, in float32.
-        classes: (N,) or the same leading shape, integers: 0 = O, 1.. = entity types, negative = ignore.
+        embeddings: (..., D), any floating dtype; L2-normalised here, in float32.
+        classes: (...), integers: 0 = O, 1.. = entity types, negative = ignore.
         temperature: positive.
-        with_o: O tokens are anchors and positives of a class of their own, too.
+        with_o: also treat O as a class with anchors and positives.
         reduction: "sum" or "mean" over the classes that have a pair and a negative.
 
     Returns:
-        A float32 scalar. Classes with fewer than two tokens, and all classes when there is no token of another class, add nothing;
-        if nothing is left the loss is 0 with a zero gradient.
+        A float32 scalar. Classes with fewer than two tokens or without a negative contribute
+        nothing; if no class is left, the loss is 0 with a zero gradient.
 
     Raises:
-        ValueError: shapes do not match, the temperature is not positive, or the reduction is unknown.
+        ValueError: shapes do not match, the temperature is not positive, or the reduction is
+            unknown.
     """
     _validate(embeddings, classes, temperature)
     if reduction not in ("sum", "mean"):
@@ -68,7 +73,8 @@ def pairwise_contrastive_loss(
     eligible = (counts >= 2) & (counts < y.numel())  # (C,) a pair and a negative
     if not with_o:
         eligible[OUTSIDE] = False
-    # Anchors first, class by class: the positives of a class are then one diagonal block of the similarity matrix.
+    # Anchors first, class by class: the positives of a class are then one diagonal block of the
+    # similarity matrix.
     order = torch.where(eligible[y], y, len(counts)).argsort(stable=True)
     sizes = counts[eligible].tolist()
     total = _PairwiseContrast.apply(embeddings.flatten(0, -2), kept[order], sizes, temperature)
@@ -76,20 +82,22 @@ def pairwise_contrastive_loss(
 
 
 class _PairwiseContrast(torch.autograd.Function):
-    """The loss with its gradient in closed form, block by block of anchors.
+    """The loss and its gradient in closed form, computed for blocks of anchors.
 
-    With N_i = logsumexp of the negatives of anchor i, a pair costs -log(e^s / (e^s + e^N)) = softplus(N_i - s_ij), exactly. Its
-    derivative is -p to s_ij and p * softmax_k(s_ik) to the negatives, p = sigmoid(N_i - s_ij): one exponential an entry, and no
-    (A, N) matrix outlives its block.
+    With N_i the logsumexp of the negatives of anchor i, a pair costs exactly -log(e^s_ij / (e^s_ij
+    + e^N_i)) = softplus(N_i - s_ij). With p = sigmoid(N_i - s_ij), its derivative with respect to
+    s_ij is -p, and with respect to the negatives p * softmax_k(s_ik). This takes one exponential
+    per entry, and no (A, N) matrix outlives its block.
     """
 
     @staticmethod
     def forward(
         ctx: Any, embeddings: Tensor, index: Tensor, sizes: list[int], temperature: float
     ) -> Tensor:
-        """Sum over the classes of the mean over pairs.
+        """Sum over classes of the mean over pairs.
 
-        embeddings (M, D); index (N,): the rows to read, those of each class of `sizes` in turn, then all others.
+        embeddings (M, D). index (N,): rows to read, first those of the classes counted in `sizes`,
+        class by class, then all others.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             z = embeddings.index_select(0, index).float()  # (N, D)
@@ -102,12 +110,11 @@ class _PairwiseContrast(torch.autograd.Function):
                 anchors = slice(start, min(start + rows, sum(sizes)))
                 scores = (z[anchors] / temperature) @ z.T  # (a, N)
                 loss += _contrast_rows(scores, anchors.start, sizes, temperature)
-                if gradient is not None:  # `scores` now holds the loss's derivative to the cosines
+                if gradient is not None:  # `scores` now holds d loss / d cosine
                     gradient.addmm_(scores.T, z[anchors])
                     gradient[anchors].addmm_(scores, z)
-        if (
-            gradient is not None
-        ):  # through the normalisation: what changes a length only is projected out
+        # Backward through the normalisation: project out what changes only the length.
+        if gradient is not None:
             gradient.addcmul_(z, torch.linalg.vecdot(z, gradient)[:, None], value=-1).div_(norms)
             ctx.save_for_backward(index, gradient)
             ctx.shape, ctx.dtype = embeddings.shape, embeddings.dtype
@@ -116,6 +123,7 @@ class _PairwiseContrast(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient (M, D) of the embeddings, zero in the rows that were not read."""
         index, gradient = ctx.saved_tensors
         make = torch.empty if len(index) == ctx.shape[0] else torch.zeros
         whole = make(ctx.shape, dtype=ctx.dtype, device=gradient.device)  # (M, D)
@@ -124,13 +132,15 @@ class _PairwiseContrast(torch.autograd.Function):
 
 
 def _contrast_rows(scores: Tensor, first: int, sizes: list[int], temperature: float) -> Tensor:
-    """Loss of some anchors, over classes the mean over pairs; `scores` (a, N) is replaced by the loss's derivative to the cosines.
+    """Part of the loss that a block of anchors contributes.
 
-    The anchors are the tokens from `first` on; the columns are all tokens, those of each class of `sizes` in turn, then all others.
+    Replaces `scores` (a, N) by the derivative of the loss with respect to the cosines. Rows are the
+    tokens from `first` on. Columns are all tokens: those of the classes counted in `sizes`, class
+    by class, then all others.
     """
     loss = scores.new_zeros(())
     start = 0
-    for size in sizes:  # over classes, never over tokens
+    for size in sizes:  # a loop over classes, never over tokens
         members = slice(start, start + size)
         start += size
         rows = slice(max(members.start - first, 0), max(min(members.stop - first, len(scores)), 0))
@@ -142,13 +152,12 @@ def _contrast_rows(scores: Tensor, first: int, sizes: list[int], temperature: fl
         weight = 1.0 / (size * (size - 1))
         part = scores[rows]  # (a_c, N)
         positives = part[:, members].clone()  # (a_c, n_c)
-        part[:, members] = torch.finfo(scores.dtype).min  # the rest are negatives
+        part[:, members] = torch.finfo(scores.dtype).min  # only negatives remain
         highest = part.amax(1, keepdim=True)  # (a_c, 1)
         total = part.sub_(highest).exp_().sum(1, keepdim=True)  # (a_c, 1)
         margin = (highest + total.log()) - positives  # (a_c, n_c) N_i - s_ij
-        loss += (
-            weight * F.softplus(margin).scatter_(1, own, 0.0).sum()
-        )  # a token with itself is no pair
+        # A token is not paired with itself.
+        loss += weight * F.softplus(margin).scatter_(1, own, 0.0).sum()
         slope = margin.sigmoid_().scatter_(1, own, 0.0).mul_(weight / temperature)  # (a_c, n_c)
         part.mul_(slope.sum(1, keepdim=True) / total)
         part[:, members] = -slope
@@ -158,9 +167,11 @@ def _contrast_rows(scores: Tensor, first: int, sizes: list[int], temperature: fl
 def supervised_contrastive_loss(
     embeddings: Tensor, classes: Tensor, *, temperature: float, with_o: bool = False
 ) -> Tensor:
-    """Khosla et al. (NeurIPS 2020), Eq. 2, "out" form: every token but the anchor is in the denominator, positives included.
+    """Supervised contrastive loss of Khosla et al. (NeurIPS 2020), Eq. 2, the "out" form.
 
-    Mean over the anchors that have a positive. Arguments, empty cases and errors as in `pairwise_contrastive_loss`.
+    The denominator contains all tokens except the anchor, including positives. Mean over the
+    anchors that have a positive. Arguments, empty cases and errors as in
+    `pairwise_contrastive_loss`.
     """
     z, y = _prepare(embeddings, classes, temperature)
     counts = torch.bincount(y, minlength=1)
@@ -180,13 +191,13 @@ def supervised_contrastive_loss(
 
 
 def _similarity(anchors: Tensor, tokens: Tensor) -> Tensor:
-    """(A, D), (N, D) -> (A, N) in float32, also where the caller's autocast would lower the precision."""
+    """(A, D), (N, D) -> (A, N) in float32, even under autocast."""
     with torch.autocast(anchors.device.type, enabled=False):
         return anchors @ tokens.T
 
 
 def _prepare(embeddings: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Validate, drop ignored tokens, normalise in float32: (N, D), (N,)."""
+    """Validate, drop ignored tokens and normalise in float32: (..., D), (...) -> (N, D), (N,)."""
     _validate(embeddings, classes, temperature)
     keep = classes >= 0
     return F.normalize(embeddings[keep].float(), dim=-1), classes[keep].long()

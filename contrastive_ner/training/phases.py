@@ -1,8 +1,8 @@
-"""The phases of a run, each a Trainer of its own: contrastive stage one, head-only, full; BINDER has the full phase only.
+"""Phases of a run, each with its own Trainer: contrastive stage one, head-only, full.
 
-A phase leaves its best model in PHASE/model and then, atomically, its completion marker PHASE/DONE.json. The same command given
-again skips complete phases and continues an incomplete one from its newest complete checkpoint. `requires_grad` never changes inside
-a phase.
+BINDER has the full phase only. A phase saves its best model in PHASE/model and then, atomically,
+the marker PHASE/DONE.json. The same command, run again, skips complete phases and resumes an
+incomplete one from its newest complete checkpoint. `requires_grad` never changes within a phase.
 """
 
 import logging
@@ -50,7 +50,7 @@ from contrastive_ner.training.task import Task
 
 
 def train_phases(task: Task) -> Path:
-    """Run the phases of the method; returns the folder of the trained tagger."""
+    """Run the phases of the configured method; returns the folder of the trained model."""
     config = task.config
     start: Path | None = None
     if config.method == "binder":
@@ -68,12 +68,12 @@ def train_phases(task: Task) -> Path:
 
 
 def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Trainer]) -> Path:
-    """Train one phase unless its completion marker is there, from its newest complete checkpoint if there is one.
+    """Train a phase unless it is complete, from its newest complete checkpoint if there is one.
 
-    Returns the folder with the phase's best model.
+    Returns the folder of the phase's best model.
 
     Raises:
-        Interrupted: SIGTERM or Ctrl-C; a checkpoint was written.
+        Interrupted: on SIGTERM or Ctrl-C, after a checkpoint was written.
         OSError: the disk is full; earlier checkpoints are intact.
     """
     folder = config.run_dir / name
@@ -82,7 +82,7 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         log.info("-- %s", name)
         set_seed(config.seed)
         trainer = make_trainer(folder)
-        trainer.remove_callback(PrinterCallback)  # it prints a dictionary for each logged step
+        trainer.remove_callback(PrinterCallback)  # it prints a dictionary per logged step
         with GracefulStop() as stop, full_disk_explained(folder):
             trainer.add_callback(stop)
             trainer.add_callback(Stopwatch())
@@ -99,13 +99,13 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
 
 
 def summary(done: dict[str, Any]) -> str:
-    """A completed phase in one line."""
+    """One-line summary of the marker of a complete phase."""
     best = "" if done["best"] is None else f", best {done['criterion']} {done['best']:.3f}"
     return f"{done['epochs']:g} epochs, {done['seconds']:.0f} s{best}"
 
 
 def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
-    """The best model, then the marker: each appears whole or not at all."""
+    """Save the best model, then the marker; each appears completely or not at all."""
     partial = fresh_folder(folder / ".model-partial")
     trainer.model.save_pretrained(partial)
     move_folder(partial, folder / "model")
@@ -122,7 +122,7 @@ def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
 
 # ---------------------------------------------------------------------------------------- stage one
 def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
-    """Contrastive training of the encoder."""
+    """Trainer for the contrastive training of the encoder."""
     config = task.config
     criterion = CRITERIA[config.stage1_select]
     arguments = ContrastiveTrainingArguments(
@@ -156,16 +156,22 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
 
 # ---------------------------------------------------------------------------------------- stage two
 def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: bool) -> Trainer:
-    """The standard Trainer over a tagger. `head_only`: the encoder is fixed; else encoder and head learn at rates of their own.
+    """Standard Trainer for a tagger.
 
-    `start`: folder of the model that an earlier phase left, a `NercoModel` or a tagger; None: the encoder as it came.
+    Args:
+        task: the task of the run.
+        folder: folder of the phase.
+        start: folder of the model of an earlier phase, a `NercoModel` or a tagger; None starts from
+            the original encoder.
+        head_only: freeze the encoder; otherwise encoder and head have separate learning rates.
     """
     config = task.config
     model = ready_for_training(_tagger(task, start), config)
     for parameter in model.nerco.parameters():
         parameter.requires_grad = not head_only
     head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
-    # A short head-only phase may find no mention yet: its loss still tells its epochs apart, its F1 (the paper's criterion) does not.
+    # A short head-only phase may find no mention yet. Then only the loss ranks its epochs; F1, the
+    # paper's criterion, is 0 in all of them.
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_loss" if head_only else "eval_f1"),
         num_train_epochs=config.head_epochs if head_only else full_epochs(config),
@@ -212,7 +218,7 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
 
 
 def full_epochs(config: RunConfig) -> int:
-    """Epochs of the full phase; the controls get the epochs that NerCo spends in its other phases."""
+    """Epochs of the full phase; all methods but nerco add those of nerco's other phases."""
     return config.stage2_epochs + (
         0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs
     )
@@ -221,7 +227,7 @@ def full_epochs(config: RunConfig) -> int:
 def tag_scores(
     predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]
 ) -> dict[str, float]:
-    """Span scores of tag ids (N, T), -100 where no tag is."""
+    """Micro precision, recall and F1 of spans from tag ids (N, T); -100 where there is no tag."""
 
     def spans(rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, str]]]:
         return [
@@ -234,7 +240,7 @@ def tag_scores(
 
 # ------------------------------------------------------------------------------------------- BINDER
 def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
-    """The standard Trainer over BINDER, evaluated by the spans that it decodes."""
+    """Trainer for BINDER, evaluated on decoded spans."""
     config = task.config
     model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
     arguments = TrainingArguments(
@@ -260,7 +266,7 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
 
 # -------------------------------------------------------------------------------------- all methods
 def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[str, Any]:
-    """What all phases have in common: an evaluation and a checkpoint an epoch, the best one at the end."""
+    """Arguments of all phases: evaluate and save each epoch, load the best one at the end."""
     return {
         "output_dir": str(folder),
         "seed": config.seed,
@@ -269,7 +275,7 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_steps": 10,
-        "save_total_limit": 1,  # the newest; the best one is kept beside it
+        "save_total_limit": 1,  # the newest; the best one is kept as well
         "load_best_model_at_end": True,
         "metric_for_best_model": criterion,
         "restore_callback_states_from_checkpoint": True,
@@ -278,7 +284,8 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
         "report_to": "none",
-        # Hundreds of lines in a log file; with its messages the library would also hide the bar on a terminal.
+        # A progress bar would fill a log file with hundreds of lines. On a terminal, the library's
+        # default would hide the bar because the library's messages are hidden.
         "disable_tqdm": not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO),
     }
 
@@ -286,7 +293,7 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
 def two_rate_optimizer(
     config: RunConfig, model: PreTrainedModel, head_rate: float
 ) -> torch.optim.AdamW:
-    """AdamW with a learning rate for the encoders and one for what stands on them; no decay on biases and norms."""
+    """AdamW with separate learning rates for encoders and heads; no decay on biases and norms."""
     encoders = {id(parameter) for module in encoders_of(model) for parameter in module.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -308,7 +315,7 @@ def two_rate_optimizer(
 
 
 def encoders_of(model: PreTrainedModel) -> list[PreTrainedModel]:
-    """The pretrained parts of a model."""
+    """Pretrained encoders of a model: of texts and, if there is a separate one, of types."""
     base = model.base_model
     return [
         encoder
@@ -318,7 +325,10 @@ def encoders_of(model: PreTrainedModel) -> list[PreTrainedModel]:
 
 
 def use_bf16(config: RunConfig) -> bool:
-    """bfloat16 where the hardware computes it (on x86: AVX512-BF16 or AMX), or as the configuration says."""
+    """Whether to train in bfloat16: as configured; auto: if the hardware supports it.
+
+    On x86, this means AVX512-BF16 or AMX.
+    """
     if config.bf16 != "auto":
         return config.bf16 == "true"
     if torch.cuda.is_available():
@@ -330,12 +340,13 @@ def use_bf16(config: RunConfig) -> bool:
 
 
 def ready_for_training(model: Any, config: RunConfig) -> Any:
-    """Set what is a matter of training, not of the model: dropout inside the encoder, and the attention kernel."""
+    """Set what concerns training only: dropout inside the encoder and the attention kernel."""
     if config.encoder_dropout is not None:
         for module in (module for encoder in encoders_of(model) for module in encoder.modules()):
             if isinstance(module, torch.nn.Dropout):
                 module.p = config.encoder_dropout
     if not torch.accelerator.is_available():
-        # The CPU's fused attention has a backward pass in bfloat16 that takes longer than the rest of the step.
+        # In bfloat16, the backward pass of fused attention on CPU takes longer than the rest of the
+        # step.
         model.set_attn_implementation("eager")
     return model

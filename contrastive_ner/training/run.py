@@ -1,4 +1,4 @@
-"""A run directory: its lock, its configuration, and what a run leaves in it."""
+"""The run directory: its lock, its configuration and the files that a run leaves in it."""
 
 import json
 import os
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 
 
 LOCK_FILE = ".lock"
-
-
-Alignment = dict[str, "AlignReport | SpanReport"]
+Alignment = dict[str, "AlignReport | SpanReport"]  # by split
 
 
 def prepare(config: RunConfig) -> tuple[Task, Data, Alignment]:
-    """Read the data, write the resolved configuration, make the encoder ready."""
+    """Read the data, write the resolved configuration and prepare encoder and features."""
     quiet_libraries()
     data = load_data(config)
     if is_first_process():
@@ -42,7 +40,7 @@ def prepare(config: RunConfig) -> tuple[Task, Data, Alignment]:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """What the first process prepares, the others find: they wait for it. A single process just goes on."""
+    """Let the first process run the block before the others; no effect with a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -55,7 +53,7 @@ def first_process_first() -> Iterator[None]:
 
 @contextmanager
 def nothing_left_of_a_false_start(run_dir: Path) -> Iterator[None]:
-    """Bad input leaves no new run directory behind; a run that has trained keeps what it has."""
+    """Remove a new run directory after bad input; keep one in which training has begun."""
     is_new = not (run_dir / "config.json").is_file()
     try:
         yield
@@ -70,7 +68,9 @@ def nothing_left_of_a_false_start(run_dir: Path) -> Iterator[None]:
 
 
 def lock_run_dir(run_dir: Path) -> "BaseFileLock":
-    """Two runs in one directory would mix their checkpoints. The system releases the lock when the process ends, however it ends.
+    """Lock a run directory, because two runs in it would mix their checkpoints.
+
+    The system releases the lock when the process ends, however it ends.
 
     Raises:
         ConfigError: another process holds the lock.
@@ -84,13 +84,18 @@ def lock_run_dir(run_dir: Path) -> "BaseFileLock":
             lock.acquire(timeout=0)
         except Timeout as error:
             raise ConfigError(
-                f"{run_dir} is in use: another process trains there; wait for it or choose another output_dir"
+                f"{run_dir} is in use: another process trains there; wait for it or choose another "
+                "output_dir"
             ) from error
     return lock
 
 
 def check_run_dir(config: RunConfig) -> None:
-    """Refuse a directory that holds something else: another configuration, or no run at all."""
+    """Refuse a directory that holds a run of another configuration, or something else.
+
+    Raises:
+        ConfigError: the directory cannot be used for this run.
+    """
     run_dir = config.run_dir
     saved = run_dir / "config.json"
     if not saved.is_file():
@@ -98,7 +103,7 @@ def check_run_dir(config: RunConfig) -> None:
             not run_dir.is_dir() or any(path.name != LOCK_FILE for path in run_dir.iterdir())
         ):
             raise ConfigError(
-                f"{run_dir} exists and is no run directory; choose another output_dir"
+                f"{run_dir} exists and is not a run directory; choose another output_dir"
             )
         return
     try:
@@ -107,7 +112,7 @@ def check_run_dir(config: RunConfig) -> None:
         raise ConfigError(
             f"{saved} cannot be read ({error}); remove {run_dir} or choose another output_dir"
         ) from error
-    # A key that did not exist when the run began had the effect of its default.
+    # A key that did not exist when the run began took effect with its default.
     old = {**RunConfig().to_dict(), **old}
     new = {**config.to_dict(), "data_sha256": data_hashes(config)}
     changed = [
@@ -117,19 +122,23 @@ def check_run_dir(config: RunConfig) -> None:
     ]
     if changed:
         raise ConfigError(
-            f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose another output_dir"
+            f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose "
+            "another output_dir"
         )
 
 
 def data_hashes(config: RunConfig) -> dict[str, str | None]:
-    """SHA-256 of each data file: a run that is continued must find the data that it began with."""
+    """SHA-256 of each data file, because a run must not resume on other data."""
     paths = (config.train_file, config.dev_file, config.test_file, config.types_file)
     return {path: file_hash(expand(path)) for path in paths if path}
 
 
 # -------------------------------------------------------------------------------- what a run leaves
 def assemble_model(task: Task, trained: Path) -> Path:
-    """A folder ready for the Hub: weights, configuration, code and tokenizer. It gets its name `model` when the run is complete."""
+    """Write a Hub-ready folder: weights, configuration, code and tokenizer.
+
+    The caller renames it to `model` when the run is complete.
+    """
     from transformers import AutoTokenizer
 
     from contrastive_ner.training.calibration import calibrate
@@ -145,16 +154,20 @@ def assemble_model(task: Task, trained: Path) -> Path:
 
 
 def finished_phases(run_dir: Path) -> list[str]:
+    """Names of the complete phases of a run, in order."""
     return [name for name in PHASES if (run_dir / name / "DONE.json").is_file()]
 
 
 def draw_plots(task: Task, metrics: dict[str, Any]) -> None:
-    """Training curves; how far scores can be trusted; of a tagger also dev tokens before stage one, after it, after stage two."""
+    """Plot training curves and score reliability; for taggers also dev token embeddings.
+
+    The embeddings are those of the original encoder, after stage one and after stage two.
+    """
     import torch
 
     from contrastive_ner.evaluation.plots import plot_embeddings, plot_reliability, plot_training
     from contrastive_ner.models.modeling_nerco import NercoModel
-    from contrastive_ner.training.contrastive import embed_tokens
+    from contrastive_ner.training.criteria import embed_tokens
     from contrastive_ner.training.losses import semantic_classes
 
     run_dir = task.config.run_dir
@@ -182,7 +195,7 @@ def draw_plots(task: Task, metrics: dict[str, Any]) -> None:
             semantic_classes(task.labels),
             task.config.eval_batch_size,
         )
-        # As many O tokens as entity tokens, the same ones in each panel.
+        # As many O tokens as entity tokens; the same ones in each panel.
         entity = (classes > 0).nonzero().squeeze(1)
         outside = (classes == 0).nonzero().squeeze(1)
         chosen = torch.randperm(len(outside), generator=torch.Generator().manual_seed(0))[

@@ -1,4 +1,4 @@
-"""From a configuration to a task: data, entity types, tokenizer, encoder, features."""
+"""Build a task from a configuration: data, entity types, tokenizer, encoder and features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from contrastive_ner.training.batches import SpanCollator, TagCollator
     from contrastive_ner.training.features import AlignReport, SpanReport
 
-WIDEST_SPAN = 30  # the paper's limit in decoding
-LEAST_OVERLAP = 16  # tokens that the paper's windows share
+WIDEST_SPAN = 30  # BINDER's limit in decoding
+LEAST_OVERLAP = 16  # overlap of BINDER's windows, in tokens
 
 
 @dataclass
 class Data:
-    """What a run learns from: records and reports by split, entity types, and for BINDER their texts, the describing one first."""
+    """Data of a run: records and reports by split, and the entity types.
+
+    For BINDER also {entity type: texts}, the description first.
+    """
 
     records: dict[str, list[Record]]
     reports: dict[str, ReadReport]
@@ -37,7 +40,10 @@ class Data:
 
 @dataclass
 class Task:
-    """What every phase needs: the configuration, entity types, the encoder's folder, features of train and dev."""
+    """What every phase needs: configuration, types, encoder (folder or Hub name) and features.
+
+    `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`.
+    """
 
     config: RunConfig
     types: list[str]
@@ -48,12 +54,12 @@ class Task:
 
     @property
     def labels(self) -> list[str]:
-        """The tags of a tagger."""
+        """BIO labels of a tagger."""
         return bio_labels(self.types)
 
     @property
     def collator(self) -> "TagCollator | SpanCollator":
-        """What makes batches of the features."""
+        """Collator that turns the features into batches."""
         from transformers import AutoTokenizer
 
         from contrastive_ner.training.batches import SpanCollator, TagCollator
@@ -67,7 +73,7 @@ class Task:
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """Fields of `NercoConfig` or `BinderConfig` that the run decides."""
+        """Fields of `NercoConfig` or `BinderConfig` that the run sets."""
         shared = {"label_unit": self.label_unit, "max_window_tokens": self.config.max_window_tokens}
         if self.config.method == "binder":
             return {**shared, **self.binder_fields}
@@ -76,7 +82,7 @@ class Task:
             **shared,
             "output_dropout": self.config.output_dropout,
             "use_crf": has_crf,
-            # Independent tags have no transitions to constrain: `ce` is the plain tagger, argmax at every token.
+            # Without a CRF there are no transitions to constrain: `ce` is plain argmax per token.
             "constrain_transitions": has_crf and self.config.constrain_transitions,
         }
 
@@ -84,7 +90,12 @@ class Task:
 def prepare_task(
     config: RunConfig, data: Data
 ) -> tuple[Task, dict[str, "AlignReport | SpanReport"]]:
-    """The task of a run, and by split what became of the mentions on the way to features."""
+    """The task of a run, and by split a report on which mentions became features.
+
+    Raises:
+        ConfigError: the encoder or tokenizer cannot be used.
+        DataError: train or dev has no usable mention.
+    """
     from contrastive_ner.models.pipeline_ner import text_reader
 
     tokenizer, label_unit = load_tokenizer(config, data.records["train"])
@@ -99,22 +110,28 @@ def prepare_task(
         if not report.mentions and split != "test":
             there = sum(len(record.entities) for record in data.records[split])
             reason = (
-                "no mention falls on token boundaries; is text_unit right for this data?"
+                "none is on token boundaries; is text_unit right for these data?"
                 if there
-                else "there is no mention at all"
+                else "the data have none"
             )
             if there and config.method == "binder" and report.misaligned < there:
-                reason = f"every mention is wider than max_span_width, {fields['max_span_width']}"
-            raise DataError(f"{split}: nothing to learn or select by: {reason}")
+                reason = f"all are wider than max_span_width, {fields['max_span_width']}; raise it"
+            raise DataError(f"{split}: expected mentions to learn or select by: {reason}")
     return Task(config, data.types, label_unit, encoder, features, fields), reports
 
 
 # --------------------------------------------------------------------------------------------- data
 def load_data(config: RunConfig) -> Data:
-    """Read the splits and report what was found. DataError where there is nothing to learn."""
+    """Read and log the splits.
+
+    Raises:
+        ConfigError: a required file is not named.
+        DataError: a file cannot be read, train has no entity, or a type does not occur in train or
+            in the types file.
+    """
     if not config.train_file or not config.dev_file:
         raise ConfigError(
-            "train_file and dev_file are needed: name them in the configuration or as key=value"
+            "train_file and dev_file are needed: set them in the configuration or as key=value"
         )
     records, reports = {}, {}
     for split, path in (
@@ -136,7 +153,8 @@ def load_data(config: RunConfig) -> Data:
     types = entity_types(records["train"])
     if not types:
         raise DataError(
-            f"{config.train_file}: no entity at all in {len(records['train'])} texts; there is nothing to learn"
+            f"{config.train_file}: expected annotated texts, found no entity at all in "
+            f"{len(records['train'])} texts"
         )
     if config.method == "binder":
         descriptions = describe_types(config, records)
@@ -145,18 +163,25 @@ def load_data(config: RunConfig) -> Data:
         unknown = sorted(set(entity_types(own)) - set(types))
         if unknown:
             raise DataError(
-                f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train ({', '.join(types)})"
+                f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train "
+                f"({', '.join(types)})"
             )
     return Data(records, reports, types)
 
 
 def describe_types(config: RunConfig, records: dict[str, list[Record]]) -> dict[str, list[str]]:
-    """{entity type: [description, variants]} of all types in the types file, which must describe all types in the data."""
+    """{entity type: [description, *variants]} of all types in the types file.
+
+    Raises:
+        ConfigError: no types file is configured.
+        DataError: the file is invalid or lacks a type of the data.
+    """
     from contrastive_ner.data.descriptions import check_types, read_types
 
     if not config.types_file:
         raise ConfigError(
-            "method=binder needs types_file: a description of every entity type (configs/types/ has examples)"
+            "method=binder needs types_file: a description of every entity type (see the examples "
+            "in configs/types/)"
         )
     types = read_types(expand(config.types_file))
     check_types(
@@ -164,7 +189,7 @@ def describe_types(config: RunConfig, records: dict[str, list[Record]]) -> dict[
     )
     unused = check_types(types, entity_types(records["train"]), config.types_file)
     if unused:
-        log.info("types without a mention in train: %s", ", ".join(unused))
+        log.info("types with no mention in train: %s", ", ".join(unused))
     return {
         t.label: [t.description, t.name, f"{t.name}: {t.description}"][
             : None if config.type_variants else 1
@@ -175,12 +200,13 @@ def describe_types(config: RunConfig, records: dict[str, list[Record]]) -> dict[
 
 # ------------------------------------------------------------------------------------------ encoder
 def encoder_place(name: str) -> str:
-    """Where an encoder is: a folder, or a name on the Hub.
+    """Location of an encoder: a folder or a name on the Hub.
 
-    A relative folder that is not here is looked for in the clone that the package runs from, never on the Hub.
+    A relative folder that does not exist here is looked up in the clone that the package runs from,
+    never on the Hub.
 
     Raises:
-        ConfigError: the name is that of a folder, and there is none.
+        ConfigError: the name is a path, and there is no such folder.
     """
     place = expand(name)
     if Path(place).is_dir():
@@ -198,28 +224,33 @@ def encoder_place(name: str) -> str:
     if root is not None and (root / place).is_dir():
         return str(root / place)
     raise ConfigError(
-        f"encoder {name!r}: there is no such folder (looked in {Path.cwd()}). Give encoder=FOLDER of an encoder with safetensors "
-        "weights, or its name on the Hub, such as google-bert/bert-base-chinese. The Chinese encoder of this project comes with a "
-        "clone of its repository: encoder=CLONE/encoders/zh-char-mini"
+        f"encoder {name!r}: there is no such folder (looked in {Path.cwd()}); set encoder to a "
+        "folder with safetensors weights or to a name on the Hub, such as "
+        "google-bert/bert-base-chinese. The Chinese encoder of this project comes with a clone of "
+        "its repository: encoder=CLONE/encoders/zh-char-mini"
     )
 
 
 def load_tokenizer(
     config: RunConfig, train: Sequence[Record]
 ) -> tuple["PreTrainedTokenizerBase", str]:
-    """The encoder's tokenizer and the label unit: "token" for character text, else "word"."""
+    """The encoder's tokenizer, and the label unit: "token" for character text, otherwise "word".
+
+    Raises:
+        ConfigError: the encoder cannot be loaded, or its input is shorter than max_window_tokens.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     place = encoder_place(config.encoder)
     try:
-        # An encoder that carries code of its own is refused, not run.
+        # Code that comes with an encoder is refused, not run.
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         encoder_config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"encoder {config.encoder!r}: it could not be loaded: {str(error).splitlines()[0]}"
+            f"encoder {config.encoder!r} could not be loaded: {str(error).splitlines()[0]}"
         ) from error
-    # Encoders with relative positions only have no such bound.
+    # Encoders that use only relative positions have no such limit.
     longest = min(
         tokenizer.model_max_length,
         getattr(encoder_config, "max_position_embeddings", tokenizer.model_max_length),
@@ -233,7 +264,7 @@ def load_tokenizer(
 
 
 def is_chinese(records: Sequence[Record]) -> bool:
-    """True if at least a quarter of the characters (of the first texts) are ideographs."""
+    """Whether at least a quarter of the characters in the first 500 texts are ideographs."""
     sample = "".join(record.text for record in records[:500])
     return 4 * sum(map(is_ideograph, sample)) >= len(sample)
 
@@ -241,7 +272,10 @@ def is_chinese(records: Sequence[Record]) -> bool:
 def prepare_encoder(
     config: RunConfig, tokenizer: "PreTrainedTokenizerBase", label_unit: str
 ) -> tuple[str, "PreTrainedTokenizerBase"]:
-    """The encoder's folder and tokenizer: as given, or rewritten to read characters, in the run directory."""
+    """Location and tokenizer of the encoder.
+
+    Unchanged, or for character text rewritten to read characters and saved in the run directory.
+    """
     from contrastive_ner.training.characters import character_tokenizer, is_character_tokenizer
 
     if label_unit == "word" or is_character_tokenizer(tokenizer):
@@ -260,13 +294,12 @@ def prepare_encoder(
 
 
 # ----------------------------------------------------------------------------------------- features
-Built = tuple[
-    dict[str, list[dict]], dict[str, Any], dict[str, Any]
-]  # features and reports by split, fields of the model
+# Features by split, reports by split, fields of the model.
+Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any]]
 
 
 def build_tag_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
-    """Tags for ce, crf and nerco."""
+    """Tag features for ce, crf and nerco."""
     from contrastive_ner.training.features import tag_features
 
     built = {
@@ -281,7 +314,10 @@ def build_tag_features(config: RunConfig, data: Data, reader: "TextReader") -> B
 
 
 def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
-    """Spans for binder, over whole documents; the greatest width is that of train's longest mention unless the configuration says."""
+    """Span features for binder, over whole documents.
+
+    The maximum width is configured or that of the longest mention in train.
+    """
     from contrastive_ner.data.documents import join_documents
     from contrastive_ner.training.features import span_features, span_widths
 
@@ -320,12 +356,12 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
 
 
 def overlapping(records: Sequence[Record]) -> bool:
-    """Whether some mention lies inside or across another one."""
+    """Whether any mention lies inside or across another one."""
     return any(outermost(record.entities)[1] for record in records)
 
 
 def twice_labelled(records: Sequence[Record]) -> bool:
-    """Whether some stretch of text has two types."""
+    """Whether any span has two types."""
     return any(
         len({m[:3] for m in record.entities}) > len({m[:2] for m in record.entities})
         for record in records
