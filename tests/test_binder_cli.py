@@ -87,7 +87,7 @@ def test_a_run_learns_nested_mentions_and_leaves_a_model(run: Path) -> None:
     assert "modeling_nerco.py" not in names
     card = (run / "model" / "README.md").read_text("utf-8")
     assert "| GPE | 北京 | 政区：国家、城市的名字，如北京。 |" in card
-    assert "nested ones too" in card
+    assert "including nested ones" in card
 
 
 def test_evaluate_repeats_the_scores_of_the_run(

@@ -1,4 +1,4 @@
-"""The package as a whole: who imports whom, what importing costs, the public names, provenance, saved models of before."""
+"""The package as a whole: imports, public names, errors, provenance, models saved earlier."""
 
 import ast
 import base64
@@ -144,7 +144,10 @@ def test_nobody_changes_the_path_or_imports_twice():
 
 # ------------------------------------------------------------------------------------- public names
 def test_importing_the_package_is_quick_and_loads_no_torch(tmp_path: Path):
-    code = "import time, sys; t = time.perf_counter(); import contrastive_ner; print(time.perf_counter() - t, 'torch' in sys.modules)"
+    code = (
+        "import time, sys; began = time.perf_counter(); import contrastive_ner;"
+        "print(time.perf_counter() - began, 'torch' in sys.modules)"
+    )
     times = []
     for _ in range(5):
         seconds, has_torch = run_python(code, tmp_path, tmp_path).split()

@@ -1,4 +1,4 @@
-"""What a stranger would do, as written: the demo and every command of the README, in a clean copy of the repository."""
+"""The demo and every command of the README and docs, as written, in a clean copy."""
 
 import os
 import re
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files in a directory of their own, with this environment's Python as its .venv."""
+    """The tracked files in a directory of their own, with this environment as .venv."""
     folder = tmp_path_factory.mktemp("clone")
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True

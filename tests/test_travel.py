@@ -16,8 +16,11 @@ import contrastive_ner.models.modeling_nerco, contrastive_ner.models.modeling_bi
 from transformers import pipeline
 ner = pipeline("ner", model=sys.argv[1], trust_remote_code=True)
 ner("张三在北京。")
-files = [Path(m.__file__) for n, m in sys.modules.items() if n.startswith("transformers_modules.") and getattr(m, "__file__", None)]
-print(json.dumps({f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.name != "__init__.py"}))
+remote = [m for name, m in sys.modules.items() if name.startswith("transformers_modules.")]
+files = [Path(m.__file__) for m in remote if getattr(m, "__file__", None)]
+hashes = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+hashes.pop("__init__.py", None)
+print(json.dumps(hashes))
 code = [type(ner), type(ner.model), type(ner.model.config), type(ner.reader)]
 print(json.dumps([kind.__module__ for kind in code]))
 """

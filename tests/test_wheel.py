@@ -1,4 +1,4 @@
-"""The wheel in a fresh environment, from an empty directory: what a user does after installing it."""
+"""The wheel in a fresh environment: what a user does with it, from an empty directory."""
 
 import json
 import os
@@ -30,7 +30,7 @@ encoder_dropout: 0
 
 
 def call(*command: object, cwd: Path) -> str:
-    """Run a command without a network for the Hub, outside the clone; returns its standard output."""
+    """Run a command outside the clone, with the Hub offline; returns its standard output."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HF_", "VIRTUAL"))}
     environment = {**kept, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / ".hf")}
     done = subprocess.run(
@@ -63,7 +63,7 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(files: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of the user's, in a repository of the user's, with data, a configuration and an encoder."""
+    """A user's directory with data and a configuration, in a git repository of the user's."""
     folder = tmp_path_factory.mktemp("work")
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
     call("git", "init", "-q", cwd=folder)
