@@ -45,7 +45,9 @@ def label_second_half(
 def main() -> int:
     """Write the labelled file and print its scores."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.distant",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--train", default="${NER_DATA}/bc5cdr/train.tsv", help="annotated file [%(default)s]"

@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     """Run all configurations with all seeds; return 1 if a run failed."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "arguments",

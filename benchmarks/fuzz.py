@@ -367,7 +367,9 @@ def tiny_models(folder: Path) -> dict[str, Path]:
 def main() -> int:
     """Fuzz tiny models, print the report and return 1 if there were failures."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--examples", type=int, default=600, help="inputs of each of the ten kinds [600]"

@@ -139,7 +139,9 @@ def run(command: list[str]) -> None:
 def main() -> int:
     """Train and score every variant with every seed."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.held_out",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="keys to override in the configuration"
@@ -186,14 +188,8 @@ def main() -> int:
                     "seed": seed,
                     "held_out": held_out,
                 }
-                write_json(
-                    {
-                        **names,
-                        **made_by,
-                        **{key: value for key, value in scores.items() if key != "counts"},
-                    },
-                    result,
-                )
+                kept = {key: value for key, value in scores.items() if key != "counts"}
+                write_json({**names, **made_by, **kept}, result)
     return 0
 
 

@@ -91,7 +91,9 @@ def tag(runner: Any, records: list[Record]) -> Callable[[], object]:
 def main() -> int:
     """Measure the runs named on the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.runtimes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, help="directories of complete runs")
     parser.add_argument(

@@ -339,16 +339,8 @@ def speed_table(report: dict[str, Any]) -> list[str]:
         for row in section["comparisons"]:
             met = {True: "yes", False: "no", None: ""}[row["met"]]
             quartiles = " to ".join(f"{value:.2f}" for value in row["quartiles"])
-            cells = [
-                name,
-                row["name"],
-                f"{row['ratio']:.2f}",
-                quartiles,
-                row["target"] or "",
-                met,
-                str(row["repetitions"]),
-            ]
-            lines.append(row_of(*cells))
+            cells = [name, row["name"], f"{row['ratio']:.2f}", quartiles, row["target"] or ""]
+            lines.append(row_of(*cells, met, str(row["repetitions"])))
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     return [*lines, "", f"`{report['command']}`, {threads}. {machines([report])}"]
 
@@ -365,15 +357,11 @@ def peers_table(report: dict[str, Any]) -> list[str]:
             str(row["batch_size"]),
             f"{row['texts_per_second']:.1f}",
             f"{100 * row['share_of_encoder']:.0f} %",
-        ]
-        cells += [
             f"{row['start']:.1f} s",
             f"{row['peak_bytes'] / 1e6:.0f} MB",
             f"{row['mentions'] / report['texts']:.1f}",
-            reads,
-            warns,
         ]
-        lines.append(row_of(*cells))
+        lines.append(row_of(*cells, reads, warns))
     threads = f"{report['threads']} thread" + "s" * (report["threads"] > 1)
     versions = dict.fromkeys(
         ", ".join(f"{name} {number}" for name, number in sorted(row["versions"].items()))
@@ -391,6 +379,16 @@ def peers_table(report: dict[str, Any]) -> list[str]:
 def read(folder: Path) -> list[dict[str, Any]]:
     """The JSON files of a folder, ordered by name."""
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def decoder_table(measured: dict[str, Any]) -> list[str]:
+    """One row per job of `benchmarks/crf_decoder.py`: speed compared with version 0.1.0."""
+    lines = ["| job | speed | quartiles |", "|---|---|---|"]
+    for name, row in measured["rows"].items():
+        quartiles = " to ".join(f"{value:.2f}" for value in row["quartiles"])
+        lines.append(f"| {name} | {row['ratio']:.2f} | {quartiles} |")
+    sizes = ", ".join(f"{value} {name}" for name, value in measured["sizes"].items())
+    return [*lines, "", f"`{measured['command']}`: {sizes}. {machines([measured])}"]
 
 
 def headline_table(groups: Groups) -> list[str]:
@@ -438,7 +436,10 @@ def documents() -> dict[Path, str]:
             "segmentation": [row for m in representations for row in segmentation_table(m)],
         },
         about_binder: {"held out": [*held_out_table(held_out), "", machines(held_out)]},
-        speed: {"speed": "\n\n".join("\n".join(speed_table(r)) for r in reports).split("\n")},
+        speed: {
+            "speed": ["\n\n".join("\n".join(speed_table(report)) for report in reports)],
+            "decoder": decoder_table(json.loads((RESULTS / "crf_decoder.json").read_text("utf-8"))),
+        },
     }
     pages = {about_serving: serving(about_serving.read_text("utf-8"))}
     for path, parts in tables.items():

@@ -80,7 +80,9 @@ def failures_of(model: Path, texts: list[str], folder: Path) -> tuple[list[str],
 def main() -> int:
     """Check both models, print the report and return 1 if there were failures."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.unicode",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--examples", type=int, default=10_000, help="number of texts [10000]")
     parser.add_argument("--output", type=Path, help="JSON file for the report")

@@ -88,7 +88,9 @@ def measure(run_dir: Path) -> dict[str, Any]:
 def main() -> int:
     """Measure the runs named on the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.windows",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, help="directories of complete runs with test data"

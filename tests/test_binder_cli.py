@@ -167,10 +167,10 @@ def test_flat_decoding_and_the_other_options_train(
     ("types", "message"),
     [
         (None, "method=binder needs types_file"),
-        ("types:\n  PER: 人物。\n", "found none of 'GPE', 'ORG'"),
-        (TYPES + "  PER: 又是人物。\n", "expected every key once, found 'PER'"),
+        ("types:\n  PER: 人物。\n", "found none for 'GPE', 'ORG'"),
+        (TYPES + "  PER: 又是人物。\n", "expected unique keys, found 'PER'"),
         (TYPES.replace("人物：人的名字，如张三。", "' '"), "types.PER.description: expected text"),
-        ("types: [", "expected YAML"),
+        ("types: [", "expected valid YAML"),
     ],
 )
 def test_types_that_do_not_serve_are_refused_and_leave_nothing(

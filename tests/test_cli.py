@@ -377,7 +377,10 @@ def test_inspect_counts_mentions_off_token_boundaries(tmp_path, tiny_encoder, ca
 BAD_TRAIN = {
     "malformed row": ("张\tB-PER\n三\tI-PER\textra\n", "train.txt:2"),
     "unknown tag": ("张\tB-PER\n三\tI_PER\n", "train.txt:2"),
-    "mixed schemes": ("张\tB-PER\n三\tM-PER\n四\tE-PER\n去\tO\n中\tB-ORG\n兴\tI-ORG\n", "mixed"),
+    "mixed schemes": (
+        "张\tB-PER\n三\tM-PER\n四\tE-PER\n去\tO\n中\tB-ORG\n兴\tI-ORG\n",
+        "one scheme",
+    ),
     "empty file": ("", "no sentence"),
     "no entity": ("张\tO\n三\tO\n", "no entity at all"),
     "reversed": (

@@ -14,8 +14,9 @@ from conftest import ROOT, run_python
 import contrastive_ner
 from contrastive_ner import provenance
 from contrastive_ner.cli import main
-from contrastive_ner.errors import ConfigError, UserError, is_user_error
+from contrastive_ner.errors import UserError, is_user_error
 from contrastive_ner.hub.repository import MODELING_FILES, travelling_files
+from contrastive_ner.models.modeling_nerco import NercoModel
 from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.training.task import encoder_place
 
@@ -241,16 +242,12 @@ def test_a_relative_encoder_folder_is_never_asked_of_the_hub(monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     assert encoder_place("encoders/zh-char-mini") == str(ROOT / "encoders" / "zh-char-mini")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)  # not a clone
-    for name in (
-        "encoders/zh-char-mini",
-        "encoders/mine",
-        "./mine",
-        "../mine",
-        "a/b/c",
-        str(tmp_path / "mine"),
-    ):
-        with pytest.raises(ConfigError, match="there is no such folder"):
-            encoder_place(name)
+    (tmp_path / "here").mkdir()
+    paths = ["encoders/mine", "./mine", "../mine", "mine/", "a/b/c", "here/mine"]
+    for name in (*paths, "encoders/zh-char-mini", str(tmp_path / "mine")):
+        for look in (encoder_place, NercoModel.from_encoder):
+            with pytest.raises(InputError, match="there is no such folder"):
+                look(name)
     for name in ("bert-base-chinese", "google-bert/bert-base-chinese"):
         assert encoder_place(name) == name
     (tmp_path / "encoders" / "mine").mkdir(parents=True)

@@ -924,7 +924,8 @@ def test_word_positions_start_at_words_in_order(
             assert start < end
             end = max(end, following)
     covered = reader.coverage(read, reader.overlapping_windows(read, 3))
-    assert covered == (1 - len(beyond) / len(read.spans) if read.spans else 1.0)
+    total = len(read.spans)
+    assert covered == ((total - len(beyond)) / total if total else 1.0)
     assert all(
         readable[start:end] == readable[start:end].strip() != "" for start, end in read.spans
     )

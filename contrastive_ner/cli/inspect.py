@@ -12,6 +12,7 @@ from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.files import expand
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.training.config import layout_of
+from contrastive_ner.training.task import encoder_place
 
 
 def add_inspect_command(commands: Any) -> None:
@@ -82,10 +83,9 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
         from contrastive_ner.training.characters import is_character_tokenizer
 
         # A tokenizer.json needs none of the code that a model folder carries.
-        local = (Path(tokenizer_name) / "tokenizer.json").is_file()
-        tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(
-            tokenizer_name
-        )
+        place = encoder_place(tokenizer_name)
+        local = (Path(place) / "tokenizer.json").is_file()
+        tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(place)
         unit = "token" if is_character_tokenizer(tokenizer) else "word"
         own = list(records)
         reader = text_reader(tokenizer, label_unit=unit, max_window_tokens=128)

@@ -134,6 +134,7 @@ def push(
         private: whether a new repository is private (None: the owner's default). True refuses an
             existing public repository.
         pull_request: open a pull request instead of committing to the branch.
+        tag: tag for the commit; an existing tag is never moved.
         dry_run: only report what would be uploaded.
 
     Raises:

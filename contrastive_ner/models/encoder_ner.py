@@ -1,6 +1,7 @@
 """Safe loading and the pretrained encoder, for both models. This file travels with the weights."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,8 +65,34 @@ def config_object(name: str, value: Any) -> Any:
     return AutoConfig.for_model(**value)
 
 
+def check_place(name_or_path: str) -> None:
+    """Raise `InputError` if the name can only be that of a folder, and there is none.
+
+    The Hub knows NAME and USER/NAME. Anything else that looks like a path is never asked of it, nor
+    is a name under a folder that exists here, or under `encoders`, the folder of this project.
+    """
+    path = Path(name_or_path)
+    first, *rest = path.parts or ("",)
+    is_folder = (
+        len(rest) > 1
+        or first in ("..", "~", "encoders")
+        or name_or_path.startswith((".", "/"))
+        or name_or_path.endswith("/")
+        or path.is_absolute()
+        or (bool(rest) and Path(first).is_dir())
+    )
+    if is_folder and not path.is_dir():
+        raise InputError(
+            f"encoder {name_or_path!r}: there is no such folder (looked in {Path.cwd()}); give a "
+            "folder of an encoder with safetensors weights, or a name on the Hub, such as "
+            "google-bert/bert-base-chinese. The Chinese encoder of this project comes with a clone "
+            "of its repository: CLONE/encoders/zh-char-mini"
+        )
+
+
 def read_encoder_config(name_or_path: str) -> PreTrainedConfig:
     """An encoder's configuration, without its path, which would be published with the model."""
+    check_place(name_or_path)
     config = AutoConfig.from_pretrained(name_or_path)
     config._name_or_path = ""
     return config

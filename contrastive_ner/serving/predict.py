@@ -5,6 +5,7 @@ it was when the same command is given again. Sections: tagging, the output, the 
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -36,7 +37,7 @@ BAD_ROWS_SHOWN = 10
 # ------------------------------------------------------------------------------------------ tagging
 @dataclass(frozen=True)
 class Job:
-    """A model and how it is used, the same in every process.
+    """A model and how to run it, the same in every process.
 
     Args:
         model: model folder.
@@ -169,7 +170,7 @@ def start_worker(job: Job, threads: int) -> None:
     try:
         _tagger = Tagger(job)
     except (UserError, OSError) as error:
-        # Raised with the first rows: the parent would only see that a worker died.
+        # Raised later, with the first rows: an error here would only tell that a worker died.
         _tagger = ConfigError(str(error))
 
 
@@ -199,7 +200,7 @@ class Output(Protocol):
     how_to_resume: str  # for messages about a job that ends early
 
     def write(self, text: str, rows: int) -> None:
-        """Write the output of so many rows."""
+        """Write text, the output of `rows` rows."""
 
     def finish(self) -> None:
         """Complete the output after its last row."""
@@ -296,7 +297,7 @@ class FileOutput:
         self.file.seek(self.size)
 
     def write(self, text: str, rows: int) -> None:
-        """Append the output of so many rows, then save the progress."""
+        """Append text, the output of `rows` rows, then save the progress."""
         # A reader would drop the character as a byte-order mark: add one for it to drop.
         if self.size == 0 and text.startswith("\ufeff"):
             text = "\ufeff" + text
@@ -376,10 +377,11 @@ def predict(
     target = open_output(output, identity)
     counts: Counter[str] = Counter()
     started, before = time.monotonic(), target.done
+    is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
     try:
         with (
             StopSignals("finishing the rows in hand") as stop,
-            tqdm(unit=" texts", disable=None, initial=before, dynamic_ncols=True) as bar,
+            tqdm(unit=" texts", disable=is_quiet, initial=before, dynamic_ncols=True) as bar,
         ):
             if before:
                 log.info("resuming after row %d", before)

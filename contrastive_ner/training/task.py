@@ -206,29 +206,15 @@ def encoder_place(name: str) -> str:
     never on the Hub.
 
     Raises:
-        ConfigError: the name is a path, and there is no such folder.
+        InputError: the name can only be that of a folder, and there is none.
     """
-    place = expand(name)
-    if Path(place).is_dir():
-        return place
-    first, *rest = Path(place).parts or ("",)
-    is_folder = (
-        len(rest) > 1
-        or first in (".", "..", "~", "encoders")
-        or Path(place).is_absolute()
-        or place.startswith("./")
-    )
-    if not is_folder:
-        return place  # NAME or USER/NAME
-    root = clone_root()
-    if root is not None and (root / place).is_dir():
+    from contrastive_ner.models.encoder_ner import check_place
+
+    place, root = expand(name), clone_root()
+    if root is not None and not Path(place).is_dir() and (root / place).is_dir():
         return str(root / place)
-    raise ConfigError(
-        f"encoder {name!r}: there is no such folder (looked in {Path.cwd()}); set encoder to a "
-        "folder with safetensors weights or to a name on the Hub, such as "
-        "google-bert/bert-base-chinese. The Chinese encoder of this project comes with a clone of "
-        "its repository: encoder=CLONE/encoders/zh-char-mini"
-    )
+    check_place(place)
+    return place
 
 
 def load_tokenizer(
