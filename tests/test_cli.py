@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -499,3 +500,23 @@ def test_pickled_model_is_refused(run, files, tmp_path, capsys):
     torch.save({}, tmp_path / "model" / "pytorch_model.bin")
     assert main(["predict", str(tmp_path / "model"), str(files / "test.jsonl")]) == 2
     assert "pickled weights are refused" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------- messages
+def test_messages_go_to_standard_error_and_results_to_standard_output(
+    files, tiny_encoder, tmp_path, capsys
+):
+    small = {"method": "ce", "stage1_epochs": 0, "head_epochs": 0, "stage2_epochs": 1}
+    command = arguments(files, tiny_encoder, tmp_path / "quiet", **small)
+    assert main(["--quiet", *command]) == 0
+    quiet = capsys.readouterr()
+    assert "-- full" not in quiet.err
+    command = arguments(files, tiny_encoder, tmp_path / "verbose", **small)
+    assert main(["--verbose", *command]) == 0
+    verbose = capsys.readouterr()
+    assert re.search(r"^full: 1 epochs, \d+ s, best eval_f1 ", verbose.err, flags=re.M)
+    assert re.search(r"^step 5: .*eval_f1", verbose.err, flags=re.M)
+    assert "eval_f1" not in verbose.out
+    for captured in (quiet, verbose):
+        assert "micro" in captured.out
+        assert "it/s" not in captured.err  # no progress bar without a terminal

@@ -1,6 +1,7 @@
 """train: train all phases of a run, evaluate the model, write the run directory."""
 
 import argparse
+import logging
 import os
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from contrastive_ner.data.records import Record
 from contrastive_ner.evaluation.report import print_scores
 from contrastive_ner.files import expand, file_hash, move_folder, read_json, write_json
 from contrastive_ner.hub.repository import write_manifest
+from contrastive_ner.logs import log
 from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.training.config import RunConfig, is_first_process, load_config
@@ -65,6 +67,7 @@ def command_train(config: RunConfig) -> int:
     Under torchrun every process trains, but only the first one prints, evaluates and writes.
     """
     if not is_first_process():
+        log.setLevel(logging.WARNING)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
     run_dir = config.run_dir
     with first_process_first():

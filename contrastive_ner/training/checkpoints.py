@@ -93,6 +93,15 @@ def resume(trainer: Trainer, checkpoint: Path | None) -> None:
 
 
 # ---------------------------------------------------------------------------------------- callbacks
+class LogSteps(TrainerCallback):
+    """The Trainer's logs as messages of level DEBUG; its own `PrinterCallback` prints them."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Log a step's losses or an evaluation's scores."""
+        if state.is_world_process_zero:
+            log.debug("step %d: %s", state.global_step, logs)
+
+
 class Stopwatch(TrainerCallback, ExportableState):
     """Training time, including what interrupted runs spent up to their checkpoints."""
 

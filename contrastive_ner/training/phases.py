@@ -31,6 +31,7 @@ from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, N
 from contrastive_ner.training.binder import BinderTrainer, SpanCounts
 from contrastive_ner.training.checkpoints import (
     GracefulStop,
+    LogSteps,
     Stopwatch,
     checkpoints,
     full_disk_explained,
@@ -82,7 +83,8 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         log.info("-- %s", name)
         set_seed(config.seed)
         trainer = make_trainer(folder)
-        trainer.remove_callback(PrinterCallback)  # it prints a dictionary per logged step
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(LogSteps())
         with GracefulStop() as stop, full_disk_explained(folder):
             trainer.add_callback(stop)
             trainer.add_callback(Stopwatch())
