@@ -9,10 +9,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+import transformers
 from conftest import ROOT, run_python
 
 import contrastive_ner
-from contrastive_ner import provenance
+from contrastive_ner import logs, provenance
 from contrastive_ner.cli import main
 from contrastive_ner.errors import UserError, is_user_error
 from contrastive_ner.hub.repository import MODELING_FILES, travelling_files
@@ -213,6 +214,21 @@ def test_a_models_own_copy_of_the_error_class_counts():
     assert issubclass(UserError, InputError)
 
 
+def test_a_user_of_the_library_keeps_their_own_log_settings(monkeypatch):
+    library_logging = transformers.utils.logging
+    before = library_logging.get_verbosity()
+    library_logging.set_verbosity_info()
+    try:
+        monkeypatch.setattr(logs.log, "handlers", [])
+        logs.quiet_libraries()
+        assert library_logging.get_verbosity() == library_logging.INFO
+        logs.show_messages()
+        logs.quiet_libraries()
+        assert library_logging.get_verbosity() == library_logging.ERROR
+    finally:
+        library_logging.set_verbosity(before)
+
+
 # --------------------------------------------------------------------------------------- provenance
 def test_the_commit_is_this_projects_and_never_the_users(monkeypatch, tmp_path: Path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
@@ -254,7 +270,7 @@ def test_a_relative_encoder_folder_is_never_asked_of_the_hub(monkeypatch, tmp_pa
     assert encoder_place("encoders/mine") == "encoders/mine"
 
 
-# --------------------------------------------------------------------------- saved models of before
+# ----------------------------------------------------------------------------- models saved earlier
 SAVED = json.loads((ROOT / "tests" / "fixtures" / "saved_0_1_0.json").read_text("utf-8"))
 OPEN = """
 import json, sys

@@ -49,6 +49,7 @@ def check_loads(folder: Path, *, trust_remote_code: bool = False) -> None:
             [sys.executable, "-c", LOADING, *files],
             cwd=elsewhere,
             env=environment,
+            stdin=subprocess.DEVNULL,  # nothing in it may ask
             capture_output=True,
             text=True,
         )

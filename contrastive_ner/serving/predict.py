@@ -26,8 +26,12 @@ from contrastive_ner.data.streams import BadRow, Row, Rows, chunks
 from contrastive_ner.data.writers import format_records, keep_aligned
 from contrastive_ner.errors import ConfigError, DataError, UserError
 from contrastive_ner.files import read_json, sha256, write_json
-from contrastive_ner.logs import log
-from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE, WINDOWS_PER_BATCH
+from contrastive_ner.logs import log, show_messages
+from contrastive_ner.models.windows_ner import (
+    DEFAULT_BATCH_SIZE,
+    WINDOWS_PER_BATCH,
+    InputError,
+)
 from contrastive_ner.signals import Interrupted, StopSignals
 
 CHARACTERS_AHEAD = 1_000_000  # total length of texts that are read and sorted by length together
@@ -163,13 +167,14 @@ def start_worker(job: Job, threads: int) -> None:
     import torch
 
     global _tagger
+    show_messages(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         _tagger = Tagger(job)
-    except (UserError, OSError) as error:
+    except (InputError, OSError) as error:
         # Raised later, with the first rows: an error here would only tell that a worker died.
         _tagger = ConfigError(str(error))
 
