@@ -3,8 +3,10 @@
 import ast
 import base64
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import zlib
 from pathlib import Path
 
@@ -121,6 +123,18 @@ def test_functions_and_files_stay_short(path: Path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 60, node.name
+
+
+def test_every_package_that_is_imported_is_declared():
+    named = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    listed = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
+    declared = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in listed}
+    own = {"contrastive_ner", *(path.stem for path in FILES)}  # the files of an exported folder
+    for path in FILES:
+        roots = {module.partition(".")[0] for level, module in imports_of(path) if not level}
+        for root in roots - own - sys.stdlib_module_names:
+            assert named.get(root, root.replace("_", "-")) in declared, f"{path}: {root}"
 
 
 def test_nobody_changes_the_path_or_imports_twice():
