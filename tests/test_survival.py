@@ -25,9 +25,9 @@ OPTIONS = {
     "stage2_patience": 5,
 }
 STAGE1_STEP = "contrastive_ner.training.contrastive:ContrastiveTrainer.training_step"
-STAGE2_STEP = "transformers.Trainer.training_step"  # stage one also calls it
+STAGE2_STEP = "transformers:Trainer.training_step"  # stage one also calls it
 # Here a checkpoint has its weights but not its state.
-WRITING = "transformers.Trainer._save_optimizer_and_scheduler"
+WRITING = "transformers:Trainer._save_optimizer_and_scheduler"
 
 
 @pytest.fixture(scope="module")
@@ -165,17 +165,18 @@ def test_early_stopping_is_not_forgotten(files, tiny_encoder, tmp_path, capsys):
     options = {**OPTIONS, "stage2_epochs": 8, "stage2_patience": 1, "keep_checkpoints": True}
     expected_dir = tmp_path / "expected" / "run"
     expected_dir.parent.mkdir()
-    assert main(arguments(files, tiny_encoder, expected_dir, **options)) == 0
+    assert main(["--verbose", *arguments(files, tiny_encoder, expected_dir, **options)]) == 0
+    assert "'loss'" in capsys.readouterr().err, "the premise: training is logged"
     expected = json.loads((expected_dir / "full" / "DONE.json").read_text("utf-8"))
     assert expected["epochs"] < 8, "the premise: early stopping ended the phase"
     command = arguments(files, tiny_encoder, tmp_path / "run", **options)
     assert (
-        struck("transformers.Trainer._finalize_training", 3, "SIGKILL", command).returncode
+        struck("transformers:Trainer._finalize_training", 3, "SIGKILL", command).returncode
         == -signal.SIGKILL
     )
     capsys.readouterr()
-    assert main(command) == 0
-    assert "'loss'" not in capsys.readouterr().out, "nothing was trained"
+    assert main(["--verbose", *command]) == 0
+    assert "'loss'" not in capsys.readouterr().err, "nothing was trained"
     found = json.loads((tmp_path / "run" / "full" / "DONE.json").read_text("utf-8"))
     assert (found["epochs"], found["best"]) == (expected["epochs"], expected["best"])
     weights, wanted = (
@@ -186,7 +187,7 @@ def test_early_stopping_is_not_forgotten(files, tiny_encoder, tmp_path, capsys):
 
 def test_full_disk_is_said_and_costs_nothing(files, tiny_encoder, tmp_path, undisturbed):
     command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
-    done = struck("transformers.Trainer._save_checkpoint", 2, "full-disk", command)
+    done = struck("transformers:Trainer._save_checkpoint", 2, "full-disk", command)
     assert done.returncode == 2, done.stderr
     assert "no space left" in done.stderr
     assert "run the same command again" in done.stderr
