@@ -27,7 +27,7 @@ from contrastive_ner.models.windows_ner import (
     Window,
     flat_spans,
     merge_windows,
-    word_starts,
+    word_spans,
 )
 
 READ_AHEAD = 16  # batches
@@ -888,13 +888,34 @@ def test_pipeline_of_the_object_equals_pipeline_of_the_folder(
         ("[SEP]\x00", ["[", "SEP", "]", "\x00"]),
     ],
 )
-def test_word_starts(text: str, words: list[str]) -> None:
-    starts, at = set(), 0
+def test_words_of_a_text(text: str, words: list[str]) -> None:
+    spans, at = [], 0
     for word in words:
         at = text.index(word, at)
-        starts.add(at)
+        spans.append((at, at + len(word)))
         at += len(word)
-    assert word_starts(text) == starts
+    assert word_spans(text) == spans
+
+
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("in में now", ["in", "में", "now"]),
+        ("Berlin\u0301 x", ["Berlin\u0301", "x"]),
+        ("a\u0301\u0308b\u0300, c", ["a\u0301\u0308b\u0300", ",", "c"]),
+        ("מִלָּה أَكْلٌ", ["מִלָּה", "أَكْلٌ"]),
+        ("ภาษาที่", ["ภาษาที่"]),
+    ],
+)
+def test_a_position_ends_where_its_word_ends(
+    word_readers: dict[str, TextReader], name: str, text: str, words: list[str]
+) -> None:
+    """Also under tokenizers that strip accents: the last characters of a word have no token."""
+    [read] = word_readers[name].tokenize([text])
+    found = [text[start:end] for start, end in read.spans]
+    assert found == words or len(read.spans) > len(words)  # a word longer than a window has parts
+    assert "".join(found) == "".join(words)
 
 
 @pytest.mark.parametrize("name", WORD_TOKENIZERS)
@@ -906,7 +927,8 @@ def test_word_positions_start_at_words_in_order(
     reader = word_readers[name]
     [read] = reader.tokenize([text])
     readable = re.sub("[\ud800-\udfff]", "\ufffd", text)
-    starts = word_starts(readable)
+    spans = word_spans(readable)
+    starts, ends = {start for start, _ in spans}, {end for _, end in spans}
     tokens = [
         last - first + 1 for first, last in zip(read.first_token, read.last_token, strict=True)
     ]
@@ -930,6 +952,9 @@ def test_word_positions_start_at_words_in_order(
         readable[start:end] == readable[start:end].strip() != "" for start, end in read.spans
     )
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(read.spans))
+    following = [*(start for start, _ in read.spans[1:]), None][: len(read.spans)]
+    for (_, end), limit in zip(read.spans, following, strict=True):
+        assert end in ends or end == limit  # also where the tokenizer drops a word's last marks
     assert all(left < right for left, right in itertools.pairwise(read.first_token))
     assert len(read.first_token) == len(read.spans)
     assert not read.first_token or read.first_token[-1] < len(read.ids)

@@ -18,7 +18,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 from contrastive_ner.data.readers import Layout, read_lines, read_records
@@ -55,20 +54,16 @@ def fold(text: str, *, case: bool = True, width: bool = True) -> str:
 
 
 def words(text: str) -> list[tuple[int, int]]:
-    """Offsets of the words of `text`, split as the models split it.
+    """Offsets of the words of `text`, by the rule of the models.
 
-    A word is a run of letters and digits, a single ideograph, or a single symbol.
+    A word is a run of letters and digits, a single ideograph or a single symbol.
 
     >>> words("Hi, 北京")
     [(0, 2), (2, 3), (4, 5), (5, 6)]
     """
-    from contrastive_ner.models.windows_ner import word_starts
+    from contrastive_ner.models.windows_ner import word_spans
 
-    starts = sorted(word_starts(text))
-    return [
-        (start, start + len(text[start:following].rstrip()))
-        for start, following in pairwise([*starts, len(text)])
-    ]
+    return word_spans(text)
 
 
 # ----------------------------------------------------------------------------------- the dictionary

@@ -37,13 +37,13 @@ def _word_pattern() -> re.Pattern[str]:
     return re.compile(f"[{single}]|[^\\W{single}](?:[^\\W{single}]|[{re.escape(marks)}])*|\\S")
 
 
-def word_starts(text: str) -> set[int]:
-    """Offsets at which the words of `text` start; independent of the tokenizer.
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Offsets of the words of `text`; independent of the tokenizer.
 
-    >>> sorted(word_starts("Hi, 北京 2024"))
-    [0, 2, 4, 5, 7]
+    >>> word_spans("Hi, 北京 2024")
+    [(0, 2), (2, 3), (4, 5), (5, 6), (7, 11)]
     """
-    return {match.start() for match in _word_pattern().finditer(text)}
+    return [match.span() for match in _word_pattern().finditer(text)]
 
 
 Encode = Callable[[list[str]], Iterable[tuple[list[int], list[tuple[int, int]]]]]
@@ -121,7 +121,8 @@ class TextReader:
         if self.label_unit == "token":
             every = list(range(len(ids)))
             return Tokenized(ids, every, every, offsets)
-        starts = word_starts(text)
+        words = word_spans(text)
+        starts = {start for start, _ in words}
         first_token: list[int] = []
         last_token: list[int] = []
         spans: list[tuple[int, int]] = []
@@ -155,6 +156,7 @@ class TextReader:
             else:
                 last_token[-1] = token
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        to_word_ends(spans, words)
         return Tokenized(ids, first_token, last_token, spans)
 
     def window(self, text: Tokenized, first: int, last: int) -> Window:
@@ -215,6 +217,15 @@ class TextReader:
             read += max(whole - max(window.first, until), 0)
             until = max(until, whole)
         return read / len(text.spans) if text.spans else 1.0
+
+
+def to_word_ends(spans: list[tuple[int, int]], words: list[tuple[int, int]]) -> None:
+    """Extend positions to the ends of their words, of which a tokenizer may drop the last marks."""
+    for number, (start, end) in enumerate(spans):
+        limit = spans[number + 1][0] if number + 1 < len(spans) else sys.maxsize
+        word = bisect_left(words, end, key=lambda word: word[1])
+        if word < len(words) and words[word][0] < end:
+            spans[number] = (start, max(end, min(words[word][1], limit)))
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -412,10 +423,8 @@ def check_options(
     """Raise `InputError` for an invalid value. None means not given; see `NerPipeline`."""
     if isinstance(ignore_labels, str):
         raise InputError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
-    for name, given, known in (
-        ("decoding", decoding, DECODINGS),
-        ("long_text", long_text, LONG_TEXTS),
-    ):
+    choices = (("decoding", decoding, DECODINGS), ("long_text", long_text, LONG_TEXTS))
+    for name, given, known in choices:
         if given not in (None, *known):
             raise InputError(f"{name} is {given!r}: expected one of {', '.join(known)}")
     for name, given in (("min_score", min_score), ("abstain_below", abstain_below)):
@@ -456,13 +465,8 @@ def mention_dicts(
         if label in ignore_labels:
             continue
         start, end = row.tokenized.spans[first][0], row.tokenized.spans[last - 1][1]
-        mention = {
-            "entity_group": label,
-            "score": float(score),
-            "word": row.text[start:end],
-            "start": start,
-            "end": end,
-        }
+        mention: dict[str, Any] = {"entity_group": label, "score": float(score)}
+        mention |= {"word": row.text[start:end], "start": start, "end": end}
         if more and more[0]:
             mention["labels"] = [{"label": other, "score": float(own)} for other, own in more[0]]
         if abstain_below is not None:
@@ -490,6 +494,5 @@ def word_range(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tupl
     >>> word_range([(0, 3), (4, 8), (9, 11)], 4, 7)
     (1, 2)
     """
-    return bisect_right(offsets, start, key=lambda word: word[1]), bisect_left(
-        offsets, end, key=lambda word: word[0]
-    )
+    first = bisect_right(offsets, start, key=lambda word: word[1])
+    return first, bisect_left(offsets, end, key=lambda word: word[0])
