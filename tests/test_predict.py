@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from contrastive_ner.cli import main
 from contrastive_ner.data.readers import Layout, read_records
 from contrastive_ner.data.records import Record
-from contrastive_ner.data.streams import BadRow, chunks, read_rows
+from contrastive_ner.data.streams import BadRow, chunks, input_format, read_rows
+from contrastive_ner.errors import DataError
 from contrastive_ner.serving import predict as predict_module
 
 TEXTS = [
@@ -697,3 +698,34 @@ def test_the_types_of_a_job_are_encoded_once(saved_binder, tmp_path, monkeypatch
     assert main(["predict", str(folder), str(tmp_path / "in.txt"), *options]) == 0
     assert len(calls) == 1
     assert "40 texts" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------- plain text or columns
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Vitamin B-12\n", "text"),
+        ("Vitamin B-12\nVitamin B-6\n", "text"),
+        ("take the I-95\n", "text"),
+        ("blood type O\n", "text"),
+        ("he takes vitamin B-complex\n", "text"),
+        ("one plain line\nanother plain line\nblood type O\n", "text"),
+        ("张三去了北京\n", "text"),
+        ("", "text"),
+        ("张\tB-PER\n", "columns"),
+        ("张\tB-PER\n三\tI-PER\n\n去\tO\n", "columns"),
+        ("John B-PER\nwent O\nto O\nRome B-LOC\n", "columns"),
+        ("John NNP B-NP B-PER\nwent VBD B-VP O\n", "columns"),
+        ("-DOCSTART- -X- O\n\nJohn B-PER\nwent O\n", "columns"),
+        ("Vitamin B-complex\n", None),
+        ("Plan B-side\nPlan B-team\n", None),
+        ("blood O\nblood A\nblood O\n", None),
+    ],
+)
+def test_plain_text_is_not_taken_for_columns(tmp_path, text, expected):
+    (tmp_path / "input.txt").write_text(text, "utf-8")
+    if expected is None:
+        with pytest.raises(DataError, match="pass --format text or --format columns"):
+            input_format(str(tmp_path / "input.txt"))
+    else:
+        assert input_format(str(tmp_path / "input.txt")) == expected

@@ -52,7 +52,7 @@ def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
             "set tag_scheme to the scheme of the data"
         )
     if prefixes & {"M", "E", "S"}:
-        return "BIOES" if "I" in prefixes else "BMES"
+        return "BMES" if "M" in prefixes else "BIOES"
     return "IOB1" if starts["I"] > starts["B"] else "BIO"
 
 

@@ -8,7 +8,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,13 @@ from contrastive_ner.logs import log
 from contrastive_ner.models.windows_ner import joined
 
 INPUT_FORMATS = ("auto", "text", "jsonl", "cluener", "csv", "parquet", "datasets", "columns")
+
+
+LINES_TO_TELL = 200  # lines by which plain text and columns are told apart
+
+
+class AmbiguousError(DataError):
+    """A file whose format cannot be told."""
 
 
 class BadRow(NamedTuple):
@@ -90,37 +97,59 @@ def read_rows(
 def input_format(path: str) -> str:
     """Detect the format of a source from its name, else from its content as `read_records` does.
 
-    A file is columns only if its first row ends in a tag, else text.
+    Raises:
+        DataError: the file may be plain text or columns.
     """
     suffix = Path(path).suffix.lower()
     if suffix in (".csv", ".tsv", ".parquet"):
         return "parquet" if suffix == ".parquet" else "csv"
     try:
         found = detect_format(path)
-        first = (
-            next(
-                (
-                    line
-                    for _, line in read_lines(path)
-                    if line.strip() and not line.startswith("-DOCSTART-")
-                ),
-                "",
-            )
-            if found == "columns"
-            else ""
-        )
+        if found == "columns" and suffix not in (".json", ".jsonl"):
+            rows = (line for _, line in read_lines(path))
+            filled = (row for row in rows if row.strip() and not row.startswith("-DOCSTART-"))
+            lines = list(itertools.islice(filled, LINES_TO_TELL))
+            return text_or_columns(path, lines)
+    except AmbiguousError:
+        raise
     except (DataError, RecursionError):  # missing file or bad first row: reading reports it
-        found, first = "columns", ""
-    if found != "columns":
-        return found
-    if suffix in (".json", ".jsonl"):  # with a bad first row
-        return "jsonl"
-    cells = first.split("\t") if "\t" in first else first.split(" ")
-    try:
-        split_tag(cells[-1])
-    except ValueError:
+        found = "text"
+    return "jsonl" if suffix in (".json", ".jsonl") else found
+
+
+def text_or_columns(path: str, lines: Sequence[str]) -> str:
+    """Tell plain text from columns by the first lines that are not blank.
+
+    A text may end in something that looks like a tag ("Vitamin B-12", "blood type O"): columns
+    have a tag in nearly all lines, and either a tab or the same number of cells with O tags.
+
+    Raises:
+        AmbiguousError: most lines end in a tag, but the rest does not look like columns.
+    """
+    rows = [line.split("\t" if "\t" in line else " ") for line in lines]
+    shaped = [cells for cells in rows if len(cells) > 1 and looks_like_tag(cells[-1])]
+    if 2 * len(shaped) <= len(rows):
         return "text"
-    return "columns" if len(cells) > 1 and ("\t" in first or len(cells) == 2) else "text"
+    widths = {len(cells) for cells in shaped}
+    nearly_all = 10 * len(shaped) >= 9 * len(rows)
+    has_tabs = 10 * sum("\t" in line for line in lines) >= 9 * len(lines)
+    has_outside = len(rows) > 1 and any(cells[-1] == "O" for cells in shaped)
+    if nearly_all and len(widths) == 1 and (has_tabs or has_outside):
+        return "columns"
+    if min(widths) > 2 and not has_tabs and not (nearly_all and has_outside):
+        return "text"
+    raise AmbiguousError(
+        f"{path}: expected plain text or columns, found {len(shaped)} of {len(rows)} lines that "
+        f"end in a tag, such as {' '.join(shaped[0])[:40]!r}; pass --format text or --format columns"
+    )
+
+
+def looks_like_tag(cell: str) -> bool:
+    """Whether a cell is O, or a prefix and a type that begins with a letter."""
+    try:
+        return cell == "O" or split_tag(cell)[1][0].isalpha()
+    except ValueError:
+        return False
 
 
 # -- files of lines
