@@ -11,6 +11,8 @@ from typing import Any
 
 from contrastive_ner.errors import ConfigError, UserError
 
+MOST_ALIASES = 10  # in a YAML file
+
 
 class atomic_writer:
     """Context manager for a text file that appears complete or not at all."""
@@ -88,6 +90,61 @@ def expand(path: str) -> str:
         return environment[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", fill, path)
+
+
+def read_yaml(path: Path, error_class: type[UserError]) -> Any:
+    """The content of a YAML file, whose mappings repeat no key.
+
+    Raises:
+        error_class: the file is not UTF-8 or not valid YAML, repeats a key, or has many aliases, by
+            which a few lines can expand to gigabytes.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        aliases = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.aliases += self.check_event(yaml.AliasEvent)
+            if self.aliases > MOST_ALIASES:
+                line = self.peek_event().start_mark.line + 1
+                raise error_class(
+                    f"{path}:{line}: expected at most {MOST_ALIASES} aliases (*name), found more; "
+                    "write the values out"
+                )
+            return super().compose_node(parent, index)
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            lines: dict[tuple[str, str], int] = {}
+            for key in (pair[0] for pair in node.value):
+                same, line = (key.tag, str(key.value)), key.start_mark.line + 1
+                if same in lines:
+                    raise error_class(
+                        f"{path}:{line}: expected unique keys, "
+                        f"found {key.value!r} as in line {lines[same]}; remove one"
+                    )
+                lines[same] = line
+            return node
+
+    try:
+        return yaml.load(path.read_text("utf-8-sig"), Loader=Loader)
+    except (UserError, OSError):
+        raise
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line, byte = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        raise error_class(
+            f"{path}:{line}: not UTF-8 at byte {byte}; convert the file to UTF-8"
+        ) from error
+    except Exception as error:  # PyYAML raises KeyError, AttributeError and others for odd tags
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        found = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise error_class(
+            f"{place}: expected valid YAML, found an error: {found or type(error).__name__}; "
+            "quote text that contains ': ' or ' #', indent with spaces"
+        ) from error
 
 
 def sha256(path: Path) -> str:

@@ -426,7 +426,7 @@ def test_invalid_utf8_is_named(files, tiny_encoder, tmp_path, capsys):
         ({"method": "magic"}, "expected one of ce, crf, nerco"),
         ({"stage3_epochs": 1}, "unknown key stage3_epochs"),
         ({"stage1_epochs": "many"}, "stage1_epochs is 'many': expected int"),
-        ({"stage1_temperature": 0}, "expected a positive number"),
+        ({"stage1_temperature": 0}, "expected a number in (0, 100]"),
         ({"train_file": "absent.jsonl"}, "absent.jsonl: no such file"),
         ({"dev_file": ""}, "train_file and dev_file are needed"),
         ({"encoder": "absent-encoder"}, "could not be loaded"),
@@ -520,3 +520,48 @@ def test_messages_go_to_standard_error_and_results_to_standard_output(
     for captured in (quiet, verbose):
         assert "micro" in captured.out
         assert "it/s" not in captured.err  # no progress bar without a terminal
+
+
+# ------------------------------------------------------------------------- hostile configurations
+ALIAS_BOMB = "a: &a [x, x]\n" + "".join(
+    f"{name}: &{name} [*{before}, *{before}, *{before}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (ALIAS_BOMB, "expected at most 10 aliases"),
+        ("base: 5\n", "base is 5"),
+        ("1: 2\n", "unknown key 1"),
+        ("[a]: 2\n", "valid YAML"),
+        ("seed: !!bool x\n", "valid YAML"),
+        ("seed: !!timestamp x\n", "valid YAML"),
+        ("seed: !!python/object:os.system x\n", "valid YAML"),
+        ("seed: 1\nseed: 2\n", "expected unique keys"),
+        ("seed: [1]\n", "seed is [1]"),
+        ("seed: {a: 1}\n", "seed is {'a': 1}"),
+        ("train_file: [a]\n", "train_file is ['a']"),
+        ("train_file: !!binary aGk=\n", "train_file is b'hi'"),
+        ("train_file: 2026-01-01\n", "train_file is datetime.date"),
+        ("stage2_learning_rate: .nan\n", "expected a number in (0, 1]"),
+        ("stage2_learning_rate: .inf\n", "expected a number in (0, 1]"),
+        ("stage2_learning_rate: 1000\n", "expected a number in (0, 1]"),
+        ("stage2_weight_decay: .nan\n", "expected a number in [0, 1]"),
+        ("stage1_temperature: .inf\n", "expected a number in (0, 100]"),
+        ("stage2_epochs: 99999999999\n", "expected at most"),
+        ("token_column: -1\n", "token_column is -1: expected at least 0"),
+        ("output_dir: '{seed:3000000000}'\n", "only {method} and {seed}"),
+        ("output_dir: '{method.x}'\n", "only {method} and {seed}"),
+        ("output_dir: 'runs/{name}'\n", "only {method} and {seed}"),
+        ("x" * 2 + ": " + "[" * 2000 + "\n", "valid YAML"),
+        ("- a\n", "expected keys and values"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_one_line(tmp_path, capsys, content, reason):
+    (tmp_path / "c.yaml").write_text(content, "utf-8")
+    assert main(["train", str(tmp_path / "c.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert reason in line

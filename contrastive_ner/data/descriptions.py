@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contrastive_ner.data.readers import read_lines
 from contrastive_ner.errors import DataError
+from contrastive_ner.files import read_yaml
 
 SOURCES = ("guideline", "dictionary", "ours")
 KEYS = ("name", "description", "source")  # of an entry
@@ -96,41 +96,12 @@ def check_types(
 
 
 def _load(path: str | Path) -> dict[Any, Any]:
-    import yaml
-
-    # PyYAML silently keeps the last of two equal keys.
-    class UniqueKeyLoader(yaml.SafeLoader):
-        def compose_mapping_node(self, anchor: Any) -> Any:
-            node = super().compose_mapping_node(anchor)
-            lines: dict[tuple[str, str], int] = {}
-            for key in (pair[0] for pair in node.value):
-                same, line = (key.tag, str(key.value)), key.start_mark.line + 1
-                if same in lines:
-                    raise DataError(
-                        f"{path}:{line}: expected unique keys, "
-                        f"found {key.value!r} as in line {lines[same]}; remove one"
-                    )
-                lines[same] = line
-            return node
-
     if not Path(path).is_file():
         raise DataError(
             f"{path}: expected a types file (YAML), found no such file; "
             "check the path, see configs/types/ for examples"
         )
-    text = "\n".join(line for _, line in read_lines(str(path)))
-    try:
-        content = yaml.load(text, Loader=UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: invalid date, or our DataError
-        if isinstance(error, DataError):
-            raise
-        mark = getattr(error, "problem_mark", None)
-        said = " ".join(str(getattr(error, "problem", None) or error).split())
-        place = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise DataError(
-            f"{place}: expected valid YAML, found an error: {said}; "
-            "quote text that contains ': ' or ' #', indent with spaces"
-        ) from error
+    content = read_yaml(Path(path), DataError)
     return _mapping(content, ("source", "types"), path, "write 'types:' and the types under it")
 
 

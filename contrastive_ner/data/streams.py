@@ -140,7 +140,8 @@ def text_or_columns(path: str, lines: Sequence[str]) -> str:
         return "text"
     raise AmbiguousError(
         f"{path}: expected plain text or columns, found {len(shaped)} of {len(rows)} lines that "
-        f"end in a tag, such as {' '.join(shaped[0])[:40]!r}; pass --format text or --format columns"
+        f"end in a tag, such as {' '.join(shaped[0])[:40]!r}; "
+        "pass --format text or --format columns"
     )
 
 

@@ -4,12 +4,14 @@ import argparse
 import os
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from contrastive_ner.data.readers import Layout
 from contrastive_ner.errors import ConfigError
+from contrastive_ner.files import read_yaml
 
 METHODS = ("ce", "crf", "nerco", "binder")
 PHASES = ("stage1", "head", "full")
@@ -209,40 +211,24 @@ class RunConfig:
                     f"{name} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}"
                 )
         for item in fields(self):
-            value = getattr(self, item.name)
-            if (
-                item.type is int
-                and item.name not in ("seed", "token_column")
-                and value < _smallest(item.name)
-            ):
-                raise ConfigError(
-                    f"{item.name} is {value}: expected at least {_smallest(item.name)}"
-                )
-            if item.name.endswith("_weight") and not value >= 0:
-                raise ConfigError(f"{item.name} is {value}: expected zero or a positive number")
-            if item.name.endswith(("learning_rate", "temperature")) and not value > 0:
-                raise ConfigError(f"{item.name} is {value}: expected a positive number")
-            if (
-                item.name.endswith(("dropout", "warmup"))
-                and value is not None
-                and not 0 <= value < 1
-            ):
-                raise ConfigError(f"{item.name} is {value}: expected a number in [0, 1)")
+            check_range(item.name, getattr(self, item.name))
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}: expected 0 to 2**32 - 1")
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
-        try:
-            self.output_dir.format(method=self.method, seed=self.seed)
-        except (KeyError, IndexError, ValueError) as error:
+        if set("{}") & set(self.filled("", "")):
             raise ConfigError(
                 f"output_dir is {self.output_dir!r}: only {{method}} and {{seed}} are filled in"
-            ) from error
+            )
 
     @property
     def run_dir(self) -> Path:
         """`output_dir` with method and seed filled in."""
-        return Path(self.output_dir.format(method=self.method, seed=self.seed))
+        return Path(self.filled(self.method, str(self.seed)))
+
+    def filled(self, method: str, seed: str) -> str:
+        """`output_dir` with {method} and {seed} replaced."""
+        return self.output_dir.replace("{method}", method).replace("{seed}", seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Values by key, as JSON stores them."""
@@ -252,14 +238,43 @@ class RunConfig:
         }
 
 
-def _smallest(name: str) -> int:
-    may_be_zero = {"stage1_epochs", "stage1_chunk_size", "head_epochs", "stage1_freeze_layers"}
-    return (
-        0
-        if name
-        in may_be_zero | {"types_per_batch", "max_span_width", "window_overlap", "train_texts"}
-        else 1
-    )
+MAY_BE_ZERO = {
+    "stage1_epochs",
+    "stage1_chunk_size",
+    "head_epochs",
+    "stage1_freeze_layers",
+    "types_per_batch",
+    "max_span_width",
+    "window_overlap",
+    "train_texts",
+    "seed",
+    "token_column",
+}
+LARGEST = 2**32 - 1  # of a whole number
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a key
+    "learning_rate": ("(0, 1]", lambda x: 0 < x <= 1),
+    "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
+    "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
+    "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
+    "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
+    "warmup": ("[0, 1)", lambda x: 0 <= x < 1),
+}
+
+
+def check_range(name: str, value: Any) -> None:
+    """Raise ConfigError for a number out of its range, NaN and infinity included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, int):
+        low = 0 if name in MAY_BE_ZERO else 1
+        if value < low:
+            raise ConfigError(f"{name} is {value}: expected at least {low}")
+        if value > LARGEST:
+            raise ConfigError(f"{name} is {value}: expected at most {LARGEST}")
+        return
+    interval, holds = next(given for end, given in RANGES.items() if name.endswith(end))
+    if not holds(value):
+        raise ConfigError(f"{name} is {value}: expected a number in {interval}")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
@@ -278,7 +293,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
         values[key] = value
     known = {item.name: item for item in fields(RunConfig)}
     hints = typing.get_type_hints(RunConfig)
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
         raise ConfigError(
             f"{path}: unknown key {', '.join(unknown)}; contrastive-ner train --help lists the keys"
@@ -287,24 +302,19 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
 
 
 def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
-    import yaml
-
     if path.resolve() in derived:
         raise ConfigError(f"{path}: circular base: a file must not extend itself")
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    values = read_yaml(path, ConfigError) or {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     base = values.pop("base", None)
-    return (
-        values
-        if base is None
-        else {**_read_yaml(path.parent / base, (*derived, path.resolve())), **values}
-    )
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base is {base!r}: expected the name of another YAML file")
+    return {**_read_yaml(path.parent / base, (*derived, path.resolve())), **values}
 
 
 def convert(key: str, value: Any, kind: Any) -> Any:
@@ -320,6 +330,8 @@ def convert(key: str, value: Any, kind: Any) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
         if kind is str:
+            if not isinstance(value, str | int | float | None):
+                raise TypeError
             return (
                 str(value).lower()
                 if isinstance(value, bool)
