@@ -227,6 +227,21 @@ def test_missing_weights_of_binder_are_named(saved_binder, lost):
         load_pipeline(folder)
 
 
+def test_other_code_may_need_other_weights(repository):
+    change_weights(repository, "crf")
+    with (repository / "modeling_nerco.py").open("a") as file:
+        file.write("\n# another model\n")
+    write_manifest(repository)
+    assert checks.faults_of(repository) == []
+
+
+def test_weights_without_a_config_take_the_one_given(saved_tagger):
+    config = NercoForTokenClassification.config_class.from_pretrained(saved_tagger)
+    (saved_tagger / "config.json").unlink()
+    model = NercoForTokenClassification.from_pretrained(saved_tagger, config=config)
+    assert model.classifier.weight.isfinite().all()
+
+
 def test_a_tagger_is_still_a_base_model_and_a_base_model_a_start(saved_tagger, tmp_path):
     base = NercoModel.from_pretrained(saved_tagger)
     base.save_pretrained(tmp_path / "base")

@@ -383,7 +383,10 @@ def structure_faults(folder: Path) -> list[str]:
         elsewhere = code_elsewhere(folder)
     except RepositoryError as error:
         elsewhere = error.faults
-    return missing + elsewhere + weight_faults(folder) or tensor_faults(folder, read_config(folder))
+    faults = missing + elsewhere + weight_faults(folder)
+    return faults or tensor_faults(
+        folder, read_config(folder), is_own_code=not code_differs(folder)
+    )
 
 
 # ---------------------------------------------------------------------------------------- packaging

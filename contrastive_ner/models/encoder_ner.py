@@ -78,7 +78,12 @@ class SafePreTrainedModel(PreTrainedModel):
         """Check the files of a model before it is built; see `from_pretrained`."""
         where = {name: kwargs[name] for name in PLACE if name in kwargs}
         check_folder(place, where)
-        content = PreTrainedConfig.get_config_dict(place, **where)[0]
+        try:
+            content = PreTrainedConfig.get_config_dict(place, **where)[0]
+        except OSError:
+            if kwargs.get("config") is None:
+                raise
+            content = {}  # a folder of weights alone
         found = content.get("model_type")
         if kwargs.get("config") is None and found != cls.config_class.model_type:
             raise InputError(

@@ -56,7 +56,7 @@ def load_pipeline(
             model = model_class(kind).from_pretrained(folder, dtype=dtype)
             pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
         else:
-            damaged = tensor_faults(folder, read_config(folder))
+            damaged = tensor_faults(folder, read_config(folder), is_own_code=False)
             if damaged:
                 raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
             pipeline = library_pipeline(
