@@ -249,14 +249,16 @@ def test_code_elsewhere_is_found_in_whatever_file_and_depth(repository, name, pa
         clean_process.check_loads(repository, trust_remote_code=True)
 
 
-def test_an_encoder_may_keep_the_code_entries_of_its_own_repository(repository):
+def test_an_encoder_in_a_model_names_no_code(repository):
     content = json.loads((repository / "config.json").read_text("utf-8"))
-    # transformers has its own class for it.
+    # transformers has its own class for it: nothing would run, but nothing shall depend on that.
     content["encoder_config"]["auto_map"] = {"AutoModel": "someone/encoder--model.Model"}
     (repository / "config.json").write_text(json.dumps(content), "utf-8")
     write_manifest(repository)
-    assert faults_of(repository) == []
-    clean_process.check_loads(repository)
+    (fault,) = faults_of(repository)
+    assert "auto_map inside it names code" in fault
+    with pytest.raises(RepositoryError, match="auto_map inside it names code"):
+        clean_process.check_loads(repository, trust_remote_code=True)
 
 
 def test_code_in_a_subfolder_is_other_code(repository):

@@ -31,8 +31,14 @@ from transformers import AutoModel
 AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 """
 SIBLINGS = {
-    "nerco": ["crf_ner.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"],
-    "binder": ["encoder_ner.py", "pipeline_ner.py", "types_binder.py", "windows_ner.py"],
+    "nerco": ["checks_ner.py", "crf_ner.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"],
+    "binder": [
+        "checks_ner.py",
+        "encoder_ner.py",
+        "pipeline_ner.py",
+        "types_binder.py",
+        "windows_ner.py",
+    ],
 }
 
 

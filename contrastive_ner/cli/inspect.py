@@ -85,7 +85,8 @@ def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str
         # A tokenizer.json needs none of the code that a model folder carries.
         place = encoder_place(tokenizer_name)
         local = (Path(place) / "tokenizer.json").is_file()
-        tokenizer = (PreTrainedTokenizerFast if local else AutoTokenizer).from_pretrained(place)
+        loader = PreTrainedTokenizerFast if local else AutoTokenizer
+        tokenizer = loader.from_pretrained(place, trust_remote_code=False)
         unit = "token" if is_character_tokenizer(tokenizer) else "word"
         own = list(records)
         reader = text_reader(tokenizer, label_unit=unit, max_window_tokens=128)

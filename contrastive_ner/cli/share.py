@@ -1,6 +1,7 @@
 """push, bundle, verify: sharing a model as a repository."""
 
 import argparse
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -194,6 +195,12 @@ def command_verify(arguments: argparse.Namespace) -> int:
             target = Path(arguments.unpack)
             if target.exists():
                 raise ConfigError(f"{target} exists; choose another folder")
-            shutil.copytree(folder, target)
+            partial = target.with_name(f".{target.name}-partial")
+            shutil.rmtree(partial, ignore_errors=True)  # left behind by a process that was killed
+            try:
+                shutil.copytree(folder, partial)
+                os.rename(partial, target)  # all or nothing
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
             print(f"unpacked: {target}")
     return 0

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from contrastive_ner import __version__, models
 from contrastive_ner.errors import RepositoryError
 from contrastive_ner.files import fresh_folder, read_json, sha256
+from contrastive_ner.hub.weights import tensor_faults, weight_faults
+from contrastive_ner.models.checks_ner import KERNELS, LARGEST_CONFIG, values_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -42,16 +44,40 @@ TOKENIZER = {
     "vocab.json",
     "merges.txt",
 }
+DATA = ("metrics.json", "examples.json")  # no loading reads them
 DOCUMENTS = {"LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"}
 OF_THE_HUB = ".gitattributes"  # the Hub writes it into every repository
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 LINE = re.compile(r"([0-9a-f]{64})  ([^\s/\\]+)\n")
 NAME_TO_COME = "NAME_OF_THIS_REPOSITORY"  # stands in a card until the name is known
-# Configuration entries by which transformers chooses code. It reads CODE_KEYS at the top level
-# only: the encoder configuration inside may keep those of its own repository. It reads KERNEL_KEYS
-# at any depth, and a kernel may come from the Hub.
+# Configuration entries by which transformers chooses code. At the top level, CODE_KEYS name code of
+# the repository; further inside they would name that of the encoder, which is never used. Kernels
+# may come from the Hub, and OUTSIDE_KEYS make a model read weights or code from other places.
 CODE_KEYS = ("auto_map", "custom_pipelines")
-KERNEL_KEYS = ("attn_implementation", "_attn_implementation")
+OUTSIDE_KEYS = (
+    "trust_remote_code",
+    "transformers_weights",
+    "base_model_name_or_path",
+    "custom_generate",
+    "use_timm_backbone",
+    "use_pretrained_backbone",
+)
+PICKLED = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".npy",
+    ".npz",
+    ".h5",
+    ".msgpack",
+)
+# What may lie in a model folder in use, besides what belongs in a repository: no loading reads it.
+UNREAD = (".md", ".txt", ".jsonl", ".csv", ".tsv", ".yaml", ".log", ".png", ".jinja")
+SAVED_BY_OTHERS = ("generation_config.json", "trainer_state.json", "all_results.json")
 
 
 # ----------------------------------------------------------------------------------------- contents
@@ -66,19 +92,7 @@ def content_faults(names: Iterable[str]) -> list[str]:
     known = {*REQUIRED, *TOKENIZER, *DOCUMENTS, *code}
     faults = []
     for name in sorted(present):
-        if Path(name).suffix in (
-            ".bin",
-            ".pt",
-            ".pth",
-            ".ckpt",
-            ".pkl",
-            ".pickle",
-            ".joblib",
-            ".npy",
-            ".npz",
-            ".h5",
-            ".msgpack",
-        ):
+        if Path(name).suffix in PICKLED:
             faults.append(
                 f"{name}: can execute code when loaded; weights must be safetensors, data JSON"
             )
@@ -101,15 +115,31 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
     Raises:
         RepositoryError: the file cannot be read, or holds something other than an object.
     """
-    try:
-        content = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RepositoryError(folder, [f"{name} cannot be read ({error})"]) from error
+    content = read_value(folder, name)
     if not isinstance(content, dict):
         raise RepositoryError(
             folder, [f"{name} holds {type(content).__name__}: expected an object"]
         )
     return content
+
+
+def read_value(folder: Path, name: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        RepositoryError: the file cannot be read.
+    """
+    path = folder / name
+    try:
+        if not path.is_file():
+            raise FileNotFoundError("no regular file")
+        if name in ("config.json", "tokenizer_config.json"):
+            size = path.stat().st_size
+            if size > LARGEST_CONFIG:
+                raise ValueError(f"{size:,} bytes are far too many")
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RepositoryError(folder, [f"{name} cannot be read ({error})"]) from error
 
 
 def model_type_of(folder: Path) -> str:
@@ -199,50 +229,75 @@ def check_code(folder: Path, *, trust_remote_code: bool) -> bool:
 
 
 def code_elsewhere(folder: Path) -> list[str]:
-    """Configuration entries that make transformers load code from outside the repository.
+    """Entries of a repository's JSON files that make transformers load code from outside of it.
 
-    Such an entry names another repository ("USER/NAME--file.Class") or another folder.
+    Such an entry names another repository ("USER/NAME--file.Class") or another folder, or stands
+    inside, such as in the configuration of the encoder.
     """
-    files = [
-        "config.json",
-        *(name for name in ("tokenizer_config.json",) if (folder / name).is_file()),
-    ]
-    return [
-        f"{name}: {key} names code of another repository or folder ({value!r})"
-        for name in files
-        for key, value in code_entries(read_object(folder, name))
-        if "--" in value or "/" in value or "\\" in value
-    ]
-
-
-def code_entries(value: Any) -> Iterator[tuple[str, str]]:
-    """Pairs of a key that chooses code and a string under it, from a configuration."""
-    parts = [("", value)]  # no recursion: a hostile value may be nested deeper than the stack
-    while parts:
-        key, part = parts.pop()
-        if isinstance(part, str) and key:
-            yield key, part
-        elif isinstance(part, dict):
-            keys = (*CODE_KEYS, *KERNEL_KEYS) if part is value else KERNEL_KEYS
-            parts += [
-                (key or (name if name in keys else ""), inner) for name, inner in part.items()
-            ]
-        elif isinstance(part, list):
-            parts += [(key, inner) for inner in part]
-
-
-def weight_faults(folder: Path) -> list[str]:
-    """Weight files that are not valid safetensors, or whose length contradicts their header."""
-    from safetensors import SafetensorError, safe_open
-
     faults = []
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted({folder / "config.json", *folder.glob("*.json")}):
         try:
-            with safe_open(path, "pt") as file:
-                file.keys()
-        except (SafetensorError, OSError, ValueError) as error:
-            faults.append(f"{path.name} is damaged ({error})")
+            content = read_value(folder, path.name)
+        except RepositoryError:
+            if path.name in DATA:
+                continue
+            raise
+        for key, value, nested in code_entries(content):
+            if nested and key in CODE_KEYS:
+                faults.append(
+                    f"{path.name}: {key} inside it names code of another repository or folder "
+                    f"({value!r:.200}); only this project's code, at the top level, is used"
+                )
+            elif key in OUTSIDE_KEYS or "--" in value or "/" in value or "\\" in value:
+                faults.append(
+                    f"{path.name}: {key} names code of another repository or folder "
+                    f"({value!r:.200})"
+                )
     return faults
+
+
+def code_entries(content: Any) -> Iterator[tuple[str, str, bool]]:
+    """(key that chooses code, a string under it, whether the key is nested), from a JSON value."""
+    for key, value, nested in values_of(content):
+        if key in (*CODE_KEYS, *KERNELS):
+            parts = [value]
+            while parts:
+                part = parts.pop()
+                if isinstance(part, str):
+                    yield key, part, nested
+                elif isinstance(part, dict | list):
+                    parts += part.values() if isinstance(part, dict) else part
+        elif key in OUTSIDE_KEYS and (value is True or isinstance(value, str)):
+            yield key, str(value), nested
+
+
+def use_faults(folder: Path) -> list[str]:
+    """Why a folder's files must not be read as a model. A plainly saved model needs no card.
+
+    Refused are pickles, pipes, devices, links (but those of the Hub's cache), and files that do not
+    belong; documents that no loading reads may stay. Code is looked at by `check_code`.
+    """
+    cache = folder.resolve().parent.parent / "blobs"
+    faults, names = [], []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name.startswith("."):
+            continue
+        if path.is_symlink() and path.resolve().parent != cache:
+            faults.append(f"{name}: is a link")
+        elif not path.is_dir():
+            names.append(name)
+            if not path.is_file():
+                faults.append(f"{name}: is not a regular file")
+    unread = [
+        name
+        for name in names
+        if name.endswith((".py", *UNREAD)) or name in (*SAVED_BY_OTHERS, MANIFEST)
+    ]
+    lacking = tuple(f"{name} is missing" for name in (*REQUIRED, "model.safetensors"))
+    return faults + [
+        fault for fault in content_faults(set(names) - set(unread)) if fault not in lacking
+    ]
 
 
 # ----------------------------------------------------------------------------------------- manifest
@@ -328,7 +383,10 @@ def structure_faults(folder: Path) -> list[str]:
         elsewhere = code_elsewhere(folder)
     except RepositoryError as error:
         elsewhere = error.faults
-    return missing + elsewhere + weight_faults(folder)
+    faults = missing + elsewhere + weight_faults(folder)
+    return faults or tensor_faults(
+        folder, read_config(folder), is_own_code=not code_differs(folder)
+    )
 
 
 # ---------------------------------------------------------------------------------------- packaging

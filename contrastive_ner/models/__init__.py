@@ -1,9 +1,9 @@
 """The code that travels with the weights: flat files that import each other as `from .sibling`.
 
-Start with `modeling_nerco` or `modeling_binder`, then read what they share: `encoder_ner` (safe
-loading), `crf_ner` (CRF inference), `types_binder` (encoded types), `windows_ner` (texts to
-windows, spans to mentions), `pipeline_ner` (`pipeline("ner")`). The file names must not change:
-saved models refer to them in `config.json`.
+Start with `modeling_nerco` or `modeling_binder`, then read what they share: `checks_ner` (files
+before loading), `encoder_ner` (safe loading), `crf_ner` (CRF inference), `types_binder` (encoded
+types), `windows_ner` (texts to windows, spans to mentions), `pipeline_ner` (`pipeline("ner")`). The
+file names must not change: saved models refer to them in `config.json`.
 """
 
 from typing import Any

@@ -8,7 +8,21 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import cached_file
 
+from .checks_ner import (
+    INDEX,
+    LARGEST_CONFIG,
+    NUMBERS_BEYOND,
+    WEIGHTS,
+    Entry,
+    check_tensors,
+    config_faults,
+    listed,
+    number_of,
+    shards_of,
+    special_files,
+)
 from .windows_ner import InputError
 
 IGNORED = -100
@@ -25,29 +39,124 @@ PLACE = (
 
 
 class SafePreTrainedModel(PreTrainedModel):
-    """A `PreTrainedModel` that loads safetensors only."""
+    """A `PreTrainedModel` that loads complete and finite weights, from safetensors only."""
+
+    # Whether all weights must be there; a checkpoint of another model may serve as a start.
+    must_be_complete = True
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """`PreTrainedModel.from_pretrained`, safetensors only: pickled weights can execute code.
 
+        A tagger with missing weights is refused, unless `output_loading_info=True` asks for their
+        names, as for a checkpoint of stage one that is to be trained further.
+
         Raises:
-            InputError: pickled weights are requested, or the folder holds another type of model.
+            InputError: pickled weights are requested or named; the folder holds another type of
+                model; weights are missing, NaN or infinite; config.json holds sizes that the
+                weights do not have.
         """
-        if kwargs.get("use_safetensors") is False:
+        if kwargs.get("use_safetensors") is False or kwargs.get("gguf_file") is not None:
             raise InputError(
                 "use_safetensors=False: pickled weights are refused; "
                 "convert them to safetensors first"
             )
-        if args and kwargs.get("config") is None:
-            where = {name: kwargs[name] for name in PLACE if name in kwargs}
-            found = PreTrainedConfig.get_config_dict(args[0], **where)[0].get("model_type")
-            if found != cls.config_class.model_type:
-                raise InputError(
-                    f"{args[0]} holds a model of type {found!r}: "
-                    f"{cls.__name__} opens {cls.config_class.model_type!r}"
-                )
-        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+        place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if place is not None:
+            cls._check_files(place, kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            *args, **{**kwargs, "use_safetensors": True, "output_loading_info": True}
+        )
+        missing = sorted(info["missing_keys"])
+        if missing and cls.must_be_complete and not wants_info:
+            raise InputError(f"{place}: weights are missing: {listed(missing)}")
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _check_files(cls, place: Any, kwargs: dict[str, Any]) -> None:
+        """Check the files of a model before it is built; see `from_pretrained`."""
+        where = {name: kwargs[name] for name in PLACE if name in kwargs}
+        check_folder(place, where)
+        try:
+            content = PreTrainedConfig.get_config_dict(place, **where)[0]
+        except OSError:
+            if kwargs.get("config") is None:
+                raise
+            content = {}  # a folder of weights alone
+        found = content.get("model_type")
+        if kwargs.get("config") is None and found != cls.config_class.model_type:
+            raise InputError(
+                f"{place} holds a model of type {found!r}: "
+                f"{cls.__name__} opens {cls.config_class.model_type!r}"
+            )
+        if kwargs.get("state_dict") is not None:
+            return
+        tensors = check_tensors(weight_files(place, where, kwargs.get("variant")))
+        faults = config_faults(content, tensors)
+        if content.get("transformers_weights") is not None:
+            faults.append("transformers_weights names other weights")
+        if faults:
+            raise InputError(f"{place}: config.json does not fit the weights: {'; '.join(faults)}")
+        if found == cls.config_class.model_type:
+            cls._check_size(place, where, tensors)
+
+    @classmethod
+    def _check_size(cls, place: Any, where: dict[str, Any], tensors: dict[str, Entry]) -> None:
+        """Raise `InputError` if config.json describes a far larger model than the weights are."""
+        with torch.device("meta"):  # takes no memory
+            model = cls(cls.config_class.from_pretrained(place, **where))
+        described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+        if described > 2 * number_of(tensors) + NUMBERS_BEYOND:
+            raise InputError(
+                f"{place}: config.json does not fit the weights: it describes a model of "
+                f"{described:,} numbers, and the weights hold {number_of(tensors):,}"
+            )
+
+
+def check_folder(place: Any, where: dict[str, Any]) -> None:
+    """Raise `InputError` if a model's folder holds what must not be opened.
+
+    These are pipes and devices, adapters, which name other weights, and a config.json of more than
+    `LARGEST_CONFIG` bytes. Names on the Hub are not checked.
+    """
+    folder = Path(place) / where.get("subfolder", "")
+    if not folder.is_dir():
+        return
+    special = special_files(folder)
+    if special:
+        raise InputError(f"{place}: {listed(special)}: not a regular file")
+    if (folder / "adapter_config.json").exists():
+        raise InputError(f"{place}: adapter_config.json names other weights: adapters are refused")
+    config = folder / "config.json"
+    if config.is_file() and config.stat().st_size > LARGEST_CONFIG:
+        raise InputError(f"{place}: config.json has {config.stat().st_size:,} bytes, far too many")
+
+
+def weight_files(
+    place: Any, where: dict[str, Any] | None = None, variant: str | None = None
+) -> list[Path]:
+    """The safetensors files of a folder or a repository on the Hub, as transformers finds them.
+
+    Raises:
+        InputError: an index names other files; see `shards_of`.
+        OSError: there are none.
+    """
+    options: Any = {"_raise_exceptions_for_missing_entries": False, **(where or {})}
+    names = (WEIGHTS, INDEX)
+    if variant is not None:
+        names = (f"model.{variant}.safetensors", f"{WEIGHTS}.index.{variant}.json")
+    single = cached_file(place, names[0], **options)
+    if single is not None:
+        return [Path(single)]
+    index = cached_file(place, names[1], **options)
+    if index is None:
+        raise OSError(f"{place} holds no {names[0]} (pickled weights are refused)")
+    paths = {name: cached_file(place, name, **options) for name in shards_of(Path(index))}
+    lacking = [name for name, path in paths.items() if path is None]
+    if lacking:
+        raise InputError(f"{place}: {Path(index).name} names {listed(lacking)}: no such file")
+    return [Path(path) for path in paths.values()]
 
 
 def config_object(name: str, value: Any) -> Any:
@@ -62,7 +171,8 @@ def config_object(name: str, value: Any) -> Any:
         return value
     if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
         raise InputError(f"{name} has no model_type: expected the config.json of an encoder")
-    return AutoConfig.for_model(**value)
+    # Code of the encoder's own repository is never used, nor its place saved.
+    return AutoConfig.for_model(**{key: own for key, own in value.items() if key != "auto_map"})
 
 
 def check_place(name_or_path: str) -> None:
@@ -91,10 +201,15 @@ def check_place(name_or_path: str) -> None:
 
 
 def read_encoder_config(name_or_path: str) -> PreTrainedConfig:
-    """An encoder's configuration, without its path, which would be published with the model."""
+    """An encoder's configuration, without its path and the places of its code.
+
+    They would be published with the model.
+    """
     check_place(name_or_path)
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     config._name_or_path = ""
+    if hasattr(config, "auto_map"):
+        del config.auto_map
     return config
 
 
@@ -109,12 +224,17 @@ def check_encoder_config(config: Any) -> None:
         raise InputError(
             f"{config.model_type} is an encoder-decoder: expected an encoder-only model"
         )
+    if type(config) not in AutoModel._model_mapping:
+        raise InputError(
+            f"{config.model_type}: transformers has no encoder of this type, and code that comes "
+            "with an encoder is refused"
+        )
 
 
 def empty_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder without pretrained weights and without pooler."""
     check_encoder_config(config)
-    return without_pooler(AutoModel.from_config(config))
+    return without_pooler(AutoModel.from_config(config, trust_remote_code=False))
 
 
 def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTrainedModel:
@@ -123,12 +243,19 @@ def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTraine
     Raises:
         InputError: no encoder with safetensors weights can be read.
     """
+    check_encoder_config(config)
     builder = AutoModel._model_mapping[type(config)]
     has_switch = "add_pooling_layer" in inspect.signature(builder.__init__).parameters
     extra = {"add_pooling_layer": False} if has_switch else {}
     try:
+        check_folder(name_or_path, {})
+        check_tensors(weight_files(name_or_path))
         encoder = AutoModel.from_pretrained(
-            name_or_path, use_safetensors=True, dtype=torch.float32, **extra
+            name_or_path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            **extra,
         )
     except OSError as error:
         raise InputError(

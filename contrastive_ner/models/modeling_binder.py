@@ -4,7 +4,7 @@ Sections: config; scores of starts, ends and spans; losses; model; registration.
 represents tokens and spans, the type encoder the descriptions of entity types. A span is a mention
 of a type if its score exceeds the type's threshold, which is the score of the text's first token.
 Mentions may therefore nest, a span may have several types, and a new type only needs a description.
-This file travels with the weights: loading a shared model executes only this file,
+This file travels with the weights: loading a shared model executes only this file, `checks_ner.py`,
 `encoder_ner.py`, `types_binder.py`, `pipeline_ner.py` and `windows_ner.py`.
 
 Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W maximum span
@@ -161,12 +161,12 @@ class BinderConfig(PreTrainedConfig):
                     f"{name} is {getattr(self, name)!r}: expected an integer of at least {smallest}"
                 )
         for name in ("start_weight", "end_weight", "span_weight", "threshold_weight"):
-            if not (isinstance(getattr(self, name), int | float) and getattr(self, name) >= 0):
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}: expected zero or a positive number"
-                )
+            weight = getattr(self, name)
+            if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+                raise InputError(f"{name} is {weight!r}: expected zero or a positive number")
         if not isinstance(self.margins, Mapping) or not all(
-            isinstance(value, int | float) for value in self.margins.values()
+            isinstance(value, int | float) and math.isfinite(value)
+            for value in self.margins.values()
         ):
             raise InputError(f"margins is {self.margins!r}: expected {{entity type: number}}")
         unknown = sorted(set(self.margins) - set(self.descriptions))
@@ -518,7 +518,8 @@ class BinderModel(SafePreTrainedModel):
         if not texts:
             raise InputError("descriptions is empty: expected {entity type: text}")
         check_descriptions(texts)
-        tokenizer = AutoTokenizer.from_pretrained(text) if tokenizer is None else tokenizer
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
         check_special_token(tokenizer)
         kind = config.get("type_encoder", "untied")
         if kind == "none" or (kind == "tied" and types is not None):

@@ -3,7 +3,7 @@
 Sections: config, linear-chain CRF, models, registration. Stage one trains `NercoModel` with a
 contrastive loss (`contrastive_ner.training.contrastive`); stage two trains
 `NercoForTokenClassification`. This file travels with the weights: loading a shared model executes
-only this file, `crf_ner.py`, `encoder_ner.py`, `pipeline_ner.py` and `windows_ner.py`.
+only `crf_ner.py`, `checks_ner.py`, `encoder_ner.py`, `pipeline_ner.py`, `windows_ner.py` and this.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, D hidden size.
 """
@@ -292,6 +292,7 @@ class NercoModel(NercoPreTrainedModel):
     """Encoder and output dropout: trained in stage one, and opened by `AutoModel`."""
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\."]
+    must_be_complete = False
 
     def __init__(self, config: NercoConfig) -> None:
         super().__init__(config)

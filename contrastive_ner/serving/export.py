@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from contrastive_ner.data.records import Record
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import read_json, sha256, write_json
+from contrastive_ner.hub.weights import weights_sha256
 from contrastive_ner.models import crf_ner, windows_ner
 from contrastive_ner.models.modeling_binder import Projected
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
@@ -164,7 +165,7 @@ def export(
         measured = measure(pipeline, folder, data, options, types)
         # What the folder was made from, how it performs, and the hashes of its files.
         made = {
-            "weights_sha256": sha256(Path(model_dir) / "model.safetensors"),
+            "weights_sha256": weights_sha256(Path(model_dir)),
             "torch": torch.__version__,
             "onnx": version("onnx"),
         }

@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contrastive_ner.data.records import Mention, Record, outermost
 from contrastive_ner.errors import ConfigError, DataError, RepositoryError
-from contrastive_ner.hub.repository import MODELING_FILES, check_code, read_config, weight_faults
+from contrastive_ner.hub.repository import (
+    MODELING_FILES,
+    check_code,
+    read_config,
+    use_faults,
+)
+from contrastive_ner.hub.weights import tensor_faults, weight_faults
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.models import model_class
+from contrastive_ner.models.checks_ner import INDEX
 from contrastive_ner.models.windows_ner import InputError
 
 if TYPE_CHECKING:
@@ -33,45 +40,65 @@ def load_pipeline(
 
     Raises:
         ConfigError: the folder does not hold a model of this project, or the model is damaged.
-        RepositoryError: the folder's code is not this project's and `trust_remote_code` is false.
+        RepositoryError: the folder's code is not this project's and `trust_remote_code` is false;
+            the folder holds pickles, links or other files that do not belong.
+        InputError: weights are missing, NaN or infinite, or config.json does not fit them.
     """
     quiet_libraries()
     from transformers import PreTrainedTokenizerFast
     from transformers import pipeline as library_pipeline
 
     folder = Path(model_dir)
-    try:
-        kind = read_config(folder).get("model_type")
-    except RepositoryError:
-        kind = None
-    if kind not in tuple(MODELING_FILES) or not (folder / "model.safetensors").is_file():
-        raise ConfigError(
-            f"{folder} is not a model folder: expected config.json of a nerco or binder model and "
-            "model.safetensors (pickled weights are refused); the model of a run is in its "
-            "subfolder model/"
-        )
-    damaged = weight_faults(folder)
-    if damaged:
-        raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
+    kind = check_model_folder(folder)
     is_own_code = check_code(folder, trust_remote_code=trust_remote_code)
     try:
         if is_own_code:
             model = model_class(kind).from_pretrained(folder, dtype=dtype)
             pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
         else:
+            damaged = tensor_faults(folder, read_config(folder), is_own_code=False)
+            if damaged:
+                raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
             pipeline = library_pipeline(
                 "ner", model=str(folder), trust_remote_code=True, dtype=dtype
             )
         if compile_encoder:
             encoder_of(pipeline.model).compile(dynamic=True)
         return pipeline
-    except (InputError, OSError):
+    except (InputError, ConfigError, OSError):
         raise
     except Exception as error:  # a damaged configuration or tokenizer can raise anything
         raise ConfigError(
             f"{folder} cannot be loaded: its files are damaged ({type(error).__name__}: {error}); "
             "copy or train the model again"
         ) from error
+
+
+def check_model_folder(folder: Path) -> str:
+    """The model type of a folder whose files may be read; nothing of it is loaded.
+
+    Raises:
+        ConfigError, RepositoryError: as in `load_pipeline`.
+    """
+    try:
+        kind = read_config(folder).get("model_type")
+    except RepositoryError:
+        kind = None
+    if kind not in tuple(MODELING_FILES) or not any(
+        (folder / name).is_file() for name in ("model.safetensors", INDEX)
+    ):
+        raise ConfigError(
+            f"{folder} is not a model folder: expected config.json of a nerco or binder model and "
+            "model.safetensors (pickled weights are refused); the model of a run is in its "
+            "subfolder model/"
+        )
+    refused = use_faults(folder)
+    if refused:
+        raise RepositoryError(folder, refused)
+    damaged = weight_faults(folder)
+    if damaged:
+        raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
+    return str(kind)
 
 
 def encoder_of(model: Any) -> Any:

@@ -149,7 +149,7 @@ def assemble_model(task: Task, trained: Path) -> Path:
     )
     calibrate(model, task)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(task.encoder).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(task.encoder, trust_remote_code=False).save_pretrained(folder)
     return folder
 
 

@@ -64,7 +64,9 @@ class Task:
 
         from contrastive_ner.training.batches import SpanCollator, TagCollator
 
-        pad_token_id = AutoTokenizer.from_pretrained(self.encoder).pad_token_id or 0
+        pad_token_id = (
+            AutoTokenizer.from_pretrained(self.encoder, trust_remote_code=False).pad_token_id or 0
+        )
         return (
             SpanCollator(pad_token_id)
             if self.config.method == "binder"
@@ -268,15 +270,20 @@ def prepare_encoder(
         return encoder_place(config.encoder), tokenizer
     from transformers import AutoModel, AutoTokenizer
 
+    from contrastive_ner.models.checks_ner import check_tensors
+    from contrastive_ner.models.encoder_ner import weight_files
+
     folder = config.run_dir / "encoder"
     if not folder.is_dir():
-        encoder = AutoModel.from_pretrained(encoder_place(config.encoder), use_safetensors=True)
+        place = encoder_place(config.encoder)
+        check_tensors(weight_files(place))
+        encoder = AutoModel.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
         characters, encoder = character_tokenizer(tokenizer, encoder)
         partial = fresh_folder(config.run_dir / ".encoder-partial")
         encoder.save_pretrained(partial)
         characters.save_pretrained(partial)
         move_folder(partial, folder)
-    return str(folder), AutoTokenizer.from_pretrained(folder)
+    return str(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 # ----------------------------------------------------------------------------------------- features
