@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, arguments, corpus
+from transformers import Trainer
 
 from contrastive_ner.cli import main
 from contrastive_ner.data.readers import read_records
@@ -565,3 +566,26 @@ def test_a_configuration_that_cannot_be_used_is_one_line(tmp_path, capsys, conte
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert reason in line
+
+
+@pytest.mark.parametrize("method", ["nerco", "crf"])
+def test_training_that_diverges_stops_and_leaves_no_model(
+    files, tiny_encoder, tmp_path, capsys, monkeypatch, method
+):
+    step = Trainer.training_step
+    steps = []
+
+    def poisoned(self, model, *given, **options):
+        loss = step(self, model, *given, **options)
+        steps.append(loss)
+        if len(steps) == 3:
+            next(model.parameters()).data[0] = float("nan")
+        return loss
+
+    monkeypatch.setattr(Trainer, "training_step", poisoned)
+    assert main(arguments(files, tiny_encoder, tmp_path / "run", method=method)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    phase = "stage1" if method == "nerco" else "full"
+    assert error.startswith(f"error: {phase}: training diverged by step 5")
+    assert "learning rate" in error
+    assert not list(tmp_path.glob("run/**/model"))

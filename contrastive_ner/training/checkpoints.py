@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from contrastive_ner.errors import ConfigError
 from contrastive_ner.logs import log
 from contrastive_ner.signals import Interrupted, StopSignals
 
@@ -100,6 +101,26 @@ class LogSteps(TrainerCallback):
         """Log a step's losses or an evaluation's scores."""
         if state.is_world_process_zero:
             log.debug("step %d: %s", state.global_step, logs)
+
+
+class StopOnDivergence(TrainerCallback):
+    """Ends training when weights are no longer finite, before such a checkpoint is written."""
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Look at the weights. ConfigError where one is NaN or infinite."""
+        for name, parameter in given["model"].named_parameters():
+            if not torch.isfinite(parameter).all():
+                rates = sorted({group["lr"] for group in given["optimizer"].param_groups})
+                raise ConfigError(
+                    f"{self.phase}: training diverged by step {state.global_step}: {name} holds "
+                    f"NaN or infinite weights (learning rate {', '.join(f'{r:.3g}' for r in rates)}"
+                    "); lower the learning rates of this phase and choose another output_dir"
+                )
+
+    on_epoch_end = on_log
 
 
 class Stopwatch(TrainerCallback, ExportableState):

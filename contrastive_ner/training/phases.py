@@ -32,6 +32,7 @@ from contrastive_ner.training.binder import BinderTrainer, SpanCounts
 from contrastive_ner.training.checkpoints import (
     GracefulStop,
     LogSteps,
+    StopOnDivergence,
     Stopwatch,
     checkpoints,
     full_disk_explained,
@@ -74,6 +75,7 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
     Returns the folder of the phase's best model.
 
     Raises:
+        ConfigError: training diverged.
         Interrupted: on SIGTERM or Ctrl-C, after a checkpoint was written.
         OSError: the disk is full; earlier checkpoints are intact.
     """
@@ -85,6 +87,7 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         trainer = make_trainer(folder)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(LogSteps())
+        trainer.add_callback(StopOnDivergence(name))
         with GracefulStop() as stop, full_disk_explained(folder):
             trainer.add_callback(stop)
             trainer.add_callback(Stopwatch())
