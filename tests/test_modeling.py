@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     AutoModel,
     BertConfig,
     DebertaV2Config,
@@ -28,7 +29,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.encoder_ner import IGNORED, longest_input
 from contrastive_ner.models.modeling_nerco import (
     NercoConfig,
     NercoForTokenClassification,
@@ -844,3 +845,28 @@ def test_a_pickled_tagger_is_refused(
     with pytest.raises(ValueError, match="pickled weights are refused"):
         model_class.from_pretrained(tmp_path, use_safetensors=False)
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        ("roberta", {"pad_token_id": 1, "max_position_embeddings": 66}, 64),
+        ("xlm-roberta", {"pad_token_id": 1, "max_position_embeddings": 66}, 64),
+        ("mpnet", {"pad_token_id": 1, "max_position_embeddings": 66}, 64),
+        ("bert", {"pad_token_id": 0, "max_position_embeddings": 66}, 66),
+        ("deberta-v2", {"pad_token_id": 0, "max_position_embeddings": 66}, 66),
+    ],
+)
+def test_the_longest_input_is_what_the_encoder_can_read(
+    kind: str, fields: dict, expected: int
+) -> None:
+    """The claim is tried: an input of that length runs, one longer by a token fails."""
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+    config = AutoConfig.for_model(kind, num_attention_heads=2, **sizes, **fields)
+    tokenizer = type("Tokenizer", (), {"model_max_length": 10**9})()
+    assert longest_input(config, tokenizer) == expected
+    model = AutoModel.from_config(config).eval()
+    model(torch.full((1, expected), 5))
+    if kind != "deberta-v2":  # it has relative positions
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, expected + 1), 5))

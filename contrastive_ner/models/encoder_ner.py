@@ -265,6 +265,19 @@ def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTraine
     return without_pooler(encoder)
 
 
+def longest_input(config: PreTrainedConfig, tokenizer: Any) -> int:
+    """Tokens that an encoder reads at most, special tokens included.
+
+    RoBERTa and its kin number positions from the padding id on, and so have fewer of them than
+    their position table has rows. Encoders that use only relative positions have no such limit.
+    """
+    rows = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+    module = inspect.getmodule(AutoModel._model_mapping.get(type(config), None))
+    source = "" if module is None else inspect.getsource(module)
+    from_padding = "create_position_ids_from_input_ids" in source
+    return min(tokenizer.model_max_length, rows - ((config.pad_token_id or 0) + 1) * from_padding)
+
+
 def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
     """Remove the pooler: its unused weights would be saved and break distributed training."""
     if getattr(encoder, "pooler", None) is not None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from .encoder_ner import longest_input
 from .windows_ner import InputError
 
 
@@ -163,10 +164,7 @@ def description_ids(
     Raises:
         InputError: a text is longer than the encoder's input.
     """
-    longest = min(
-        tokenizer.model_max_length,
-        getattr(config, "max_position_embeddings", tokenizer.model_max_length),
-    )
+    longest = longest_input(config, tokenizer)
     rows = [tokenizer(text)["input_ids"] for text in texts]
     for row in rows:
         if len(row) > longest:

@@ -164,13 +164,15 @@ def start_worker(job: Job, threads: int) -> None:
     """Prepare a worker process: load the model, ignore signals, end when the parent ends."""
     import signal
 
+    # First: a parent that is killed while this process loads must not leave it behind.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
     import torch
 
     global _tagger
     show_messages(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         _tagger = Tagger(job)

@@ -12,7 +12,6 @@ from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import expand, file_hash, fresh_folder, read_json, write_json
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.models import model_class
-from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.training.config import PHASES, RunConfig, is_first_process
 from contrastive_ner.training.task import Data, Task, load_data, prepare_task
 
@@ -53,11 +52,11 @@ def first_process_first() -> Iterator[None]:
 
 @contextmanager
 def nothing_left_of_a_false_start(run_dir: Path) -> Iterator[None]:
-    """Remove a new run directory after bad input; keep one in which training has begun."""
+    """Remove a new run directory that an error ended; keep one in which training has begun."""
     is_new = not (run_dir / "config.json").is_file()
     try:
         yield
-    except (InputError, OSError):
+    except Exception:
         if (
             is_new
             and is_first_process()

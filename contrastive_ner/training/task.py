@@ -229,6 +229,8 @@ def load_tokenizer(
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    from contrastive_ner.models.encoder_ner import longest_input
+
     place = encoder_place(config.encoder)
     try:
         # Code that comes with an encoder is refused, not run.
@@ -238,11 +240,7 @@ def load_tokenizer(
         raise ConfigError(
             f"encoder {config.encoder!r} could not be loaded: {str(error).splitlines()[0]}"
         ) from error
-    # Encoders that use only relative positions have no such limit.
-    longest = min(
-        tokenizer.model_max_length,
-        getattr(encoder_config, "max_position_embeddings", tokenizer.model_max_length),
-    )
+    longest = longest_input(encoder_config, tokenizer)
     if config.max_window_tokens > longest:
         raise ConfigError(
             f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most"
