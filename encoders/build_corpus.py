@@ -33,7 +33,9 @@ LONG_SHARE = 0.35  # share of documents that are cut into long chunks
 SHORTEST = 16
 BLOBS = 500  # files asked of git at a time
 SENTENCE = re.compile(r"[^。！？!?；;]*[。！？!?；;]+[」』”’）)]*|[^。！？!?；;]+$")
-MARKUP = re.compile(r"`[^`]*`|<[^<>]{1,200}>|!?\[([^\[\]]*)\]\([^()]*\)|https?://[^\s，。）]+|[*_~]{2,}")
+MARKUP = re.compile(
+    r"`[^`]*`|<[^<>]{1,200}>|!?\[([^\[\]]*)\]\([^()]*\)|https?://[^\s，。）]+|[*_~]{2,}"
+)
 CC_BY_SA_4, APACHE, MIT = "CC BY-SA 4.0", "Apache-2.0", "MIT"
 
 Document = list[str]  # paragraphs
@@ -157,8 +159,6 @@ SOURCES = [
            HOT, read_json, 1),
     Source("NiuTrans/Classical-Modern", "4e746ea9", "histories and classics in modern Chinese",
            MIT, r"target\.txt$", read_lines, 10),
-    Source("NiuTrans/Classical-Modern", "4e746ea9", "classical Chinese", MIT,
-           r"^古文原文/.*text\.txt$", read_lines, 1),
     Source("chinese-poetry/chinese-poetry", "99ebbef7", "classical poems, partly traditional", MIT,
            r"\.json$", read_json, 1),
     Source("thu-coai/KdConv", "653db764", "dialogue", APACHE,
@@ -207,10 +207,8 @@ def find_clone(clones: Path, repository: str) -> Path:
     raise FileNotFoundError(f"{clones}: no clone of {repository} in it")
 
 
-def read_files(
-    git_dir: Path, commit: str, paths: str, rng: random.Random
-) -> Iterator[bytes]:
-    """The files of a commit whose path matches, in random order; what the clone lacks is missing."""
+def read_files(git_dir: Path, commit: str, paths: str, rng: random.Random) -> Iterator[bytes]:
+    """The files of a commit whose path matches, in random order, but those the clone lacks."""
     git = ["git", "--git-dir", str(git_dir), "-c", "core.quotepath=off"]
     listing = subprocess.run(
         [*git, "ls-tree", "-r", "-z", commit], check=True, capture_output=True

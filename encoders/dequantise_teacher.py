@@ -14,6 +14,7 @@ low halves of which are weights 0-15, the high halves 16-31, each minus 8.
 from __future__ import annotations
 
 import argparse
+import itertools
 import struct
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def read_vocabulary(reader: Reader) -> tuple[list[str], np.ndarray]:
     reader.at += n_blob
     _, n_table = reader.take("iI")
     reader.at += n_table
-    ends = zip(starts, starts[1:], strict=False)
-    return [blob[a:z].decode("utf-8", "replace") for a, z in ends], scores
+    spans = itertools.pairwise(starts)
+    return [blob[a:z].decode("utf-8", "replace") for a, z in spans], scores
 
 
 def read_tensors(reader: Reader) -> dict[str, np.ndarray]:
@@ -130,8 +131,7 @@ def main() -> None:
         type_vocab_size=kinds, layer_norm_eps=eps, pad_token_id=1,
     )  # fmt: skip
     model = BertModel(config, add_pooling_layer=False)
-    missing = model.load_state_dict(state_dict(read_tensors(reader), model), strict=False)
-    print(config, missing, len(pieces), pieces[:8])
+    model.load_state_dict(state_dict(read_tensors(reader), model))
     args.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(args.out)
     (args.out / "pieces.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
