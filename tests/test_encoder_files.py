@@ -1,4 +1,4 @@
-"""The bundled encoder: its files are those its README lists, its tokenizer gives one token a code point."""
+"""The bundled encoder: files as its README lists them, one token per code point."""
 
 import hashlib
 import re
@@ -8,7 +8,11 @@ from conftest import ENCODER, ROOT
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 FILES = ("model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json")
-LISTED = dict(re.findall(r"^\| `([\w.]+)` \| `([0-9a-f]{64})` \|$", (ENCODER / "README.md").read_text("utf-8"), re.M))
+LISTED = dict(
+    re.findall(
+        r"^\| `([\w.]+)` \| `([0-9a-f]{64})` \|$", (ENCODER / "README.md").read_text("utf-8"), re.M
+    )
+)
 
 
 def test_readme_lists_every_file_of_the_encoder() -> None:
@@ -22,17 +26,37 @@ def test_file_has_the_sha256_of_the_readme(name: str) -> None:
 
 
 def test_binary_files_stay_below_40_mb() -> None:
-    assert sum(p.stat().st_size for p in (ROOT / "encoders").rglob("*") if p.suffix in (".safetensors", ".json")) < 40e6
+    assert (
+        sum(
+            p.stat().st_size
+            for p in (ROOT / "encoders").rglob("*")
+            if p.suffix in (".safetensors", ".json")
+        )
+        < 40e6
+    )
 
 
 def test_size_of_the_encoder_is_the_documented_one() -> None:
     config = AutoConfig.from_pretrained(ENCODER)
-    assert (config.num_hidden_layers, config.hidden_size, config.max_position_embeddings) == (6, 384, 512)
+    assert (config.num_hidden_layers, config.hidden_size, config.max_position_embeddings) == (
+        6,
+        384,
+        512,
+    )
     model = AutoModel.from_pretrained(ENCODER, add_pooling_layer=False)
     assert sum(p.numel() for p in model.parameters()) == 15_219_456
 
 
-@pytest.mark.parametrize("text", ["张三在北京大学读书。", "iPhone 15\t發表\n會", "㈱Ａ①　龘\ufeff🙂👨‍👩‍👧", "[SEP][MASK]", "e\u0301ﬁ"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "张三在北京大学读书。",
+        "iPhone 15\t發表\n會",
+        "㈱Ａ①　龘\ufeff🙂👨‍👩‍👧",
+        "[SEP][MASK]",
+        "e\u0301ﬁ",
+    ],
+)
 def test_every_code_point_is_one_token(text: str, character_tok: PreTrainedTokenizerFast) -> None:
     coded = character_tok(text, return_offsets_mapping=True)
     assert len(coded["input_ids"]) == len(text) + 2
