@@ -104,6 +104,14 @@ def test_travelling_files_import_nothing_else_of_the_project():
     assert files == {path.name for path in (PACKAGE / "models").glob("*.py")} - {"__init__.py"}
 
 
+@pytest.mark.parametrize("file", MODELING_FILES.values())
+def test_a_modeling_file_imports_every_travelling_file_itself(file: str):
+    """Older versions of transformers 5 copy what a modeling file imports, not what that imports."""
+    path = PACKAGE / "models" / file
+    direct = {f"{module}.py" for level, module in imports_of(path) if level}
+    assert direct == set(travelling_files(path)) - {file}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_public_names_have_docstrings(path: Path):
     tree = ast.parse(path.read_text("utf-8"))

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct imports only
 from .encoder_ner import (
     IGNORED,
     SafePreTrainedModel,

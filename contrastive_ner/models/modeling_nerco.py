@@ -20,6 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
+from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct imports only
 from .crf_ner import ForwardBackward, decode_tags, forward_backward, viterbi
 from .encoder_ner import (
     IGNORED,
@@ -38,8 +39,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_nerco.NercoModel",
     "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
 }
-# Score of a transition that BIO does not allow: finite, but its exp() is exactly 0.
-FORBIDDEN = -1e4
+FORBIDDEN = -1e4  # score of a step that BIO does not allow: finite, but its exp() is exactly 0
 
 
 # ------------------------------------------------------------------------------------------- config
