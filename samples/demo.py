@@ -40,7 +40,7 @@ def demo(seed: int = 0) -> None:
     os.chdir(ROOT)  # the configuration names files of the clone
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     started = time.monotonic()
-    print("Trains three taggers; takes 3 to 5 minutes on two CPU cores.", flush=True)
+    print("Trains three taggers; takes about 5 minutes on two idle CPU cores.", flush=True)
     results = {}
     for method in METHODS:
         print(f"\n=== training {method}", flush=True)
