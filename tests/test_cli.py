@@ -17,7 +17,9 @@ from contrastive_ner.cli import main
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
+from contrastive_ner.errors import ConfigError
 from contrastive_ner.evaluation.report import print_scores
+from contrastive_ner.training.config import RunConfig
 
 
 @pytest.fixture(scope="session")
@@ -589,3 +591,9 @@ def test_training_that_diverges_stops_and_leaves_no_model(
     assert error.startswith(f"error: {phase}: training diverged by step 5")
     assert "learning rate" in error
     assert not list(tmp_path.glob("run/**/model"))
+
+
+def test_numbers_of_a_configuration_may_be_whole():
+    assert RunConfig(stage2_weight_decay=0, stage2_learning_rate=1).stage2_weight_decay == 0
+    with pytest.raises(ConfigError, match=r"stage2_learning_rate is 0: expected a number in"):
+        RunConfig(stage2_learning_rate=0)

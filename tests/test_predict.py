@@ -729,3 +729,11 @@ def test_plain_text_is_not_taken_for_columns(tmp_path, text, expected):
             input_format(str(tmp_path / "input.txt"))
     else:
         assert input_format(str(tmp_path / "input.txt")) == expected
+
+
+@pytest.mark.parametrize("name", ["input.json", "input.jsonl", "input.txt"])
+def test_cluener_is_told_from_jsonl_whatever_the_name(tmp_path, name):
+    row = '{"text": "张三", "label": {"PER": {"张三": [[0, 1]]}}}'
+    for content, expected in ((row, "cluener"), ('{"text": "张三"}', "jsonl")):
+        (tmp_path / name).write_text(content + "\n", "utf-8")
+        assert input_format(str(tmp_path / name)) == expected

@@ -113,8 +113,8 @@ def input_format(path: str) -> str:
     except AmbiguousError:
         raise
     except (DataError, RecursionError):  # missing file or bad first row: reading reports it
-        found = "text"
-    return "jsonl" if suffix in (".json", ".jsonl") else found
+        found = "columns" if suffix in (".json", ".jsonl") else "text"
+    return "jsonl" if found == "columns" else found
 
 
 def text_or_columns(path: str, lines: Sequence[str]) -> str:

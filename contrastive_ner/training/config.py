@@ -265,14 +265,15 @@ def check_range(name: str, value: Any) -> None:
     """Raise ConfigError for a number out of its range, NaN and infinity included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if isinstance(value, int):
+    ranged = next((given for end, given in RANGES.items() if name.endswith(end)), None)
+    if ranged is None:
         low = 0 if name in MAY_BE_ZERO else 1
         if value < low:
             raise ConfigError(f"{name} is {value}: expected at least {low}")
         if value > LARGEST:
             raise ConfigError(f"{name} is {value}: expected at most {LARGEST}")
         return
-    interval, holds = next(given for end, given in RANGES.items() if name.endswith(end))
+    interval, holds = ranged
     if not holds(value):
         raise ConfigError(f"{name} is {value}: expected a number in {interval}")
 
