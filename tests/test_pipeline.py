@@ -906,6 +906,11 @@ def test_words_of_a_text(text: str, words: list[str]) -> None:
         ("a\u0301\u0308b\u0300, c", ["a\u0301\u0308b\u0300", ",", "c"]),
         ("מִלָּה أَكْلٌ", ["מִלָּה", "أَكْلٌ"]),
         ("ภาษาที่", ["ภาษาที่"]),
+        ("北\U000e0100京", ["北\U000e0100", "京"]),  # a variation selector
+        ("か\u3099 き", ["か\u3099", "き"]),
+        ("北\u0301京", ["北\u0301", "京"]),
+        ("❤\ufe0f ok -\u0301 x", ["❤\ufe0f", "ok", "-\u0301", "x"]),
+        ("അവന്\u200d ok", ["അവന്\u200d", "ok"]),
     ],
 )
 def test_a_position_ends_where_its_word_ends(
@@ -914,8 +919,21 @@ def test_a_position_ends_where_its_word_ends(
     """Also under tokenizers that strip accents: the last characters of a word have no token."""
     [read] = word_readers[name].tokenize([text])
     found = [text[start:end] for start, end in read.spans]
-    assert found == words or len(read.spans) > len(words)  # a word longer than a window has parts
+    # A word longer than a window has parts, and a mark with a token may be a position of its own.
+    assert found == words or len(read.spans) > len(words)
     assert "".join(found) == "".join(words)
+    ends = {end for _, end in read.spans}
+    assert {text.index(word) + len(word) for word in words} <= ends
+
+
+@pytest.mark.parametrize("name", WORD_TOKENIZERS)
+@pytest.mark.parametrize("text", ["a\u200bb", "a\u00ad b", "a\ufeff", "a\u200cb"])
+def test_a_position_takes_nothing_beyond_its_word(
+    word_readers: dict[str, TextReader], name: str, text: str
+) -> None:
+    """Neither a space of no width nor a joiner between the parts of a word."""
+    [read] = word_readers[name].tokenize([text])
+    assert read.spans[0] == (0, 1)
 
 
 @pytest.mark.parametrize("name", WORD_TOKENIZERS)

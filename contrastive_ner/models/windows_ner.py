@@ -26,15 +26,19 @@ WINDOWS_PER_BATCH = 16  # batches of texts that are read ahead, so windows can b
 
 # ---------------------------------------------------------------------- label positions and windows
 @lru_cache(maxsize=1)
-def _word_pattern() -> re.Pattern[str]:
-    """A word: one ideograph, kana or similar; or a run of letters, digits, marks; or one symbol."""
-    marks = "".join(
-        c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"
-    )
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """A word: one ideograph, kana or similar; or a run of letters, digits, marks; or one symbol.
+
+    Also what may follow it: marks, and joiners (U+200C, U+200D) that join it to nothing.
+    """
+    characters = map(chr, range(sys.maxunicode + 1))
+    marks = re.escape("".join(c for c in characters if unicodedata.category(c)[0] == "M"))
     single = (
         "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
     )
-    return re.compile(f"[{single}]|[^\\W{single}](?:[^\\W{single}]|[{re.escape(marks)}])*|\\S")
+    joiners = f"(?:[\u200c\u200d][{marks}\u200c\u200d]*(?![\\w{marks}\u200c\u200d]))?"
+    word = f"[{single}]|[^\\W{single}](?:[^\\W{single}]|[{marks}])*|\\S"
+    return re.compile(word), re.compile(f"[{marks}]*{joiners}")
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
@@ -43,7 +47,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     >>> word_spans("Hi, 北京 2024")
     [(0, 2), (2, 3), (4, 5), (5, 6), (7, 11)]
     """
-    return [match.span() for match in _word_pattern().finditer(text)]
+    return [match.span() for match in _patterns()[0].finditer(text)]
 
 
 Encode = Callable[[list[str]], Iterable[tuple[list[int], list[tuple[int, int]]]]]
@@ -156,7 +160,7 @@ class TextReader:
             else:
                 last_token[-1] = token
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-        to_word_ends(spans, words)
+        to_word_ends(spans, words, text)
         return Tokenized(ids, first_token, last_token, spans)
 
     def window(self, text: Tokenized, first: int, last: int) -> Window:
@@ -172,13 +176,8 @@ class TextReader:
             for token in text.last_token[first:last]:
                 ends[min(token - begin, len(ids) - 1)] = True
         before, after = [False] * len(self.prefix), [False] * len(self.suffix)
-        return Window(
-            self.prefix + ids + self.suffix,
-            before + starts + after,
-            before + ends + after,
-            first,
-            last,
-        )
+        input_ids = self.prefix + ids + self.suffix
+        return Window(input_ids, before + starts + after, before + ends + after, first, last)
 
     def fit(self, text: Tokenized, first: int) -> int:
         """The largest `last` such that [first, last) fits in a window; at least `first` + 1."""
@@ -195,9 +194,8 @@ class TextReader:
             windows.append(self.window(text, first, last))
             if last == len(text.spans):
                 break
-            first = max(
-                bisect_right(text.first_token, text.first_token[last] - overlap) - 1, first + 1
-            )
+            shared = bisect_right(text.first_token, text.first_token[last] - overlap) - 1
+            first = max(shared, first + 1)
             # Before a long word: skip windows that lie inside the previous one.
             while self.fit(text, first) == last:
                 first += 1
@@ -219,13 +217,17 @@ class TextReader:
         return read / len(text.spans) if text.spans else 1.0
 
 
-def to_word_ends(spans: list[tuple[int, int]], words: list[tuple[int, int]]) -> None:
+def to_word_ends(spans: list[tuple[int, int]], words: list[tuple[int, int]], text: str) -> None:
     """Extend positions to the ends of their words, of which a tokenizer may drop the last marks."""
+    following = _patterns()[1]
     for number, (start, end) in enumerate(spans):
-        limit = spans[number + 1][0] if number + 1 < len(spans) else sys.maxsize
+        limit = spans[number + 1][0] if number + 1 < len(spans) else len(text)
         word = bisect_left(words, end, key=lambda word: word[1])
         if word < len(words) and words[word][0] < end:
-            spans[number] = (start, max(end, min(words[word][1], limit)))
+            end = max(end, min(words[word][1], limit))
+        # Marks after an ideograph, a kana or a symbol may be left over as words of their own.
+        marks = following.match(text, end, limit + 1) if end < limit else None
+        spans[number] = (start, min(marks.end(), limit) if marks else end)
 
 
 # ------------------------------------------------------------------------------------------ batches
