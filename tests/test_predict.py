@@ -717,13 +717,25 @@ def test_the_types_of_a_job_are_encoded_once(saved_binder, tmp_path, monkeypatch
         ("John B-PER\nwent O\nto O\nRome B-LOC\n", "columns"),
         ("John NNP B-NP B-PER\nwent VBD B-VP O\n", "columns"),
         ("-DOCSTART- -X- O\n\nJohn B-PER\nwent O\n", "columns"),
+        ("blood type O\nVitamin B-12\n", "text"),
+        ("张\tB-1\n三\tI-1\n去\tO\n", "columns"),
+        ("John B-PER \nwent O \n" * 5, "columns"),
+        (b"John B-PER\nwent O\n" * 20 + b"caf\xe9 O\n", "columns"),
+        (b"a plain line\n" * 20 + b"caf\xe9 O\n", "text"),
+        pytest.param('{"text": "a", "x": ' + "[" * 100_000 + "\n", "jsonl", id="deep"),
+        pytest.param('{"text": "a", "x": ' + "9" * 5_000 + "}\n", "jsonl", id="huge number"),
+        ('{"text": "a", "label": {}}\n', "cluener"),
+        ("张 B-1\n三 I-1\n去 O\n", None),
+        ("blood O\nVitamin B-12\n", None),
+        ("John\tB-PER\nwent\tO\n" * 20 + "x\tO\tO\n", None),
         ("Vitamin B-complex\n", None),
         ("Plan B-side\nPlan B-team\n", None),
         ("blood O\nblood A\nblood O\n", None),
     ],
 )
 def test_plain_text_is_not_taken_for_columns(tmp_path, text, expected):
-    (tmp_path / "input.txt").write_text(text, "utf-8")
+    content = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "input.txt").write_bytes(content)
     if expected is None:
         with pytest.raises(DataError, match="pass --format text or --format columns"):
             input_format(str(tmp_path / "input.txt"))

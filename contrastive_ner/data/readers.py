@@ -117,6 +117,8 @@ def detect_format(name: str) -> str:
         row = json.loads(first)
     except json.JSONDecodeError:
         return "columns" if path.suffix not in (".json", ".jsonl") else "jsonl"
+    except (ValueError, RecursionError):  # a number or a depth beyond Python's limits
+        return "jsonl"
     return "cluener" if isinstance(row.get("label"), dict) else "jsonl"
 
 

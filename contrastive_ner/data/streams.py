@@ -17,7 +17,6 @@ from contrastive_ner.data.readers import (
     Layout,
     detect_format,
     joiner_of,
-    read_lines,
     read_raw_lines,
     read_records,
     record_from_cluener,
@@ -106,15 +105,18 @@ def input_format(path: str) -> str:
     try:
         found = detect_format(path)
         if found == "columns" and suffix not in (".json", ".jsonl"):
-            rows = (line for _, line in read_lines(path))
+            # Reading reports what is not UTF-8.
+            rows = (raw.decode("utf-8", "replace") for _, raw in read_raw_lines(path))
             filled = (row for row in rows if row.strip() and not row.startswith("-DOCSTART-"))
             lines = list(itertools.islice(filled, LINES_TO_TELL))
             return text_or_columns(path, lines)
     except AmbiguousError:
         raise
-    except (DataError, RecursionError):  # missing file or bad first row: reading reports it
-        found = "columns" if suffix in (".json", ".jsonl") else "text"
-    return "jsonl" if found == "columns" else found
+    except DataError:  # missing file or bad first row: reading reports it
+        found = "columns"
+    if found != "columns":
+        return found
+    return "jsonl" if suffix in (".json", ".jsonl") else "text"
 
 
 def text_or_columns(path: str, lines: Sequence[str]) -> str:
@@ -126,17 +128,22 @@ def text_or_columns(path: str, lines: Sequence[str]) -> str:
     Raises:
         AmbiguousError: most lines end in a tag, but the rest does not look like columns.
     """
-    rows = [line.split("\t" if "\t" in line else " ") for line in lines]
-    shaped = [cells for cells in rows if len(cells) > 1 and looks_like_tag(cells[-1])]
+    rows = [line.rstrip(" \t").split("\t" if "\t" in line else " ") for line in lines]
+    shaped = [cells for cells in rows if len(cells) > 1 and is_tag(cells[-1])]
     if 2 * len(shaped) <= len(rows):
         return "text"
+    # Types that begin with a digit are more common in texts ("I-95") than in columns.
+    named = sum(cells[-1] == "O" or cells[-1][2].isalpha() for cells in shaped)
     widths = {len(cells) for cells in shaped}
     nearly_all = 10 * len(shaped) >= 9 * len(rows)
     has_tabs = 10 * sum("\t" in line for line in lines) >= 9 * len(lines)
     has_outside = len(rows) > 1 and any(cells[-1] == "O" for cells in shaped)
-    if nearly_all and len(widths) == 1 and (has_tabs or has_outside):
+    nearly_all_named = 10 * named >= 9 * len(rows)
+    if nearly_all and len(widths) == 1 and (has_tabs or (has_outside and nearly_all_named)):
         return "columns"
-    if min(widths) > 2 and not has_tabs and not (nearly_all and has_outside):
+    mostly_named = 2 * named > len(rows)
+    may_be_columns = nearly_all and has_outside and (mostly_named or len(widths) == 1)
+    if not (has_tabs or may_be_columns or (mostly_named and min(widths) == 2)):
         return "text"
     raise AmbiguousError(
         f"{path}: expected plain text or columns, found {len(shaped)} of {len(rows)} lines that "
@@ -145,12 +152,13 @@ def text_or_columns(path: str, lines: Sequence[str]) -> str:
     )
 
 
-def looks_like_tag(cell: str) -> bool:
-    """Whether a cell is O, or a prefix and a type that begins with a letter."""
+def is_tag(cell: str) -> bool:
+    """Whether a cell is a tag of any scheme."""
     try:
-        return cell == "O" or split_tag(cell)[1][0].isalpha()
+        split_tag(cell)
     except ValueError:
         return False
+    return True
 
 
 # -- files of lines
