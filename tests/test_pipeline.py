@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,69 @@ def test_a_data_set_column_is_read_in_order(firing: NerPipeline) -> None:
     expected = [[(i, i + 1)] for i in range(40)]
     assert [offsets(mentions) for mentions in firing(data["text"])] == expected
     assert [offsets(mentions) for mentions in firing(KeyDataset(data, "text"))] == expected
+
+
+class MapStyle:
+    """A data set with `__getitem__` and, if it has a `size`, `__len__`."""
+
+    def __init__(self, item: Callable[[int], Any], size: int | None) -> None:
+        self.item, self.size = item, size
+
+    def __getitem__(self, index: int) -> Any:
+        return self.item(index)
+
+    def __len__(self) -> int:
+        if self.size is None:
+            raise TypeError("no length")
+        return self.size
+
+
+TWO = ["甲", "的甲"]
+
+
+@pytest.mark.parametrize(
+    ("item", "size"),
+    [
+        (lambda i: TWO[i % 2], 2),  # wraps its index, as some data sets do
+        (dict(enumerate(TWO)).__getitem__, 2),
+        (TWO.__getitem__, 2),
+        (TWO.__getitem__, None),
+        ([*TWO, "甲"].__getitem__, 2),
+    ],
+)
+def test_a_map_style_data_set_has_as_many_texts_as_its_length(
+    firing: NerPipeline, item: Callable, size: int | None
+) -> None:
+    found = itertools.islice(firing(MapStyle(item, size)), 100)
+    assert [offsets(mentions) for mentions in found] == [[(0, 1)], [(1, 2)]]
+    words = MapStyle(lambda i: [item(i)], 2)
+    found = itertools.islice(firing(words, is_split_into_words=True), 100)
+    assert [offsets(mentions) for mentions in found] == [[(0, 1)], [(1, 2)]]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            MapStyle({"a": "甲", "b": "乙"}.__getitem__, 2),
+            "item 0 .* of 2 items.*found KeyError: 0",
+        ),
+        (MapStyle({"a": "甲"}.__getitem__, None), "item 0 .*found KeyError: 0"),
+        (MapStyle(dict(enumerate(TWO)).__getitem__, None), "item 2 .*found KeyError: 2"),
+        (MapStyle(TWO.__getitem__, 3), "item 2 .* of 3 items.*found IndexError"),
+        (
+            KeyDataset(MapStyle([{"text": "甲"}].__getitem__, 1), "other"),
+            "item 0 .*KeyError: 'other'",
+        ),
+        (KeyDataset(MapStyle([{"text": 5}].__getitem__, 1), "text"), "text 0: .*found int"),
+        (UserDict({0: "甲"}), "found UserDict"),
+    ],
+)
+def test_a_data_set_without_the_items_it_claims_is_refused(
+    firing: NerPipeline, data: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(firing(data))
 
 
 def test_an_endless_generator_gives_its_first_results(firing: NerPipeline) -> None:

@@ -7,6 +7,7 @@ into windows and turns spans of windows into mentions. This file travels with th
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -112,7 +113,8 @@ class NerPipeline(Pipeline):
     """Finds mentions in raw texts: `pipeline("ner", model=DIR, trust_remote_code=True)`.
 
     A string gives a list of mentions, a list of strings a list of lists. Any other iterable of
-    strings (a generator, a `KeyDataset`) gives an iterator that reads a few batches ahead. A
+    strings (a generator, a `KeyDataset`) gives an iterator that reads a few batches ahead; of a
+    map-style data set, `len()` items are read. A
     mention is a dict of plain Python values: `entity_group, score, word, start, end`, where
     `text[start:end] == word` always holds.
 
@@ -247,13 +249,13 @@ class NerPipeline(Pipeline):
             return next(run([inputs]))
         if isinstance(inputs, list | tuple):
             return list(run(inputs))
-        if isinstance(inputs, bytes | dict) or not (
+        if isinstance(inputs, bytes | Mapping) or not (
             isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
         ):
             raise InputError(
                 f"expected a string or an iterable of strings, found {type(inputs).__name__}"
             )
-        return run(inputs)
+        return run(inputs if isinstance(inputs, Iterable) else items_of(inputs))
 
     def _stream(
         self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict
@@ -347,6 +349,32 @@ class NerPipeline(Pipeline):
 def given(**options: Any) -> dict[str, Any]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def items_of(data: Any) -> Iterator[Any]:
+    """The items of a map-style data set, which has `__getitem__` and mostly `__len__`.
+
+    With a length, there are as many items as it says; without one, an IndexError ends them.
+
+    Raises:
+        InputError: an item is missing; its number and the cause are named.
+    """
+    try:
+        size = len(data)
+    except (TypeError, NotImplementedError):  # none, or a wrapper around a data set without one
+        size = None
+    for number in count() if size is None else range(size):
+        try:
+            item = data[number]
+        except LookupError as error:
+            if size is None and isinstance(error, IndexError):
+                return
+            what = type(data).__name__ if size is None else f"{type(data).__name__} of {size} items"
+            raise InputError(
+                f"item {number} of a {what}: expected a text, found {type(error).__name__}: "
+                f"{error}; items are read by the numbers from 0 on, up to its length"
+            ) from error
+        yield item
 
 
 def is_list_of(kind: type, value: Any) -> bool:
