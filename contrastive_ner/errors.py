@@ -3,8 +3,10 @@
 Any other exception is a bug and shows its traceback, except `OSError` (missing file, full disk).
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from contrastive_ner.models.windows_ner import InputError
 
@@ -23,6 +25,24 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A file that cannot be read as annotated text; the message names file and line."""
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: its repr, shortened.
+
+    >>> shown("x" * 100)
+    "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..."
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or nested too deeply
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text can be a file name or stand in a UTF-8 file: no NUL, no lone surrogate."""
+    return re.search("[\0\ud800-\udfff]", text) is None
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -2,11 +2,13 @@
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -555,6 +557,25 @@ ALIAS_BOMB = "a: &a [x, x]\n" + "".join(
         ("stage1_temperature: .inf\n", "expected a number in (0, 100]"),
         ("stage2_epochs: 99999999999\n", "expected at most"),
         ("token_column: -1\n", "token_column is -1: expected at least 0"),
+        ("tag_columns: [1, -9]\n", "counted from 0: found -9"),
+        ("tag_columns: [.inf]\n", "tag_columns is [inf]"),
+        ("tag_columns: [1.5]\n", "tag_columns is [1.5]"),
+        ("tag_columns: !!binary aGk=\n", "tag_columns is b'hi'"),
+        ("delimiter: 5\n", "delimiter: expected one of auto, tab, space, found '5'"),
+        ("joiner: yes\n", "joiner: expected one of auto, none, space, found 'true'"),
+        ("tag_scheme: IOB\n", "tag_scheme: expected one of auto, IOB1"),
+        ("format: .nan\n", "format is 'nan': expected one of auto, columns"),
+        ("stage2_learning_rate: yes\n", "stage2_learning_rate is True: expected float"),
+        ("stage2_weight_decay: 1" + "0" * 400 + "\n", "...: expected float"),
+        ("seed: 0x" + "f" * 10_000 + "\n", "seed is a int too large to show: expected int"),
+        ("projection_size: 4000000000\n", "expected at most 65536"),
+        ("eval_batch_size: 4000000000\n", "expected at most 1048576"),
+        ('output_dir: "a\\0b"\n', "output_dir is 'a\\x00b'"),
+        ('train_file: "\\ud800"\n', "train_file is '\\ud800'"),
+        ('base: "a\\0b"\n', "base is 'a\\x00b'"),
+        ("base: [a]\n", "base is ['a']"),
+        ("seed: " + "[" * 500 + "]" * 500 + "\n", "valid YAML"),
+        ("".join(f"k{n}: 1\n" for n in range(3000)), "unknown key k0, k1, k10"),
         ("output_dir: '{seed:3000000000}'\n", "only {method} and {seed}"),
         ("output_dir: '{method.x}'\n", "only {method} and {seed}"),
         ("output_dir: 'runs/{name}'\n", "only {method} and {seed}"),
@@ -568,6 +589,19 @@ def test_a_configuration_that_cannot_be_used_is_one_line(tmp_path, capsys, conte
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert reason in line
+    assert len(line) < len(str(tmp_path)) + 300
+
+
+@pytest.mark.parametrize("item", [item for item in fields(RunConfig) if item.type is float])
+def test_numbers_in_the_library_are_checked_as_in_a_file(item):
+    """Also whole numbers for keys that hold fractions."""
+    for value in (math.nan, math.inf, -math.inf, -1):
+        with pytest.raises(ConfigError, match=f"{item.name} is {value}: expected a number in"):
+            RunConfig(**{item.name: value})
+    if not item.name.endswith(("learning_rate", "temperature")):
+        assert getattr(RunConfig(**{item.name: 0}), item.name) == 0
+    with pytest.raises(ConfigError, match="seed is nan"):
+        RunConfig(seed=math.nan)
 
 
 @pytest.mark.parametrize("method", ["nerco", "crf"])

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -468,6 +469,21 @@ BAD_JSONL = {
     "only a string": ('"北京"', "object"),
     "no JSON": ('{"text": "北京"', "Expecting"),
     "no text": ('{"sentence": "北京"}', "text"),
+    "nested deeply": ('{"text": "北京", "x": ' + "[" * 100_000, "nested too deeply"),
+    "entities nested deeply": (row(entities=[json.loads("[" * 900 + "]" * 900)]), "start, end"),
+    "a huge number": ('{"text": "北京", "x": ' + "9" * 5_000 + "}", "4300 digits"),
+    "label that no file can hold": (entity(0, 1, "\ud800"), "lone surrogates"),
+    "score is no number": (
+        row(entities=[{"start": 0, "end": 1, "label": "X", "score": "high"}]),
+        "number as its score",
+    ),
+    **{
+        f"tokens {tokens!r}": (row(tokens=tokens), "in 'tokens', found")
+        for tokens in (
+            *([[0, end]] for end in (float("inf"), float("nan"), 1e999, 1.5, "1", True, None)),
+            *([[0]], [[0, 1, 2]], [None], ["北京"], {"0": 1}, 5, ""),
+        )
+    },
     "tokens out of order": (row(tokens=[[1, 2], [0, 1]]), "tokens"),
     "token outside": (row(tokens=[[0, 3]]), "tokens"),
     "invalid UTF-8": (b'{"text": "\xb1\xb1"}', "UTF-8"),
@@ -479,6 +495,9 @@ BAD_CLUENER = {
     "no surfaces": {"LOC": [[0, 1]]},
     "no pair": {"LOC": {"北": [[0]]}},
     "no places": {"LOC": {"北": 0}},
+    "places are a text": {"LOC": {"北": ["00"]}},
+    "place is nothing": {"LOC": {"北": [None]}},
+    "infinite": {"LOC": {"北": [[0, float("inf")]]}},
     "no types": ["LOC"],
 }
 
@@ -506,6 +525,29 @@ def test_bad_jsonl_is_refused_with_file_and_line(
         read_records(path)
     assert str(error.value).startswith(f"{path}:3: ")
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_nested_deeply_in_the_first_row_is_refused(file: Callable[..., Path]) -> None:
+    """Where the format is detected."""
+    for name in ("data.txt", "data.jsonl"):
+        with pytest.raises(DataError, match=":1: nested too deeply"):
+            read_records(file('{"text": "北京", "x": ' + "[" * 100_000 + "\n", name))
+
+
+def test_equal_mentions_with_and_without_a_score_are_read(file: Callable[..., Path]) -> None:
+    mentions = [
+        {"start": 0, "end": 1, "label": "X"},
+        {"start": 0, "end": 1, "label": "X", "score": 1},
+    ]
+    assert len(read(file(row(entities=mentions) + "\n", "data.jsonl"))[0].entities) == 2
+
+
+@pytest.mark.parametrize(
+    "columns", [{"token_column": -1}, {"tag_columns": (-1,)}, {"tag_columns": (1, -9)}]
+)
+def test_negative_columns_are_refused(columns: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="counted from 0: found -"):
+        Layout(**columns)
 
 
 @pytest.mark.parametrize("label", BAD_CLUENER.values(), ids=BAD_CLUENER)

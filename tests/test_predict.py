@@ -10,9 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
+import datasets
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
@@ -150,7 +154,7 @@ BAD = {
     "deep.jsonl": (b'{"a":' * 100_000 + '\n{"text": "好"}\n{"text": "好"}\n'.encode(), {1: "deep"}),
     "offsets.jsonl": (
         '{"text": "好", "tokens": [[0, Infinity]]}\n{"text": "好"}\n{"text": "好"}\n'.encode(),
-        {1: "infinity"},
+        {1: "found [0, inf]"},
     ),
     "quotes.csv": (
         'id,text\n1,"好"\n2,"好"的\n3,好\n4,好,的\n5\n6,"的\n7,的\n'.encode(),
@@ -698,6 +702,25 @@ def test_the_types_of_a_job_are_encoded_once(saved_binder, tmp_path, monkeypatch
     assert main(["predict", str(folder), str(tmp_path / "in.txt"), *options]) == 0
     assert len(calls) == 1
     assert "40 texts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_parquet_file_is_refused_or_read(tmp_path, seed):
+    """Of 3,000 such files, some raise UnicodeDecodeError, OverflowError or OSError in pyarrow."""
+    random = Random(seed)
+    path = tmp_path / "in.parquet"
+    when = [datetime(2020, 1, 1)] * 50
+    rows = {"text": [f"北京 {n}" for n in range(50)], "when": when}
+    datasets.Dataset.from_dict(rows).to_parquet(str(path))
+    content = path.read_bytes()
+    for _ in range(20):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        path.write_bytes(damaged)
+        with suppress(DataError):
+            rows = list(read_rows(str(path), Layout()).rows)
+            assert all(isinstance(row, Record | BadRow) for row in rows)
 
 
 # ------------------------------------------------------------------------- plain text or columns

@@ -217,6 +217,18 @@ def test_a_byte_order_mark_and_crlf_are_no_fault(tmp_path: Path) -> None:
             "found that of 'PER'",
             "describe how the two differ",
         ),
+        ('types:\n  "\\ud800": a\n', ": types: ", "found str '\\ud800'", "quote it"),
+        ('types:\n  PER: "a\\0"\n', ": types.PER.description: ", "found str 'a\\x00'", "write it"),
+        ("types: " + "[" * 3000 + "\n", ": ", "maximum recursion depth", "quote text"),
+        ("types: {PER: [" + "a, " * 1000 + "]}\n", ": types.PER: ", "found list ['a', ", "write"),
+        ("types: !!set {PER}\n", ": types: ", "found set {'PER'}", "write 'LABEL"),
+        ("types: {PER: !!binary aGk=}\n", ": types.PER: ", "found bytes b'hi'", "write a"),
+        (
+            "types: {PER: &a a, LOC: &b [" + "*a, " * 9 + "], ORG: [*b, *b]}\n",
+            ":1: ",
+            "found more",
+            "write the values out",
+        ),
         (b"types:\n  PER: \xff\n", ":2: ", "not UTF-8 at byte 8", "convert"),
     ],
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contrastive_ner.errors import DataError
+from contrastive_ner.errors import DataError, is_storable, shown
 from contrastive_ner.files import read_yaml
 
 SOURCES = ("guideline", "dictionary", "ours")
@@ -106,7 +106,7 @@ def _load(path: str | Path) -> dict[Any, Any]:
 
 
 def _entity_type(label: Any, entry: Any, default: str, path: str | Path) -> EntityType:
-    if not isinstance(label, str) or not label.strip():
+    if not isinstance(label, str) or not label.strip() or not is_storable(label):
         raise DataError(
             f"{path}: types: expected text as a label, found {_found(label)}; "
             "quote it (YAML reads NO, on and 1 as other types)"
@@ -127,7 +127,7 @@ def _entity_type(label: Any, entry: Any, default: str, path: str | Path) -> Enti
 
 
 def _text(value: Any, key: str, where: str | Path) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not is_storable(value):
         raise DataError(
             f"{where}.{key}: expected text, found {_found(value)}; "
             "write it, in quotes if YAML reads it as another type"
@@ -146,7 +146,7 @@ def _source(values: dict[Any, Any], default: str, where: str | Path) -> str:
 
 def _mapping(value: Any, keys: Sequence[str], where: str | Path, fix: str) -> dict[Any, Any]:
     wrong = (
-        ", ".join(repr(key) for key in value if key not in keys)
+        ", ".join([shown(key) for key in value if key not in keys][:10])
         if isinstance(value, dict)
         else _found(value)
     )
@@ -156,4 +156,4 @@ def _mapping(value: Any, keys: Sequence[str], where: str | Path, fix: str) -> di
 
 
 def _found(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {value!r}"[:60]
+    return "nothing" if value is None else f"{type(value).__name__} {shown(value)}"

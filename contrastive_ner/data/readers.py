@@ -4,19 +4,24 @@ All readers produce `Record`s. Nothing is dropped without being counted.
 """
 
 import codecs
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.data.records import Mention, Record, is_list_of_two, token_offsets
 from contrastive_ner.data.schemes import SCHEMES, detect_scheme, split_tag, tags_to_spans
-from contrastive_ner.errors import DataError
+from contrastive_ner.errors import DataError, is_storable, shown
 from contrastive_ner.models.windows_ner import joined
 
 FORMATS = ("columns", "jsonl", "cluener", "datasets")
+LAYOUT_CHOICES = {
+    "tag_scheme": ("auto", *SCHEMES),
+    "delimiter": ("auto", "tab", "space"),
+    "joiner": ("auto", "none", "space"),
+}
+MALFORMED = (ValueError, TypeError, RecursionError)  # what parsing a bad row of JSON may raise
 
 
 @dataclass
@@ -63,6 +68,14 @@ class Layout:
     indexed_characters: bool = False
     joiner: str = "auto"
 
+    def __post_init__(self) -> None:
+        for name, known in LAYOUT_CHOICES.items():
+            if (given := getattr(self, name)) not in known:
+                raise DataError(f"{name}: expected one of {', '.join(known)}, found {shown(given)}")
+        for column in (self.token_column, *self.tag_columns):
+            if column < 0:
+                raise DataError(f"columns are counted from 0: found {shown(column)}")
+
 
 def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Record], ReadReport]:
     """Read annotated text.
@@ -80,11 +93,6 @@ def read_records(path: str | Path, layout: Layout = Layout()) -> tuple[list[Reco
     if report.format not in FORMATS:
         raise DataError(
             f"{name}: format: expected one of {', '.join(FORMATS)}, found {report.format!r}"
-        )
-    if layout.tag_scheme not in ("auto", *SCHEMES):
-        raise DataError(
-            f"{name}: tag_scheme: expected auto or one of {', '.join(SCHEMES)}, "
-            f"found {layout.tag_scheme!r}"
         )
     readers: dict[str, Callable[[str, Layout, ReadReport], list[Record]]] = {
         "columns": _read_columns,
@@ -274,11 +282,8 @@ def _tag_columns(cells: Sequence[str], token_column: int) -> tuple[int, ...]:
 
 
 def _delimiter(name: str, layout: Layout) -> str:
-    given = {"tab": "\t", "space": " "}.get(layout.delimiter)
-    if given:
-        return given
     if layout.delimiter != "auto":
-        raise DataError(f"delimiter: expected auto, tab or space, found {layout.delimiter!r}")
+        return {"tab": "\t", "space": " "}[layout.delimiter]
     rows = (
         line
         for _, line in read_lines(name)
@@ -293,14 +298,8 @@ def is_ideograph(character: str) -> bool:
 
 
 def joiner_of(layout: Layout, tokens: Iterable[str]) -> str:
-    """The string that separates tokens in the text; "auto" looks at the first 20,000 tokens.
-
-    Raises:
-        DataError: the layout's `joiner` is unknown.
-    """
+    """The string that separates tokens in the text; "auto" looks at the first 20,000 tokens."""
     if layout.joiner != "auto":
-        if layout.joiner not in ("none", "space"):
-            raise DataError(f"joiner: expected auto, none or space, found {layout.joiner!r}")
         return "" if layout.joiner == "none" else " "
     sample = [token for token, _ in zip(tokens, range(20000), strict=False)]
     return "" if 2 * sum(is_ideograph(token[0]) for token in sample) > len(sample) else " "
@@ -331,35 +330,30 @@ def record_from_dict(row: Any, number: int) -> Record:
     mentions = []
     for entity in entities:
         if not isinstance(entity, dict) or not {"start", "end", "label"} <= entity.keys():
-            raise DataError(f"expected entities with start, end, label, found {entity!r}")
+            raise DataError(f"expected entities with start, end, label, found {shown(entity)}")
         mentions.append(
             _mention(text, entity["start"], entity["end"], entity["label"], entity.get("score"))
         )
     tokens = row.get("tokens")
     if tokens is not None:
-        tokens = [(int(start), int(end)) for start, end in tokens]
-        ordered = all(a[1] <= b[0] for a, b in itertools.pairwise(tokens))
-        if not ordered or any(not 0 <= start < end <= len(text) for start, end in tokens):
-            raise DataError(
-                "tokens overlap, are out of order or lie outside the text of "
-                f"{len(text)} characters"
-            )
-    return Record(
-        str(row.get("id", number)), text, sorted(dict.fromkeys(mentions)), row.get("doc"), tokens
-    )
+        tokens = token_offsets(tokens, text)
+    mentions = sorted(dict.fromkeys(mentions), key=lambda mention: mention[:3])
+    doc = None if row.get("doc") is None else str(row["doc"])
+    return Record(str(row.get("id", number)), text, mentions, doc, tokens)
 
 
-def _mention(text: str, start: Any, end: Any, label: Any, score: float | None = None) -> Mention:
+def _mention(text: str, start: Any, end: Any, label: Any, score: Any = None) -> Mention:
+    found = shown((start, end, label))
     if not (isinstance(start, int) and isinstance(end, int) and isinstance(label, str) and label):
-        raise DataError(f"expected integer offsets and a label, found {(start, end, label)!r}")
+        raise DataError(f"expected integer offsets and a label, found {found}")
+    if not is_storable(label):
+        raise DataError(f"expected a label without NUL and lone surrogates, found {found}")
     if start >= end:
-        raise DataError(
-            f"entity {(start, end, label)!r} is empty or reversed (expected start < end, half-open)"
-        )
+        raise DataError(f"entity {found} is empty or reversed (expected start < end, half-open)")
     if start < 0 or end > len(text):
-        raise DataError(
-            f"entity {(start, end, label)!r} lies outside the text of {len(text)} characters"
-        )
+        raise DataError(f"entity {found} lies outside the text of {len(text)} characters")
+    if not isinstance(score, int | float | None):
+        raise DataError(f"entity {found}: expected a number as its score, found {shown(score)}")
     return Mention(start, end, label, score)
 
 
@@ -383,10 +377,15 @@ def record_from_cluener(row: Any, number: int) -> Record:
     for label, surfaces in row.get("label", {}).items():
         if not isinstance(surfaces, dict):
             raise DataError(
-                f"expected surface -> [[first, last]] under {label!r}, found {surfaces!r}"
+                f"expected surface -> [[first, last]] under {label!r}, found {shown(surfaces)}"
             )
         for surface, places in surfaces.items():
-            for first, last in places:
+            for place in places if isinstance(places, list) else [places]:
+                if not is_list_of_two(place):
+                    raise DataError(
+                        f"expected surface -> [[first, last]] under {label!r}, found {shown(place)}"
+                    )
+                first, last = place
                 mention = _mention(row["text"], first, last + 1, label)
                 if row["text"][mention.start : mention.end] != surface:
                     raise DataError(f"{label} {surface!r} is not at {first}..{last} (inclusive)")
@@ -402,8 +401,13 @@ def _read_json_rows(
             continue
         try:
             yield parse(json.loads(line), number)
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{name}:{number}: {error}") from error
+        except MALFORMED as error:
+            raise DataError(f"{name}:{number}: {fault(error)}") from error
+
+
+def fault(error: BaseException) -> str:
+    """What is wrong with a row, by one of the `MALFORMED` errors."""
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 # -- datasets

@@ -3,10 +3,12 @@
 Offsets count code points, half-open, into `text` exactly as given.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from contrastive_ner.errors import DataError, shown
 from contrastive_ner.models.windows_ner import word_range
 
 
@@ -70,6 +72,33 @@ class Record:
         if self.coverage is not None:
             extra["coverage"] = self.coverage
         return {"id": self.id, "text": self.text, "entities": entities, **extra}
+
+
+def token_offsets(value: Any, text: str) -> list[tuple[int, int]]:
+    """The offsets of a text's words, from JSON.
+
+    Raises:
+        DataError: they are not pairs of whole numbers, or are not in order inside the text.
+    """
+    pairs = value if isinstance(value, list) else [value]
+    for pair in pairs:
+        if not is_list_of_two(pair):
+            raise DataError(f"expected [start, end] of each word in 'tokens', found {shown(pair)}")
+    ordered = all(a[1] <= b[0] for a, b in itertools.pairwise(pairs))
+    if not ordered or any(not 0 <= start < end <= len(text) for start, end in pairs):
+        raise DataError(
+            f"tokens overlap, are out of order or lie outside the text of {len(text)} characters"
+        )
+    return [(start, end) for start, end in pairs]
+
+
+def is_list_of_two(value: Any) -> bool:
+    """Whether a value is a list or tuple of two whole numbers."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    )
 
 
 def outermost(mentions: Iterable[Mention]) -> tuple[list[Mention], list[Mention]]:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contrastive_ner.data.readers import (
+    MALFORMED,
     Layout,
     detect_format,
+    fault,
     joiner_of,
     read_raw_lines,
     read_records,
@@ -184,11 +186,8 @@ def json_rows(
                 yield record_from_cluener(row, number)
             else:
                 yield record_of(row, number, layout, text_column, keep_entities=keep_entities)
-        except RecursionError:
-            yield BadRow(number, "nested too deeply")
-        # OverflowError: JSON's Infinity as an offset.
-        except (ValueError, TypeError, OverflowError) as error:
-            yield BadRow(number, str(error))
+        except MALFORMED as error:
+            yield BadRow(number, fault(error))
 
 
 # -- tables
@@ -238,14 +237,13 @@ def utf8_or_bytes(cell: str) -> str | bytes:
 
 def parquet_rows(path: str) -> Iterator[Mapping[str, Any]]:
     """Rows of a Parquet file. DataError if it cannot be read."""
-    import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
+    except Exception as error:  # damaged files raise anything: OSError, UnicodeDecodeError, ...
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
@@ -264,7 +262,10 @@ def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
         raise DataError(
             f"{name}: no data set could be loaded from disk or the Hub ({error}); write NAME@SPLIT"
         ) from error
-    yield from data
+    try:
+        yield from data
+    except Exception as error:
+        raise DataError(f"{name}: the data set cannot be read ({error})") from error
 
 
 def table_rows(
@@ -286,8 +287,8 @@ def table_rows(
                 yield (
                     row if isinstance(row, BadRow) else record_of(row, number, layout, text_column)
                 )
-            except (ValueError, TypeError, OverflowError) as error:
-                yield BadRow(number, str(error))
+            except MALFORMED as error:
+                yield BadRow(number, fault(error))
 
     return rows()
 
@@ -298,7 +299,7 @@ def record_of(
     """Make a record of a row: its text, or its words in "tokens", with its id and document.
 
     Raises:
-        ValueError, TypeError, OverflowError: the row is malformed; the message describes it.
+        MALFORMED: the row is malformed; `fault` describes it.
     """
     if not isinstance(row, Mapping):
         raise DataError(f"expected an object, found {type(row).__name__}")

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from contrastive_ner.data.readers import Layout
-from contrastive_ner.errors import ConfigError
+from contrastive_ner.data.readers import FORMATS, Layout
+from contrastive_ner.errors import ConfigError, is_storable, shown
 from contrastive_ner.files import read_yaml
 
 METHODS = ("ce", "crf", "nerco", "binder")
@@ -196,6 +196,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         choices = {
             "method": METHODS,
+            "format": ("auto", *FORMATS),
             "text_unit": ("auto", "character", "word"),
             "stage1_loss": ("nerco", "supcon"),
             "stage1_reduction": ("sum", "mean"),
@@ -208,12 +209,11 @@ class RunConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}"
+                    f"{name} is {shown(getattr(self, name))}: expected one of {', '.join(allowed)}"
                 )
         for item in fields(self):
             check_range(item.name, getattr(self, item.name))
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is {self.seed}: expected 0 to 2**32 - 1")
+        layout_of(self)  # checks its values
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
         if set("{}") & set(self.filled("", "")):
@@ -250,7 +250,7 @@ MAY_BE_ZERO = {
     "seed",
     "token_column",
 }
-LARGEST = 2**32 - 1  # of a whole number
+LARGEST = {"projection_size": 2**16, "batch_size": 2**20, "": 2**32 - 1}  # by the end of a key
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a key
     "learning_rate": ("(0, 1]", lambda x: 0 < x <= 1),
     "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
@@ -265,17 +265,17 @@ def check_range(name: str, value: Any) -> None:
     """Raise ConfigError for a number out of its range, NaN and infinity included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    ranged = next((given for end, given in RANGES.items() if name.endswith(end)), None)
-    if ranged is None:
-        low = 0 if name in MAY_BE_ZERO else 1
-        if value < low:
-            raise ConfigError(f"{name} is {value}: expected at least {low}")
-        if value > LARGEST:
-            raise ConfigError(f"{name} is {value}: expected at most {LARGEST}")
-        return
-    interval, holds = ranged
-    if not holds(value):
-        raise ConfigError(f"{name} is {value}: expected a number in {interval}")
+    for end, (interval, holds) in RANGES.items():
+        if name.endswith(end):
+            if not holds(value):
+                raise ConfigError(f"{name} is {shown(value)}: expected a number in {interval}")
+            return
+    low = 0 if name in MAY_BE_ZERO else 1
+    high = next(limit for end, limit in LARGEST.items() if name.endswith(end))
+    if not value >= low:
+        raise ConfigError(f"{name} is {shown(value)}: expected at least {low}")
+    if value > high:
+        raise ConfigError(f"{name} is {shown(value)}: expected at most {high}")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
@@ -297,7 +297,8 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
         raise ConfigError(
-            f"{path}: unknown key {', '.join(unknown)}; contrastive-ner train --help lists the keys"
+            f"{path}: unknown key {', '.join(unknown[:10])}; "
+            "contrastive-ner train --help lists the keys"
         )
     return RunConfig(**{key: convert(key, value, hints[key]) for key, value in values.items()})
 
@@ -313,8 +314,8 @@ def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base is {base!r}: expected the name of another YAML file")
+    if not isinstance(base, str) or not is_storable(base):
+        raise ConfigError(f"{path}: base is {shown(base)}: expected the name of another YAML file")
     return {**_read_yaml(path.parent / base, (*derived, path.resolve())), **values}
 
 
@@ -327,21 +328,25 @@ def convert(key: str, value: Any, kind: Any) -> Any:
     try:
         if typing.get_origin(kind) is tuple:
             items = value.split(",") if isinstance(value, str) else value
-            return tuple(int(item) for item in items if item != "")
+            if not isinstance(items, list | tuple):
+                raise TypeError
+            return tuple(int(str(item)) for item in items if item != "")
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
         if kind is str:
-            if not isinstance(value, str | int | float | None):
+            if not isinstance(value, str | int | float | None) or not is_storable(str(value)):
                 raise TypeError
             return (
                 str(value).lower()
                 if isinstance(value, bool)
                 else ("" if value is None else str(value))
             )
+        if isinstance(value, bool):  # float would make a number of it
+            raise TypeError
         return int(str(value)) if kind is int else float(value)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         wanted = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
-        raise ConfigError(f"{key} is {value!r}: expected {wanted}") from error
+        raise ConfigError(f"{key} is {shown(value)}: expected {wanted}") from error
 
 
 def layout_of(source: RunConfig | argparse.Namespace) -> Layout:
