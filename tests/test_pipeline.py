@@ -23,10 +23,12 @@ from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification
 from contrastive_ner.models.pipeline_ner import NerPipeline, text_reader
 from contrastive_ner.models.windows_ner import (
+    Prepared,
     TextReader,
     Tokenized,
     Window,
     flat_spans,
+    mention_dicts,
     merge_windows,
     word_spans,
 )
@@ -466,7 +468,15 @@ def test_text_of_one_window_gives_the_plain_decode(
         (m["start"], m["end"], m["entity_group"], m["score"])
         for m in tiny_tagger.pipeline(character_tok)(text)
     ]
-    assert found == [(s.start, s.end, s.label, pytest.approx(s.score, abs=1e-6)) for s in spans]
+    # Only white space at the edges is left out.
+    inner = [re.search(r"\S(.*\S)?", text[span.start : span.end], re.DOTALL) for span in spans]
+    places = [
+        (s.start + m.start(), s.start + m.end()) for s, m in zip(spans, inner, strict=True) if m
+    ]
+    assert found == [
+        (*place, span.label, pytest.approx(span.score, abs=1e-6))
+        for place, span in zip(places, spans, strict=True)
+    ]
 
 
 @settings(deadline=None, max_examples=200)
@@ -929,6 +939,49 @@ def test_pipeline_of_the_object_equals_pipeline_of_the_folder(
         loaded = pipeline(task, model=str(saved_tagger), trust_remote_code=True)
         assert type(loaded).__name__ == "NerPipeline"
         assert loaded(TEXTS) == pipe(TEXTS)
+
+
+# -------------------------------------------------------------------------------------- white space
+def mentions_of_spans(text: str, spans: list[tuple], **options: Any) -> list[tuple]:
+    """Mentions of a text in which every character is a position, read in one window."""
+    every = list(range(len(text)))
+    tokenized = Tokenized(every, every, every, [(i, i + 1) for i in every])
+    window = Window(every, [True] * len(text), [True] * len(text), 0, len(text))
+    row = Prepared(text, tokenized, [window])
+    return [
+        (mention["start"], mention["end"], mention["entity_group"], mention["score"])
+        for mention in mention_dicts(row, [spans], **options)
+    ]
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_no_mention_begins_or_ends_with_white_space(flat: bool) -> None:
+    text = "\n老舍\u3000 去 \t"
+    spans = [(0, 3, "PER", 0.9), (3, 5, "ORG", 0.8), (5, 8, "LOC", 0.7)]
+    expected = [(1, 3, "PER", 0.9), (5, 6, "LOC", 0.7)]
+    assert mentions_of_spans(text, spans, flat=flat) == expected
+    assert mentions_of_spans(text, spans, flat=flat, ignore_labels=["PER"]) == expected[1:]
+
+
+def test_of_mentions_that_differ_in_white_space_the_best_stays() -> None:
+    spans = [(0, 3, "PER", 0.6), (0, 4, "PER", 0.5), (1, 3, "ORG", 0.4), (1, 3, "PER", 0.7)]
+    expected = [(1, 3, "ORG", 0.4), (1, 3, "PER", 0.7)]
+    assert mentions_of_spans("\n老舍 ", spans, flat=False) == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=st.text("甲乙 \n\u3000", max_size=8), data=st.data())
+def test_white_space_is_all_that_mentions_lose(text: str, data: st.DataObject) -> None:
+    places = st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))
+    drawn = data.draw(st.lists(places, max_size=4, unique=True))
+    spans = [(a, b, "PER", 0.5) for a, b in drawn if a < b]
+    found = mentions_of_spans(text, spans, flat=False)
+    assert found == sorted(set(found))
+    for start, end, _, _ in found:
+        assert text[start:end] == text[start:end].strip()
+    assert {text[start:end] for start, end, _, _ in found} == {
+        text[start:end].strip() for start, end, _, _ in spans
+    } - {""}
 
 
 # -------------------------------------------------------------------------------------------- words

@@ -116,7 +116,8 @@ class NerPipeline(Pipeline):
     strings (a generator, a `KeyDataset`) gives an iterator that reads a few batches ahead; of a
     map-style data set, `len()` items are read. A
     mention is a dict of plain Python values: `entity_group, score, word, start, end`, where
-    `text[start:end] == word` always holds.
+    `text[start:end] == word` always holds. It neither begins nor ends with white space: where the
+    span that the model found does, the mention is the rest of it, with the span's score.
 
     Texts longer than the model's window are read in overlapping windows; the window in which a
     mention lies farther from the edge decides. Nothing is truncated.

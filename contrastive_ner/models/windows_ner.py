@@ -33,11 +33,9 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """
     characters = map(chr, range(sys.maxunicode + 1))
     marks = re.escape("".join(c for c in characters if unicodedata.category(c)[0] == "M"))
-    single = (
-        "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
-    )
+    alone = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
     joiners = f"(?:[\u200c\u200d][{marks}\u200c\u200d]*(?![\\w{marks}\u200c\u200d]))?"
-    word = f"[{single}]|[^\\W{single}](?:[^\\W{single}]|[{marks}])*|\\S"
+    word = f"[{alone}]|[^\\W{alone}](?:[^\\W{alone}]|[{marks}])*|\\S"
     return re.compile(word), re.compile(f"[{marks}]*{joiners}")
 
 
@@ -433,10 +431,8 @@ def check_options(
         limits = given.values() if isinstance(given, Mapping) else [] if given is None else [given]
         for limit in limits:
             if not isinstance(limit, int | float) or not 0 < limit < 1:
-                raise InputError(
-                    f"{name} is {given!r}: "
-                    "expected a number between 0 and 1, or {entity group: number}"
-                )
+                wanted = "expected a number between 0 and 1, or {entity group: number}"
+                raise InputError(f"{name} is {given!r}: {wanted}")
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k is {top_k!r}: expected a positive integer")
 
@@ -449,7 +445,10 @@ def mention_dicts(
     ignore_labels: Sequence[str] = (),
     abstain_below: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """The mentions of a text from the spans of its windows, in order.
+    """The mentions of a text from the spans of its windows, in order, as dicts of plain values.
+
+    They are described in `NerPipeline`. White space at the edges of a span is left out of its
+    mention, which keeps the span's score.
 
     Args:
         row, spans: a text and the spans of each of its windows.
@@ -457,24 +456,25 @@ def mention_dicts(
         ignore_labels: entity groups to leave out.
         abstain_below: {entity group: score}; adds `abstained` (whether a mention scores at most
             that) to every mention.
-
-    Returns:
-        Dicts of plain values, described in `NerPipeline`.
     """
     found = merge_windows(row.windows, spans)
-    mentions = []
+    mentions: dict[tuple[int, int, str], dict[str, Any]] = {}
     for first, last, label, score, *more in flat_spans(found) if flat else found:
-        if label in ignore_labels:
-            continue
         start, end = row.tokenized.spans[first][0], row.tokenized.spans[last - 1][1]
+        word = row.text[start:end].rstrip()
+        end = start + len(word)
+        start += len(word) - len(word := word.lstrip())
+        if label in ignore_labels or not word:
+            continue
         mention: dict[str, Any] = {"entity_group": label, "score": float(score)}
-        mention |= {"word": row.text[start:end], "start": start, "end": end}
+        mention |= {"word": word, "start": start, "end": end}
         if more and more[0]:
             mention["labels"] = [{"label": other, "score": float(own)} for other, own in more[0]]
         if abstain_below is not None:
             mention["abstained"] = mention["score"] <= abstain_below.get(label, -1.0)
-        mentions.append(mention)
-    return mentions
+        if mention["score"] > mentions.get((start, end, label), {"score": -1.0})["score"]:
+            mentions[start, end, label] = mention
+    return [mentions[place] for place in sorted(mentions)]
 
 
 def joined(words: Sequence[str], delimiter: str) -> tuple[str, list[tuple[int, int]]]:
