@@ -31,7 +31,8 @@ from benchmarks.measuring import (
     peak_bytes,
     summary,
 )
-from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.files import expand
 from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_nerco import (

@@ -23,7 +23,7 @@ from benchmarks.sections import (
     ready_pipeline,
     weibo_or_sample_texts,
 )
-from contrastive_ner.data.readers import Layout
+from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.streams import read_rows
 from contrastive_ner.serving.predict import Job, predict
 

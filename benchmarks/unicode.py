@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz import tiny_models
-from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.streams import read_rows
 from contrastive_ner.files import write_json
 from contrastive_ner.serving.predict import Job, predict

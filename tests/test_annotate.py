@@ -20,7 +20,8 @@ from contrastive_ner.data.dictionary import (
     read_dictionary,
     words,
 )
-from contrastive_ner.data.readers import is_ideograph, read_records
+from contrastive_ner.data.joining import is_ideograph
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
 from contrastive_ner.errors import DataError

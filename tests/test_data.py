@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record, entity_types, outermost
 from contrastive_ner.data.schemes import (
+    PREFIXES,
     SCHEMES,
     bio_labels,
     detect_scheme,
@@ -98,8 +100,10 @@ def tag(spans: Sequence[Span], length: int, scheme: str) -> list[str]:
         elif scheme == "BIO":
             prefix = "B" if first else "I"
         else:
-            inside = scheme[1]  # of BIOES, BMES
-            prefix = "S" if first and last else "B" if first else "E" if last else inside
+            begin, inside, end_, only = {
+                "BIOES": "BIES", "BMES": "BMES", "BILOU": "BILU", "BMEWO": "BMEW",
+            }[scheme]  # fmt: skip
+            prefix = only if first and last else begin if first else end_ if last else inside
         tags.append(f"{prefix}-{label}")
     return tags
 
@@ -150,7 +154,7 @@ def test_repairs_are_tags_that_another_spelling_of_the_spans_would_change(
         assert {i for i in range(len(tags)) if tags[i] != again[i]} == set(repairs)
 
 
-@pytest.mark.parametrize("scheme", ["BIO", "BIOES", "BMES"])
+@pytest.mark.parametrize("scheme", PREFIXES)
 @PROPERTY
 @given(st.lists(segmentations(), min_size=1))
 def test_detected_scheme_reads_the_spans(scheme: str, corpus: list[tuple[list[Span], int]]) -> None:
@@ -444,8 +448,9 @@ def entity(start: object, end: object, label: object = "X") -> str:
 BAD_COLUMNS = {
     "malformed row": ("北 O\n京\n", Layout(), 2),
     "row too long": ("北 O\n\n京 O O\n", Layout(), 3),
-    "unknown tag": ("北 O\n京 I_PER\n", Layout(), 2),
-    "unknown tag in the first row": ("北 I_PER\n京 O\n", Layout(), 1),
+    "unknown tag": ("北 O\n京 I?PER\n", Layout(), 2),
+    "unknown tag in the first row": ("北 I?PER\n京 O\n", Layout(), 1),
+    "two spellings": ("北 B-PER\n京 I-PER\n人 I_PER\n", Layout(), 3),
     "tag without type": ("北 O\n京 B-\n", Layout(), 2),
     "mixed schemes": ("北 B-X\n京 M-X\n人 I-X\n", Layout(), 2),
     "wrong tag under a forced scheme": ("北 B-X\n京 I-X\n", Layout(tag_scheme="BMES"), 2),
@@ -463,12 +468,14 @@ BAD_JSONL = {
     "offset is no number": (entity("0", 1), "integer"),
     "offset is no integer": (entity(0.0, 1), "integer"),
     "label missing": (row(entities=[{"start": 0, "end": 1}]), "label"),
-    "entity is no object": (row(entities=[[0, 1, "X"]]), "start, end, label"),
+    "entity is no object": (row(entities=["X"]), "start, end, label"),
+    "entity has no label": (row(entities=[[0, 1]]), "start, end, label"),
     "entities are no list": (row(entities={"start": 0}), "list"),
     "no object": ("[1, 2]", "object"),
     "only a string": ('"北京"', "object"),
-    "no JSON": ('{"text": "北京"', "Expecting"),
-    "no text": ('{"sentence": "北京"}', "text"),
+    "no JSON": ('{"text": "北京"', "expected JSON, found '' at the end"),
+    "Python": ("{'text': '北京'}", "double quotes"),
+    "no text": ('{"other": "北京"}', "expected a string in 'text', found the keys"),
     "nested deeply": ('{"text": "北京", "x": ' + "[" * 100_000, "nested too deeply"),
     "entities nested deeply": (row(entities=[json.loads("[" * 900 + "]" * 900)]), "start, end"),
     "a huge number": ('{"text": "北京", "x": ' + "9" * 5_000 + "}", "4300 digits"),
@@ -481,9 +488,10 @@ BAD_JSONL = {
         f"tokens {tokens!r}": (row(tokens=tokens), "in 'tokens', found")
         for tokens in (
             *([[0, end]] for end in (float("inf"), float("nan"), 1e999, 1.5, "1", True, None)),
-            *([[0]], [[0, 1, 2]], [None], ["北京"], {"0": 1}, 5, ""),
+            *([[0]], [[0, 1, 2]], [None], {"0": 1}, 5, ""),
         )
     },
+    "tokens of another text": (row(tokens=["北", "东"]), "words in 'tokens'"),
     "tokens out of order": (row(tokens=[[1, 2], [0, 1]]), "tokens"),
     "token outside": (row(tokens=[[0, 3]]), "tokens"),
     "invalid UTF-8": (b'{"text": "\xb1\xb1"}', "UTF-8"),
@@ -587,12 +595,12 @@ def test_unknown_layout_value_is_refused(file: Callable[..., Path], option: str)
 @pytest.mark.parametrize("column", ["tokens", "ner_tags"])
 def test_dataset_without_a_column_is_refused(tmp_path: Path, column: str) -> None:
     dataset([[0, 0, 0], [0]]).rename_column(column, "other").save_to_disk(tmp_path / "set")
-    with pytest.raises(DataError, match=f"set: column .*{column}.* is missing.*other"):
+    with pytest.raises(DataError, match="set: .*other"):
         read_records(tmp_path / "set")
 
 
 BAD_DATASETS = {
-    "unknown tag": ("北京", ["O", "I_LOC"], "auto"),
+    "unknown tag": ("北京", ["O", "I?LOC"], "auto"),
     "mixed schemes": ("北京人", ["B-LOC", "M-LOC", "I-LOC"], "auto"),
     "wrong tag under a forced scheme": ("北京", ["B-LOC", "I-LOC"], "BMES"),
     "fewer tags than tokens": ("北京", ["O"], "auto"),

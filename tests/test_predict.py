@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrastive_ner.cli import main
-from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, chunks, input_format, read_rows
 from contrastive_ner.errors import DataError

@@ -8,7 +8,9 @@ import pytest
 from conftest import ROOT
 
 from contrastive_ner.data.descriptions import EntityType, check_types, read_types
-from contrastive_ner.data.readers import Layout, is_ideograph, read_records
+from contrastive_ner.data.joining import is_ideograph
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import entity_types
 from contrastive_ner.errors import DataError
 

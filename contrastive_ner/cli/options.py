@@ -10,13 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from contrastive_ner.data.readers import Layout
+from contrastive_ner.data.layout import FORMATS, Layout
 from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import expand, sha256
 from contrastive_ner.training.config import RunConfig, layout_of
 
-ANNOTATED_FORMATS = ("auto", "columns", "jsonl", "cluener", "datasets")
+ANNOTATED_FORMATS = ("auto", *FORMATS)
 LAYOUT_METAVARS = {
     "format": "FORMAT",
     "tag_scheme": "SCHEME",
@@ -25,6 +25,10 @@ LAYOUT_METAVARS = {
     "tag_columns": "N,N",
     "indexed_characters": "BOOL",
     "joiner": "NAME",
+    "encoding": "NAME",
+    "offsets": "NAME",
+    "tag_names": "TAG,TAG",
+    "fields": "NAME=KEY,...",
 }
 
 

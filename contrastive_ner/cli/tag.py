@@ -16,7 +16,8 @@ from contrastive_ner.cli.options import (
     source_identity,
     tagging_options,
 )
-from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.evaluation.report import breakdown_table, score_table
 from contrastive_ner.files import expand, write_json

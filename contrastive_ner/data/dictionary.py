@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from contrastive_ner.data.readers import Layout, read_lines, read_records
+from contrastive_ner.data.decoding import read_lines
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import atomic_writer

@@ -1,11 +1,30 @@
-"""Tag schemes of columns (IOB1, BIO, BIOES, BMES): detection, conversion to spans and back."""
+"""Tag schemes of columns: spellings, detection, conversion to spans and back.
 
+A tag is split into a prefix and an entity type. A scheme gives the prefixes of the first, inner and
+last token of a mention, and of a mention of one token.
+"""
+
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 
 from contrastive_ner.errors import DataError
 
-SCHEMES = ("IOB1", "BIO", "BIOES", "BMES")
+# first, inner, last, only token
+PREFIXES = {
+    "BIO": ("B", "I", "I", "B"),
+    "BIOES": ("B", "I", "E", "S"),
+    "BMES": ("B", "M", "E", "S"),
+    "BILOU": ("B", "I", "L", "U"),
+    "BMEWO": ("B", "M", "E", "W"),
+}
+SCHEMES = ("IOB1", *PREFIXES)
+READ_SCHEMES = ("IO", *SCHEMES)  # IO cannot tell adjacent mentions of one type
+ROLES = {"B": 0, "I": 1, "M": 1, "E": 2, "L": 2, "S": 3, "U": 3, "W": 3}  # as in `PREFIXES`
+OUTSIDE = ("O", "")
+Pair = tuple[str, str]  # prefix and type
 
 
 def bio_labels(types: Iterable[str]) -> list[str]:
@@ -13,22 +32,94 @@ def bio_labels(types: Iterable[str]) -> list[str]:
     return ["O", *(prefix + name for name in types for prefix in ("B-", "I-"))]
 
 
-# -------------------------------------------------------------------------------------- tag schemes
-def split_tag(tag: str) -> tuple[str, str]:
+def allowed_prefixes(scheme: str) -> set[str]:
+    """All prefixes of a scheme, with O."""
+    return {"O", "I"} if scheme == "IO" else {"O", *PREFIXES.get(scheme, "BI")}
+
+
+# ---------------------------------------------------------------------------------------- spellings
+def split_tag(tag: str) -> Pair:
     """Split "B-PER" into ("B", "PER") and "O" into ("O", ""); DataError for anything else."""
-    if tag == "O":
-        return "O", ""
-    prefix, dash, label = tag.partition("-")
-    if not dash or not label or prefix not in ("B", "I", "M", "E", "S"):
+    pair = _prefixed(tag, "-")
+    if pair is None:
         raise DataError(
-            f"tag {tag!r} is not in a known scheme "
-            "(expected O, or B-, I-, M-, E- or S- and an entity type)"
+            f"tag {tag!r} is not in a known scheme (expected O, or B-, I-, M-, E-, S-, L-, U- or "
+            "W- and an entity type)"
         )
-    return prefix, label
+    return pair
 
 
+def _prefixed(tag: str, separator: str) -> Pair | None:
+    if tag == "O":
+        return OUTSIDE
+    known = len(tag) > 2 and tag[1] == separator and tag[0] in ROLES
+    return (tag[0], tag[2:]) if known else None
+
+
+def _suffixed(tag: str, separator: str) -> Pair | None:
+    if tag == "O":
+        return OUTSIDE
+    known = len(tag) > 2 and tag[-2] == separator and tag[-1] in ROLES
+    return (tag[-1], tag[:-2]) if known else None
+
+
+def _lower(tag: str, separator: str) -> Pair | None:
+    if tag in ("O", "o"):
+        return OUTSIDE
+    known = len(tag) > 2 and tag[1] == separator and tag[0].upper() in ROLES and tag[0].islower()
+    return (tag[0].upper(), tag[2:]) if known else None
+
+
+# Each spelling is read if all tags of a file have it; the first comes first.
+SPELLINGS = {
+    "B-PER": partial(_prefixed, separator="-"),
+    "B_PER": partial(_prefixed, separator="_"),
+    "b-PER": partial(_lower, separator="-"),
+    "b_PER": partial(_lower, separator="_"),
+    "PER-B": partial(_suffixed, separator="-"),
+    "PER_B": partial(_suffixed, separator="_"),
+}
+MOST_TYPES = 64  # of tags without prefixes; a column with more values holds something else
+BARE_TYPE = re.compile(r"[^\W\d_](?:[\w.+&/ -]*\w)?")
+BROKEN_TAG = re.compile(r"[BIESMLUWbiesmluw](?:[^\w]|_).*")
+
+
+def read_tags(counts: Mapping[str, int]) -> tuple[dict[str, Pair], str]:
+    """Split the distinct tags of a file, given with their numbers; also name their spelling.
+
+    "0" and "o" are read as O. A tag that the spelling of most others does not allow is left out
+    of the result. Tags without any prefix are of the scheme IO: each gets the prefix I.
+
+    >>> read_tags({"PER-B": 3, "0": 9})
+    ({'PER-B': ('B', 'PER'), '0': ('O', '')}, 'PER-B')
+    """
+    zero = {tag: OUTSIDE for tag in ("0", "o") if tag in counts}
+    best: dict[str, Pair] = {}
+    name, most = "B-PER", -1
+    for spelling, split in SPELLINGS.items():
+        found = {tag: pair for tag in counts if (pair := split(tag)) is not None}
+        read = sum(counts[tag] for tag, pair in found.items() if pair != OUTSIDE)
+        if read > most:
+            best, name, most = found | zero, spelling, read
+    typed = sum(count for tag, count in counts.items() if tag not in ("O", "o", "0"))
+    if 2 * most < typed and (bare := bare_tags(counts)) is not None:
+        return bare, "PER"
+    return best, name
+
+
+def bare_tags(tags: Collection[str]) -> dict[str, Pair] | None:
+    """Split tags without prefixes (the scheme IO), or None if these are no such tags."""
+    types = {tag for tag in tags if tag not in ("O", "o", "0")}
+    if len(types) == len(tags) or not 0 < len(types) <= MOST_TYPES:
+        return None
+    if not all(BARE_TYPE.fullmatch(tag) and not BROKEN_TAG.fullmatch(tag) for tag in types):
+        return None
+    return {tag: ("I", tag) if tag in types else OUTSIDE for tag in tags}
+
+
+# ---------------------------------------------------------------------------------------- detection
 def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
-    """Detect the scheme of tag sequences.
+    """Detect the scheme of tag sequences: the one that needs the fewest repairs.
 
     B, I and O tags are IOB1 if mentions mostly start with I- (B- only separates adjacent mentions
     of one type), else BIO.
@@ -36,26 +127,57 @@ def detect_scheme(sequences: Iterable[Sequence[str]]) -> str:
     Raises:
         DataError: M- and I- tags are mixed, or a tag is not in a known scheme.
     """
-    prefixes: set[str] = set()
-    starts: Counter[str] = Counter()
+    pairs: dict[str, Pair] = {}
+    counts: Counter[tuple[Pair, Pair]] = Counter()
     for tags in sequences:
-        previous = ("O", "")
         for tag in tags:
-            prefix, label = split_tag(tag)
-            prefixes.add(prefix)
-            if prefix == "B" or (prefix == "I" and previous[1] != label):
-                starts[prefix] += 1
-            previous = (prefix, label)
+            if tag not in pairs:
+                pairs[tag] = split_tag(tag)
+        own = [pairs[tag] for tag in tags]
+        counts.update(zip(chain([OUTSIDE], own), chain(own, [OUTSIDE]), strict=True))
+    return scheme_of(counts)
+
+
+def scheme_of(counts: Mapping[tuple[Pair, Pair], int]) -> str:
+    """The scheme of adjacent tags, given with their numbers; see `detect_scheme`."""
+    prefixes = {prefix for pair in counts for prefix, _ in pair} - {"O"}
     if {"M", "I"} <= prefixes:
         raise DataError(
             "expected tags of one scheme, found M- tags (BMES) and I- tags (BIO, BIOES); "
             "set tag_scheme to the scheme of the data"
         )
-    if prefixes & {"M", "E", "S"}:
-        return "BMES" if "M" in prefixes else "BIOES"
+    candidates = [
+        scheme
+        for scheme, own in PREFIXES.items()
+        if scheme == "BIO" or (prefixes & set(own)) - set("BI")
+    ]
+    costs = {scheme: _repairs(counts, scheme) for scheme in candidates}
+    best = min(candidates, key=lambda scheme: (costs[scheme], -len(prefixes & {*PREFIXES[scheme]})))
+    if best != "BIO" or prefixes - {"B", "I"}:
+        return best
+    starts: Counter[str] = Counter()
+    for ((_, before), (prefix, label)), count in counts.items():
+        if prefix == "B" or (prefix == "I" and before != label):
+            starts[prefix] += count
     return "IOB1" if starts["I"] > starts["B"] else "BIO"
 
 
+def _repairs(counts: Mapping[tuple[Pair, Pair], int], scheme: str) -> int:
+    """How many tags of adjacent tags would have to be repaired to be in a scheme."""
+    own, total = PREFIXES[scheme], 0
+    for (before, here), count in counts.items():
+        (before_prefix, before_label), (prefix, label) = before, here
+        is_open = before_prefix != "O" and own[ROLES[before_prefix]] in own[:2]
+        wanted = prefix if prefix == "O" else own[ROLES[prefix]]
+        inner = wanted in own[1:3] and wanted != own[0]
+        continues = is_open and inner and before_label == label
+        wrong = wanted != prefix or (inner and not continues)
+        unclosed = is_open and not continues and own[1] != own[2]
+        total += count * (wrong + unclosed)
+    return total
+
+
+# ------------------------------------------------------------------------------------------- spans
 def tags_to_spans(tags: Sequence[str], scheme: str) -> tuple[list[tuple[int, int, str]], list[int]]:
     """Return mentions (start, end, label) over tokens, and the positions of repaired tags.
 
@@ -65,40 +187,58 @@ def tags_to_spans(tags: Sequence[str], scheme: str) -> tuple[list[tuple[int, int
     >>> tags_to_spans(["B-PER", "I-PER", "O", "I-ORG"], "BIO")
     ([(0, 2, 'PER'), (3, 4, 'ORG')], [3])
     """
-    closing = scheme in ("BIOES", "BMES")
-    allowed = {"IOB1": "BIO", "BIO": "BIO", "BIOES": "BIOES", "BMES": "BMESO"}[scheme]
+    return pairs_to_spans([split_tag(tag) for tag in tags], scheme)
+
+
+def pairs_to_spans(
+    pairs: Sequence[Pair], scheme: str
+) -> tuple[list[tuple[int, int, str]], list[int]]:
+    """As `tags_to_spans`, for split tags."""
+    lenient = scheme in ("IOB1", "IO")
+    own = PREFIXES.get(scheme, PREFIXES["BIO"])
+    closing = own[1] != own[2]
     spans: list[tuple[int, int, str]] = []
     repairs: list[int] = []
-    start, label, open_ = 0, "", False
-
-    def close(end: int, proper: bool) -> None:
-        spans.append((start, end, label))
-        if not proper:
-            repairs.append(end - 1)
-
-    for i, tag in enumerate(tags):
-        prefix, name = split_tag(tag)
-        if prefix not in allowed:
+    start, label, is_open = 0, "", False
+    for i, (prefix, name) in enumerate(pairs):
+        if prefix == "O":
+            if is_open:
+                spans.append((start, i, label))
+                repairs += [i - 1] if closing else []
+                is_open = False
+            continue
+        role = ROLES[prefix]
+        if prefix not in own:
+            expected = ", ".join(sorted(allowed_prefixes(scheme)))
             raise DataError(
-                f"tag {tag!r} is not {scheme} (expected {', '.join(sorted(allowed))}); "
+                f"tag {prefix}-{name} is not {scheme} (expected {expected}); "
                 "set tag_scheme to the scheme of the data"
             )
-        continues = open_ and prefix in "IME" and name == label
-        if open_ and not continues:
-            close(i, not closing)
-            open_ = False
-        if prefix == "O":
-            continue
+        continues = is_open and role in (1, 2) and name == label
+        if is_open and not continues:
+            spans.append((start, i, label))
+            repairs += [i - 1] if closing else []
         if not continues:
-            start, label, open_ = i, name, True
-            if prefix in "IME" and scheme != "IOB1":
+            start, label, is_open = i, name, True
+            if role in (1, 2) and not lenient:
                 repairs.append(i)
-        if prefix in "ES":
-            close(i + 1, True)
-            open_ = False
-    if open_:
-        close(len(tags), not closing)
+        if role in (2, 3):
+            spans.append((start, i + 1, label))
+            is_open = False
+    if is_open:
+        spans.append((start, len(pairs), label))
+        repairs += [len(pairs) - 1] if closing else []
     return spans, sorted(set(repairs))
+
+
+def in_scheme(pair: Pair, scheme: str) -> Pair:
+    """A split tag with the prefix that a scheme has for its role.
+
+    >>> in_scheme(("S", "PER"), "BIO")
+    ('B', 'PER')
+    """
+    prefix, label = pair
+    return pair if prefix == "O" else (PREFIXES.get(scheme, PREFIXES["BIO"])[ROLES[prefix]], label)
 
 
 def spans_to_tags(spans: Iterable[tuple[int, int, str]], length: int, scheme: str) -> list[str]:
@@ -108,26 +248,17 @@ def spans_to_tags(spans: Iterable[tuple[int, int, str]], length: int, scheme: st
     ['B-PER', 'M-PER', 'E-PER', 'S-PER']
     """
     tags = ["O"] * length
-    inside = "M" if scheme == "BMES" else "I"
+    bare = ("I", "I", "I", "I")  # without B-, which IOB1 adds where it is needed
+    first, inner, last, only = PREFIXES.get(scheme, bare)
     for start, end, label in sorted(spans):
         if not 0 <= start < end <= length or any(tag != "O" for tag in tags[start:end]):
             raise DataError(
                 f"mention {(start, end, label)} overlaps another "
                 f"or lies outside the {length} tokens"
             )
-        tags[start:end] = [f"{inside}-{label}"] * (end - start)
-        if scheme in ("BIOES", "BMES"):
-            tags[end - 1] = f"E-{label}"
-            tags[start] = f"{'S' if end - start == 1 else 'B'}-{label}"
-        elif (
-            scheme == "BIO"
-            or (start > 0 and tags[start - 1] == f"I-{label}")
-            or _begins(tags, start, label)
-        ):
+        tags[start:end] = [f"{inner}-{label}"] * (end - start)
+        tags[end - 1] = f"{last}-{label}"
+        tags[start] = f"{only if end - start == 1 else first}-{label}"
+        if scheme == "IOB1" and start > 0 and tags[start - 1][2:] == label:
             tags[start] = f"B-{label}"
-    return tags
-
-
-def _begins(tags: Sequence[str], start: int, label: str) -> bool:
-    """IOB1: whether the preceding mention, of the same type, is a single B- token."""
-    return start > 0 and tags[start - 1] == f"B-{label}"
+    return [tag[2:] or "O" for tag in tags] if scheme == "IO" else tags

@@ -13,27 +13,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contrastive_ner.data.readers import (
+from contrastive_ner.data.columns import is_document_start
+from contrastive_ner.data.decoding import (
     MALFORMED,
-    Layout,
-    detect_format,
+    Place,
+    encoding_of,
     fault,
-    joiner_of,
+    is_json_lines,
+    read_json,
+    read_lines,
     read_raw_lines,
-    read_records,
-    record_from_cluener,
-    record_from_dict,
 )
-from contrastive_ner.data.records import Record
-from contrastive_ner.data.schemes import split_tag
+from contrastive_ner.data.joining import joiner_of, token_kinds
+from contrastive_ner.data.json_rows import read_row, rows_in
+from contrastive_ner.data.layout import FORMATS, Layout, ReadReport
+from contrastive_ner.data.readers import READERS, detect_format, read_records
+from contrastive_ner.data.records import Record, token_offsets
+from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, Reading, find_words, words_of
+from contrastive_ner.data.schemes import SPELLINGS
+from contrastive_ner.data.sentences import to_records
 from contrastive_ner.errors import DataError
 from contrastive_ner.logs import log
 from contrastive_ner.models.windows_ner import joined
 
-INPUT_FORMATS = ("auto", "text", "jsonl", "cluener", "csv", "parquet", "datasets", "columns")
-
-
-LINES_TO_TELL = 200  # lines by which plain text and columns are told apart
+INPUT_FORMATS = ("auto", "text", "csv", *FORMATS)
+TABLES = ("parquet", "datasets")
+ROWS_TO_TELL = 100  # rows that tell what stands between words
 
 
 class AmbiguousError(DataError):
@@ -74,28 +79,28 @@ def read_rows(
     Raises:
         DataError: the source or the column does not exist.
     """
-    kind = input_format(path) if layout.format == "auto" else layout.format
+    kind = input_format(path, layout.encoding) if layout.format == "auto" else layout.format
     if kind not in INPUT_FORMATS:
         raise DataError(
             f"{path}: format: expected one of {', '.join(INPUT_FORMATS)}, found {kind!r}"
         )
-    if kind == "columns":
+    if kind in READERS and kind not in ("jsonl", "cluener", *TABLES):
         records, report = read_records(path, replace(layout, format=kind))
-        if report.repaired_tags:
-            log.warning("%d tags of the input were repaired", report.repaired_tags)
+        for remark in report.remarks():
+            log.warning("%s: %s", path, remark)
         return Rows(iter(records), kind, report.scheme or "BIO")
     if kind != "datasets" and not Path(path).is_file():
         raise DataError(f"{path}: no such file")
     if kind == "text":
-        return Rows(text_rows(path), kind)
+        return Rows(text_rows(path, layout.encoding), kind)
+    source = Source(path, layout, text_column, keep_entities)
     if kind in ("jsonl", "cluener"):
-        return Rows(json_rows(path, kind, layout, text_column, keep_entities), kind)
+        return Rows(json_rows(source), kind)
     tables = {"csv": csv_rows, "parquet": parquet_rows, "datasets": dataset_rows}
-    cells = tables[kind](path)
-    return Rows(table_rows(path, cells, layout, text_column), kind)
+    return Rows(table_rows(source, tables[kind](path)), kind)
 
 
-def input_format(path: str) -> str:
+def input_format(path: str, encoding: str = "utf-8") -> str:
     """Detect the format of a source from its name, else from its content as `read_records` does.
 
     Raises:
@@ -105,20 +110,25 @@ def input_format(path: str) -> str:
     if suffix in (".csv", ".tsv", ".parquet"):
         return "parquet" if suffix == ".parquet" else "csv"
     try:
-        found = detect_format(path)
-        if found == "columns" and suffix not in (".json", ".jsonl"):
-            # Reading reports what is not UTF-8.
-            rows = (raw.decode("utf-8", "replace") for _, raw in read_raw_lines(path))
-            filled = (row for row in rows if row.strip() and not row.startswith("-DOCSTART-"))
-            lines = list(itertools.islice(filled, LINES_TO_TELL))
-            return text_or_columns(path, lines)
-    except AmbiguousError:
-        raise
+        found = detect_format(path, encoding)
     except DataError:  # missing file or bad first row: reading reports it
         found = "columns"
+    if found == "brat" and suffix == ".txt":
+        return "text"  # beside annotations, but named itself
     if found != "columns":
         return found
-    return "jsonl" if suffix in (".json", ".jsonl") else "text"
+    return text_or_columns(path, list(itertools.islice(_filled_lines(path, encoding), 200)))
+
+
+def _filled_lines(path: str, encoding: str) -> Iterator[str]:
+    """Lines that are not blank; reading reports what cannot be decoded."""
+    if not Path(path).is_file():
+        return
+    if encoding_of(path, encoding) == "utf-8-sig":
+        lines = (raw.decode("utf-8", "replace") for _, raw in read_raw_lines(path))
+    else:
+        lines = (line for _, line in read_lines(path, encoding))
+    yield from (line for line in lines if line.strip() and not is_document_start(line))
 
 
 def text_or_columns(path: str, lines: Sequence[str]) -> str:
@@ -155,17 +165,16 @@ def text_or_columns(path: str, lines: Sequence[str]) -> str:
 
 
 def is_tag(cell: str) -> bool:
-    """Whether a cell is a tag of any scheme."""
-    try:
-        split_tag(cell)
-    except ValueError:
-        return False
-    return True
+    """Whether a cell is a tag of any scheme with prefixes, in any spelling."""
+    return cell == "O" or any(split(cell) is not None for split in SPELLINGS.values())
 
 
 # -- files of lines
-def text_rows(path: str) -> Iterator[Row]:
+def text_rows(path: str, encoding: str = "utf-8") -> Iterator[Row]:
     """One text per line, including empty lines."""
+    if encoding_of(path, encoding) != "utf-8-sig":
+        yield from (Record(str(number), line) for number, line in read_lines(path, encoding))
+        return
     for number, raw in read_raw_lines(path):
         try:
             yield Record(str(number), raw.decode("utf-8"))
@@ -173,21 +182,80 @@ def text_rows(path: str) -> Iterator[Row]:
             yield BadRow(number, f"not UTF-8 at byte {error.start + 1}")
 
 
-def json_rows(
-    path: str, kind: str, layout: Layout, text_column: str, keep_entities: bool
-) -> Iterator[Row]:
-    """One JSON object per line; empty lines are skipped."""
-    for number, raw in read_raw_lines(path):
-        if not raw.strip():
+class Source(NamedTuple):
+    """Where rows come from, and how their texts are found."""
+
+    path: str
+    layout: Layout
+    text_column: str = "text"
+    keep_entities: bool = False
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys that tell a row of JSON."""
+        return frozenset({*ROW_KEYS, self.text_column})
+
+    def records(self, row: Any, number: int, joiner: str) -> list[Record]:
+        """The texts of a row, usually one; MALFORMED if it has none."""
+        if not self.keep_entities and isinstance(row, Mapping):
+            known = isinstance(row.get(self.text_column), str) or words_of(row.get("tokens"))
+            if known or self.text_column != "text":
+                return [text_of(row, number, joiner, self.text_column)]
+            row = without_mentions(row)
+        layout = replace(self.layout, joiner="none" if joiner == "" else "space")
+        if self.text_column != "text":
+            layout = replace(layout, fields=(*layout.fields, f"text={self.text_column}"))
+        reading = Reading(self.path, layout, ReadReport(path=self.path))
+        return to_records(self.path, read_row(row, number, reading), layout, reading.report)
+
+
+def json_rows(source: Source) -> Iterator[Row]:
+    """Texts of JSON: a row a line, where a bad line is one bad row; or any other JSON."""
+    values = json_values(source)
+    first = list(itertools.islice(values, ROWS_TO_TELL))
+    rows = [row for place in first if isinstance(place, Place) for row in _rows(source, place)]
+    joiner = source_joiner(source.layout, rows)
+    for place in itertools.chain(first, values):
+        if isinstance(place, BadRow):
+            yield place
             continue
+        for row in _rows(source, place):
+            try:
+                yield from source.records(row, place.line, joiner)
+            except MALFORMED as error:
+                yield BadRow(place.line, fault(error))
+
+
+def _rows(source: Source, place: Place) -> list[Any]:
+    return rows_in(place.value, source.keys)
+
+
+def json_values(source: Source) -> Iterator[Place | BadRow]:
+    """The values of a JSON file; of a file with a value a line, bad lines too."""
+    path, encoding = source.path, source.layout.encoding
+    plain = encoding_of(path, encoding) == "utf-8-sig"
+    if not plain or not is_json_lines(path, encoding):
         try:
-            row = json.loads(raw.decode("utf-8"))
-            if kind == "cluener" and keep_entities:
-                yield record_from_cluener(row, number)
-            else:
-                yield record_of(row, number, layout, text_column, keep_entities=keep_entities)
-        except MALFORMED as error:
-            yield BadRow(number, fault(error))
+            yield from list(read_json(path, encoding))
+            return
+        except DataError:
+            if not plain:
+                raise
+    for number, raw in read_raw_lines(path):
+        if raw.strip():
+            try:
+                yield Place(number, json.loads(raw.decode("utf-8")))
+            except UnicodeDecodeError as error:
+                yield BadRow(number, f"not UTF-8 at byte {error.start + 1}")
+            except MALFORMED as error:
+                yield BadRow(number, fault(error))
+
+
+def source_joiner(layout: Layout, rows: Iterable[Any]) -> str:
+    """What stands between the words of all rows, by the first ones."""
+    found = (row.get("tokens") for row in rows if isinstance(row, Mapping))
+    words = (word for tokens in found for word in words_of(tokens) or ())
+    return joiner_of(token_kinds(words), layout.joiner)
 
 
 # -- tables
@@ -268,24 +336,26 @@ def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"{name}: the data set cannot be read ({error})") from error
 
 
-def table_rows(
-    path: str, cells: Iterator[Mapping[str, Any] | BadRow], layout: Layout, text_column: str
-) -> Iterator[Row]:
+def table_rows(source: Source, cells: Iterator[Mapping[str, Any] | BadRow]) -> Iterator[Row]:
     """Records of rows of named cells. DataError if the first has no text column and no tokens."""
-    first = next(cells, None)
-    if first is None:
+    first = list(itertools.islice(cells, ROWS_TO_TELL))
+    if not first:
         return iter(())
-    if not isinstance(first, BadRow) and text_column not in first and "tokens" not in first:
+    head = first[0]
+    if not isinstance(head, BadRow) and not head.keys() & {source.text_column, "tokens"}:
         raise DataError(
-            f"{path}: no column {text_column!r} (found {', '.join(map(str, first))}); "
+            f"{source.path}: no column {source.text_column!r} (found {', '.join(map(str, head))}); "
             "set --text_column"
         )
+    joiner = source_joiner(source.layout, first)
 
     def rows() -> Iterator[Row]:
-        for number, row in enumerate(itertools.chain([first], cells), start=1):
+        for number, row in enumerate(itertools.chain(first, cells), start=1):
             try:
                 yield (
-                    row if isinstance(row, BadRow) else record_of(row, number, layout, text_column)
+                    row
+                    if isinstance(row, BadRow)
+                    else text_of(row, number, joiner, source.text_column)
                 )
             except MALFORMED as error:
                 yield BadRow(number, fault(error))
@@ -293,39 +363,39 @@ def table_rows(
     return rows()
 
 
-def record_of(
-    row: Any, number: int, layout: Layout, text_column: str, *, keep_entities: bool = False
-) -> Record:
+def text_of(row: Mapping[str, Any], number: int, joiner: str, text_column: str) -> Record:
     """Make a record of a row: its text, or its words in "tokens", with its id and document.
 
     Raises:
         MALFORMED: the row is malformed; `fault` describes it.
     """
-    if not isinstance(row, Mapping):
-        raise DataError(f"expected an object, found {type(row).__name__}")
     identifier, doc = (
         None if row.get(name) in (None, "") else str(row[name]) for name in ("id", "doc")
     )
     text, tokens = row.get(text_column), row.get("tokens")
-    if (
-        isinstance(tokens, list)
-        and tokens
-        and all(isinstance(token, str) and token for token in tokens)
+    words = words_of(tokens)
+    offsets = None
+    if words and all(words):
+        own_text, own_offsets = joined(words, joiner)
+        # Words that are not those of the text are no tokens of it.
+        text, offsets = (
+            (own_text, own_offsets) if text is None else (text, find_words(str(text), words))
+        )
+    elif isinstance(tokens, list) and all(
+        isinstance(token, list) and len(token) == 2 for token in tokens
     ):
-        own_text, offsets = joined(tokens, joiner_of(layout, tokens))
-        # If the words do not join to the given text, only the text is used.
-        text, tokens = (own_text, offsets) if text is None or text == own_text else (text, None)
-    elif not (
-        isinstance(tokens, list)
-        and all(isinstance(token, list) and len(token) == 2 for token in tokens)
-    ):
-        tokens = None  # neither words nor offsets, but for example a count or ids
+        offsets = None if not isinstance(text, str) else token_offsets(tokens, text)
     if not isinstance(text, str):
         raise DataError(f"expected a string in {text_column!r}, found {text!r:.40}")
-    given = dict(row) if keep_entities else {}
-    return record_from_dict(
-        {**given, "id": identifier or number, "text": text, "doc": doc, "tokens": tokens}, number
-    )
+    return Record(identifier or str(number), text, [], doc, offsets)
+
+
+def without_mentions(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of JSON without what may hold mentions, which need not be right to be tagged."""
+    data = row.get("data")
+    if isinstance(data, dict):  # Label Studio
+        row = {**data, "id": row.get("id")}
+    return {key: value for key, value in row.items() if key not in ENTITY_KEYS}
 
 
 def chunks(rows: Iterable[Row], texts: int, characters: int) -> Iterator[list[Row]]:

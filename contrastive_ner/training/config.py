@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from contrastive_ner.data.readers import FORMATS, Layout
+from contrastive_ner.data.layout import FIELDS, FORMATS, Layout
+from contrastive_ner.data.schemes import READ_SCHEMES
 from contrastive_ner.errors import ConfigError, is_storable, shown
 from contrastive_ner.files import read_yaml
 
@@ -51,17 +53,37 @@ class RunConfig:
 
     train_texts: int = option(0, "train on the first N texts only; 0: all")
 
-    format: str = option("auto", "file format: auto, columns, jsonl, cluener or datasets")
-    tag_scheme: str = option("auto", "tag scheme: auto, IOB1, BIO, BIOES or BMES")
-    delimiter: str = option("auto", "column separator: auto, tab or space")
+    format: str = option("auto", f"file format: auto, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    encoding: str = option("utf-8", "encoding of text files, such as gb18030 or big5")
+    tag_scheme: str = option(
+        "auto", f"tag scheme: auto, {', '.join(READ_SCHEMES[:-1])} or {READ_SCHEMES[-1]}"
+    )
+    delimiter: str = option(
+        "auto", "column separator: auto, tab, space, or any (runs of spaces and tabs)"
+    )
     token_column: int = option(0, "index of the token column, from 0")
     tag_columns: tuple[int, ...] = option(
-        (), "indices of the tag columns, several for nested mentions; empty: the trailing ones"
+        (),
+        "indices of the tag columns, as 2,3 or '2 3', several for nested mentions; empty: the "
+        "trailing ones",
     )
     indexed_characters: bool = option(
         False, "the token column holds a character and an index, as in Weibo NER"
     )
     joiner: str = option("auto", "separator between tokens in the text: auto, none or space")
+    offsets: str = option(
+        "auto",
+        "what start and end of mentions count: auto, half_open, inclusive (the end is the last "
+        "character) or utf16 (UTF-16 units)",
+    )
+    tag_names: tuple[str, ...] = option(
+        (), "names of integer tags, in their order, as O,B-PER,I-PER"
+    )
+    fields: tuple[str, ...] = option(
+        (),
+        "keys of JSON or columns of data sets under other names than ours, as "
+        f"text=body,entities=spans; names: {', '.join(FIELDS)}",
+    )
 
     text_unit: str = option(
         "auto", "unit that gets a label: character (Chinese), word, or auto (by the training text)"
@@ -327,10 +349,11 @@ def convert(key: str, value: Any, kind: Any) -> Any:
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
     try:
         if typing.get_origin(kind) is tuple:
-            items = value.split(",") if isinstance(value, str) else value
+            items = re.split(r"[,\s]+", value) if isinstance(value, str) else value
             if not isinstance(items, list | tuple):
                 raise TypeError
-            return tuple(int(str(item)) for item in items if item != "")
+            inner = typing.get_args(kind)[0]
+            return tuple(convert(key, item, inner) for item in items if item != "")
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
         if kind is str:

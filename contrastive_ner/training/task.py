@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive_ner.data.readers import ReadReport, is_ideograph, read_records
+from contrastive_ner.data.joining import is_ideograph
+from contrastive_ner.data.layout import ReadReport
+from contrastive_ner.data.readers import read_files
 from contrastive_ner.data.records import Record, entity_types, outermost
 from contrastive_ner.data.schemes import bio_labels
 from contrastive_ner.errors import ConfigError, DataError
@@ -135,23 +137,18 @@ def load_data(config: RunConfig) -> Data:
         raise ConfigError(
             "train_file and dev_file are needed: set them in the configuration or as key=value"
         )
+    files = {"train": config.train_file, "dev": config.dev_file, "test": config.test_file}
+    splits = [split for split, path in files.items() if path]
+    read = read_files([expand(files[split]) for split in splits], layout_of(config))
     records, reports = {}, {}
-    for split, path in (
-        ("train", config.train_file),
-        ("dev", config.dev_file),
-        ("test", config.test_file),
-    ):
-        if path:
-            records[split], reports[split] = read_records(expand(path), layout_of(config))
-            if split == "train" and config.train_texts:
-                records[split] = records[split][: config.train_texts]
-            mentions = sum(len(record.entities) for record in records[split])
-            repaired = (
-                f", {reports[split].repaired_tags} tags repaired"
-                if reports[split].repaired_tags
-                else ""
-            )
-            log.info("%s: %d texts, %d mentions%s", split, len(records[split]), mentions, repaired)
+    for split, (own, report) in zip(splits, read, strict=True):
+        records[split], reports[split] = own, report
+        if split == "train" and config.train_texts:
+            records[split] = own[: config.train_texts]
+        mentions = sum(len(record.entities) for record in records[split])
+        log.info("%s: %d texts, %d mentions", split, len(records[split]), mentions)
+        for remark in report.remarks():
+            log.info("%s: %s", split, remark)
     types = entity_types(records["train"])
     if not types:
         raise DataError(

@@ -1,0 +1,393 @@
+"""Columns: one token a row, blank lines between sentences; CoNLL in its many forms.
+
+A look at the first rows tells the delimiter, the columns, header and comments (`Shape`); then
+all rows are read.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+
+from contrastive_ner.data.decoding import read_lines
+from contrastive_ner.data.layout import Layout, ReadReport
+from contrastive_ner.data.schemes import bare_tags, read_tags
+from contrastive_ner.data.sentences import Sentence
+from contrastive_ner.errors import DataError
+
+SAMPLE = 2_000  # rows that tell the shape
+LONG_SENTENCE = 2_000  # tokens; a file without blank lines is one sentence
+CHUNKS = {"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"}
+TOKEN_NAMES = {"token", "tokens", "word", "words", "text", "form", "char", "character"}
+TAG_NAMES = {
+    "tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels", "ne", "entity", "bio", "iob",
+    "ne-coarse-lit",
+}  # fmt: skip
+NUMBER = re.compile(r"\d+")
+NO_TOKEN = re.compile(r"\d+[-.]\d+")  # CoNLL-U: a multiword token's range, an empty node
+INDEXED = re.compile(r".\d+")
+LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?:(?=.)")  # WikiANN's "en:Rome"
+SETTING = re.compile(r"#\s*\S+\s*=.*")  # a comment such as "# text = ..."
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the rows of a file are laid out."""
+
+    delimiter: str  # "\t", " " or "" for any run of both
+    width: int  # cells of a row
+    token: int
+    tags: tuple[int, ...]
+    numbers: int | None = None  # the column that numbers the tokens
+    header: int = 0  # the line of the column names; 0: none
+    indexed: bool = False
+    prefix: str = ""  # before every token
+
+    def cells(self, line: str) -> list[str]:
+        """The cells of a row."""
+        return split_row(line, self.delimiter)
+
+
+def split_row(line: str, delimiter: str) -> list[str]:
+    """The cells of a row; white space at the end is dropped."""
+    if delimiter == "\t":
+        cells = line.split("\t")
+        if cells[-1] == "" or cells[-1][-1] in " \r":
+            cells = [*line.rstrip(" \t\r").split("\t")]
+        return cells
+    line = line.strip(" \t\r") if delimiter == "" else line.strip(" ")
+    if delimiter == "" and "\t" in line:
+        line = line.replace("\t", " ")
+    return [cell for cell in line.split(" ") if cell] if "  " in line else line.split(" ")
+
+
+def is_blank(line: str) -> bool:
+    """Whether a line ends a sentence; U+3000 and NBSP can be tokens."""
+    return not line.strip(" \t\r")
+
+
+def is_document_start(line: str) -> bool:
+    """Whether a line is a -DOCSTART- of any form, perhaps after a number."""
+    return "-DOCSTART-" in line[:24] and line.lstrip("0123456789 \t").startswith("-DOCSTART-")
+
+
+# ------------------------------------------------------------------------------------------- shape
+def find_shape(name: str, layout: Layout, report: ReadReport) -> Shape | None:
+    """The shape of a file by its first rows; None if it has no row.
+
+    Raises:
+        DataError: the rows do not look like columns; the message names what they look like.
+    """
+    lines = read_lines(name, layout.encoding)
+    filled = ((n, line) for n, line in lines if not is_blank(line) and not is_document_start(line))
+    sample = list(islice(filled, SAMPLE))
+    if not sample:
+        return None
+    rows = [(number, line) for number, line in sample if not line.startswith("#")] or sample
+    delimiter = _delimiter(rows, layout)
+    cells = [split_row(line, delimiter) for _, line in rows]
+    width = Counter(map(len, cells)).most_common(1)[0][0]
+    number, line = rows[0]
+    if width == 1 or _is_folded(cells, layout) or (max(layout.token_column, *layout.tag_columns, 0) >= width):
+        raise _no_columns(name, number, line, width, delimiter, layout)
+    fitting = [own for own in cells if len(own) == width]
+    guessed = guess_columns(fitting, layout)
+    if guessed is None:
+        raise _no_columns(name, number, line, width, delimiter, layout)
+    shape = replace(guessed, delimiter=delimiter, width=width)
+    if len(cells[0]) == width and len(rows) > 1 and _is_header(cells[0], fitting[1:], shape):
+        shape = _named_columns(replace(shape, header=number), cells[0], layout)
+        report.note(f"line {number} names the columns and is left out")
+        fitting = fitting[1:]
+    return _described(_token_form(shape, fitting, layout), layout, report)
+
+
+def _is_folded(rows: Sequence[Sequence[str]], layout: Layout) -> bool:
+    """Whether cells hold the tags of whole sentences, or all cells are tags."""
+    parts = [cell.split() for row in rows for cell in row]
+    if any(len(own) > 1 and all(_is_tag_like([part]) for part in own) for own in parts):
+        return True
+    return not layout.tag_columns and all(_is_tag_like([cell]) for row in rows for cell in row)
+
+
+def _delimiter(rows: Sequence[tuple[int, str]], layout: Layout) -> str:
+    if layout.delimiter != "auto":
+        return {"tab": "\t", "space": " ", "any": ""}[layout.delimiter]
+    return "\t" if 2 * sum("\t" in line for _, line in rows) > len(rows) else " "
+
+
+def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None:
+    """Which columns hold numbers, tokens and tags; None where no column holds tags."""
+    columns = list(zip(*rows, strict=True))
+    width = len(columns)
+    token = layout.token_column
+    numbers = None
+    if token == 0 and width > 2 and _counts(columns[0]):
+        numbers, token = 0, 1
+    if layout.tag_columns:
+        return Shape("", width, token, layout.tag_columns, numbers)
+    tagged = [c for c in range(width) if c != token and is_tag_column(columns[c])]
+    named = [c for c in tagged if not _is_chunks(columns[c])] or tagged
+    if not named and token == 0 and width == 2 and is_tag_column(columns[0]):
+        return Shape("", width, 1, (0,))  # tags come first
+    if not named:
+        bare = bare_tags(set(columns[-1]))
+        full = width > token + 1 and (bare is not None or _is_tag_like(columns[-1]))
+        return Shape("", width, token, (width - 1,), numbers) if full else None
+    run = named[-1:]
+    while len(run) < len(named) and named[-len(run) - 1] == run[0] - 1:
+        run.insert(0, named[-len(run) - 1])
+    return Shape("", width, token, tuple(run), numbers)
+
+
+def is_tag_column(cells: Sequence[str]) -> bool:
+    """Whether nearly all cells are tags with prefixes, or O."""
+    counts = Counter(cells)
+    pairs, spelling = read_tags(counts)
+    if spelling == "PER":
+        return False
+    read = sum(counts[tag] for tag in pairs)
+    named = sum(1 for prefix, _ in pairs.values() if prefix != "O")
+    return 10 * read >= 9 * len(cells) and (named > 0 or "O" in counts)
+
+
+def _is_tag_like(cells: Sequence[str]) -> bool:
+    """Whether at least half of the cells are tags or O: rows with mistakes."""
+    pairs, _ = read_tags(Counter(cells))
+    return 2 * sum(cell in pairs for cell in cells) >= len(cells)
+
+
+def _is_chunks(cells: Sequence[str]) -> bool:
+    """Whether a column of tags holds chunks, such as CoNLL-2003's third."""
+    labels = {label for _, label in read_tags(Counter(cells))[0].values() if label}
+    return bool(labels & {"NP", "VP"}) and labels <= CHUNKS
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are 0 1 2 ... or 1 2 3 ..., from the start in each sentence."""
+    found = [cell for cell in cells if not NO_TOKEN.fullmatch(cell)]
+    if not found or not all(map(NUMBER.fullmatch, found)) or found[0] not in ("0", "1"):
+        return False
+    numbers = [int(cell) for cell in found]
+    return all(b == a + 1 or b == numbers[0] for a, b in pairwise(numbers))
+
+
+def _is_header(first: Sequence[str], rows: Sequence[Sequence[str]], shape: Shape) -> bool:
+    """Whether the first row names the columns."""
+    lowered = [cell.lower() for cell in first]
+    last = {lowered[c] for c in shape.tags}
+    if lowered[shape.token] in TOKEN_NAMES and last & TAG_NAMES:
+        return True
+    tags = {row[c] for row in rows for c in shape.tags}
+    pairs, spelling = read_tags(Counter([*tags, *tags]))
+    known = spelling != "PER" and tags <= pairs.keys() and len(rows) > 1
+    return known and all(read_tags({first[c]: 1})[0].get(first[c]) is None for c in shape.tags)
+
+
+def _named_columns(shape: Shape, names: Sequence[str], layout: Layout) -> Shape:
+    """The tag column by its name, where a header names one and several columns hold tags."""
+    if layout.tag_columns or len(shape.tags) == 1:
+        return shape
+    known = [c for c in shape.tags if names[c].lower() in TAG_NAMES]
+    return replace(shape, tags=(known[0],)) if known else shape
+
+
+def _token_form(shape: Shape, rows: Sequence[Sequence[str]], layout: Layout) -> Shape:
+    """Detect an index behind each character and a language before each token."""
+    tokens = [row[shape.token] for row in rows]
+    indexed = layout.indexed_characters or (
+        len(tokens) > 3 and tokens[0].endswith("0") and all(map(INDEXED.fullmatch, tokens))
+    )
+    found = LANGUAGE.match(tokens[0])
+    prefix = found.group() if found and len(tokens) > 1 else ""
+    if not all(token.startswith(prefix) for token in tokens):
+        prefix = ""
+    return replace(shape, indexed=indexed, prefix=prefix)
+
+
+def _described(shape: Shape, layout: Layout, report: ReadReport) -> Shape:
+    """The shape itself; what was guessed goes into the report."""
+    if shape.numbers is not None:
+        report.note(f"column {shape.numbers} numbers the tokens: they are read from {shape.token}")
+    elif shape.token != layout.token_column:
+        report.note(f"tokens are read from column {shape.token}, tags from {shape.tags[0]}")
+    if shape.indexed and not layout.indexed_characters:
+        report.note("each character has an index, which is left out (indexed_characters)")
+    if shape.prefix:
+        report.note(f"each token begins with {shape.prefix!r}, which is left out")
+    if not layout.tag_columns:
+        named = ", ".join(map(str, shape.tags))
+        if len(shape.tags) > 1:
+            report.note(f"columns {named} hold tags, read as nested mentions; else set tag_columns")
+        elif shape.tags[0] != shape.width - 1 and shape.token == layout.token_column:
+            report.note(f"tags are read from column {named} of {shape.width}; else set tag_columns")
+    return shape
+
+
+def _no_columns(
+    name: str, number: int, line: str, width: int, delimiter: str, layout: Layout
+) -> DataError:
+    """The error of rows that are no columns; names what they seem to be."""
+    seems, help_ = likely_format(line)
+    if not seems:
+        needed = max(2, 1 + max(layout.token_column, *layout.tag_columns, 0))
+        shown = "runs of spaces and tabs" if delimiter == "" else repr(delimiter)
+        seems = (
+            f"expected at least {needed} columns separated by {shown}, with the token in column "
+            f"{layout.token_column} and tags such as O and B-PER after it, found {width}"
+        )
+        help_ = "set delimiter, token_column or tag_columns, or another format"
+    return DataError(f"{name}:{number}: {seems}: {line[:60]!r}; {help_}")
+
+
+def likely_format(line: str) -> tuple[str, str]:
+    """What a line that is no row of columns seems to be, and what helps; empty if unknown."""
+    cells = line.split()
+    if "\t" in line and any(
+        len(cell.split()) > 1 and all(_is_tag_like([part]) for part in cell.split())
+        for cell in line.split("\t")
+    ):
+        return "found a whole sentence in a cell", "write one token and its tag a row"
+    if re.search(r"\{\{\w+:.+?\}\}", line):
+        return "this looks like Boson's {{type:text}}", "convert it to JSONL with offsets"
+    if re.match(r"\s*<\w+|<\?xml", line) or re.search(r"</\w+>", line):
+        return "this looks like XML", "convert it to JSONL with offsets"
+    if cells and all("/" in cell and _is_tag_like([cell.rpartition("/")[2]]) for cell in cells):
+        return "this looks like token/tag", "write one token and its tag a row"
+    if line.count(",") and _is_tag_like([line.rpartition(",")[2].strip()]):
+        return "this looks like CSV", "separate token and tag by a tab or a space"
+    if cells and all(_is_tag_like([cell]) for cell in cells):
+        return "found tags alone", "write one token and its tag a row"
+    if re.match(r"[TRENAM]\d+\t", line):
+        return "this looks like brat's annotations", "name the file .ann, beside its .txt"
+    if len(cells) > 2:
+        return "this looks like plain text, one sentence a line", "annotations are missing"
+    return "", ""
+
+
+# ------------------------------------------------------------------------------------------ reading
+def read_columns(name: str, layout: Layout, report: ReadReport) -> Iterator[Sentence]:
+    """Yield the sentences of a file of columns.
+
+    Raises:
+        DataError: a row does not have the shape of the others.
+    """
+    shape = find_shape(name, layout, report)
+    if shape is None:
+        return
+    stem = Path(name).stem
+    known: dict[str, str] = {}
+    number, longest = 0, 0
+    for lines, rows, doc in _blocks(name, shape, layout, report):
+        columns = list(zip(*rows, strict=True))
+        words = _words(name, shape, lines, columns[shape.token])
+        # The same few strings occur again and again: keep each once.
+        words = [known.setdefault(word, word) for word in words]
+        tags: list[Sequence[str]] = [
+            [known.setdefault(tag, tag) for tag in columns[c]] for c in shape.tags
+        ]
+        yield Sentence("", f"{stem}-{number}", words, tags, doc=doc, lines=lines)
+        number, longest = number + 1, max(longest, len(words))
+    if number == 1 and longest > LONG_SENTENCE:
+        report.note(f"the file has no blank lines: it is one sentence of {longest} tokens")
+
+
+Block = tuple[Sequence[int], list[list[str]], str | None]
+
+
+def _blocks(name: str, shape: Shape, layout: Layout, report: ReadReport) -> Iterator[Block]:
+    """Yield (lines, rows, document) of each sentence, all rows of the same width."""
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    doc: str | None = None
+    documents, width = 0, shape.width
+    stem, delimiter, numbers = Path(name).stem, shape.delimiter, shape.numbers
+    for number, line in read_lines(name, layout.encoding):
+        if not line or not line.strip(" \t\r"):
+            if rows:
+                yield _consecutive(lines), rows, doc
+                lines, rows = [], []
+            continue
+        if is_document_start(line):
+            if rows:
+                yield _consecutive(lines), rows, doc
+                lines, rows = [], []
+            documents += 1
+            doc = f"{stem}-doc-{documents}"
+            continue
+        cells = split_row(line, delimiter)
+        if len(cells) != width:
+            cells = [cell for cell in cells if cell]  # runs of tabs
+        if line[0] == "#" and _is_comment(line, cells, shape, begins=not rows):
+            report.left_out["comment lines"] += 1
+            continue
+        if len(cells) != width:
+            raise _ragged(name, number, line, len(cells), shape)
+        if number == shape.header:
+            continue
+        if numbers is not None and NO_TOKEN.fullmatch(cells[numbers]):
+            report.left_out["rows without a token of their own"] += 1
+            continue
+        lines.append(number)
+        rows.append(cells)
+    if rows:
+        yield _consecutive(lines), rows, doc
+
+
+def _consecutive(lines: list[int]) -> Sequence[int]:
+    """The same numbers, as a range where they have no gap."""
+    whole = range(lines[0], lines[-1] + 1)
+    return whole if len(whole) == len(lines) else lines
+
+
+def _is_comment(line: str, cells: Sequence[str], shape: Shape, *, begins: bool) -> bool:
+    """Whether a line that begins with # is no row: it lacks the shape of one.
+
+    In mid-sentence only lines that no row could be are comments.
+    """
+    if len(cells) == shape.width and all(_is_tag_like([cells[c]]) for c in shape.tags):
+        return False
+    return begins or (shape.delimiter == "\t" and "\t" not in line) or bool(SETTING.match(line))
+
+
+def _ragged(name: str, number: int, line: str, found: int, shape: Shape) -> DataError:
+    """The error of a row with more or fewer cells than the others."""
+    wanted = {"\t": "tabs", " ": "spaces", "": "spaces and tabs"}[shape.delimiter]
+    if line.isspace():
+        help_ = "a line of other white space ends no sentence: make it empty, or give it a tag"
+    elif shape.delimiter != "" and ("\t" in line) != (shape.delimiter == "\t"):
+        help_ = f"other rows are separated by {wanted}: use one delimiter, or set delimiter=any"
+    elif found == shape.width - 1 and line[0] in " \t":
+        help_ = "the token is missing: if it is a space, separate columns by tabs, or drop the row"
+    else:
+        help_ = "correct the row, or set delimiter, token_column or tag_columns"
+    return DataError(
+        f"{name}:{number}: expected {shape.width} columns separated by {wanted}, as in the other "
+        f"rows, found {found}: {line[:60]!r}; {help_}"
+    )
+
+
+def _words(name: str, shape: Shape, lines: Sequence[int], tokens: Sequence[str]) -> Sequence[str]:
+    """The tokens of a sentence without index and prefix.
+
+    Raises:
+        DataError: a token is empty, or has no index.
+    """
+    if "" in tokens:
+        raise DataError(
+            f"{name}:{lines[tokens.index('')]}: expected a token in column {shape.token}, found "
+            "none; correct or remove the line"
+        )
+    if shape.prefix:
+        tokens = [token.removeprefix(shape.prefix) or token for token in tokens]
+    if not shape.indexed:
+        return tokens
+    for line, token in zip(lines, tokens, strict=True):
+        if len(token) < 2 or not token[-1].isdigit():
+            raise DataError(
+                f"{name}:{line}: expected a character and its index, found {token!r}; "
+                "unset indexed_characters"
+            )
+    return [token[0] for token in tokens]

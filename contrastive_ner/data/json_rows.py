@@ -1,0 +1,299 @@
+"""Rows of JSON and of data sets: one object a text, in the layouts of many tools.
+
+`LAYOUTS` is the table: a test of a row's keys, and the function that reads such a row. The last one
+takes a text with mentions, or tokens with tags, under any of the usual keys.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from contrastive_ner.data.decoding import MALFORMED, Place, fault
+from contrastive_ner.data.mentions import Raw, looks_like_mentions, raw_mentions, to_mention
+from contrastive_ner.data.records import Record
+from contrastive_ner.data.row_parts import (
+    ENTITY_KEYS,
+    ONLY_TAG_KEYS,
+    OTHER_KEYS,
+    RELATION_KEYS,
+    ROW_KEYS,
+    TAG_KEYS,
+    TEXT_KEYS,
+    TOKEN_KEYS,
+    Item,
+    Reading,
+    Row,
+    identity,
+    key_of,
+    offsets_of,
+    with_spans,
+    words_of,
+)
+from contrastive_ner.data.sentences import Sentence
+from contrastive_ner.data.tool_rows import (
+    is_w2ner,
+    read_binder,
+    read_cluener,
+    read_dygie,
+    read_gliner,
+    read_label_studio,
+    read_w2ner,
+)
+from contrastive_ner.errors import DataError, shown
+
+
+class RowLayout(NamedTuple):
+    """One layout of rows: its name, a test of a row, and what reads it at a line."""
+
+    name: str
+    fits: Callable[[Row], bool]
+    read: Callable[[Row, int, Reading], list[Item]]
+
+
+def read_rows_of(places: Iterable[Place], reading: Reading, kind: str = "auto") -> Iterator[Item]:
+    """Yield records, or sentences of words, of JSON values; `kind` may name a layout.
+
+    Raises:
+        DataError: a row is malformed, or no row has mentions under a known key.
+    """
+    keys = ROW_KEYS | set(reading.layout.keys.values())
+    for line, value in places:
+        for row in rows_in(value, keys):
+            try:
+                yield from read_row(row, line, reading, kind)
+            except MALFORMED as error:
+                raise DataError(f"{reading.located(line)}: {fault(error)}") from error
+    reading.report.format = "+".join(reading.kinds) or reading.report.format
+    found = ", ".join(sorted(reading.unread)[:10])
+    if found and reading.has_mentions_key:
+        most = max(reading.unread.values())
+        reading.report.note(f"{most} rows have no mentions but lists under other keys: {found}")
+    elif found:
+        raise DataError(
+            f"{reading.name}: no row has 'entities' or another known key of mentions; the keys "
+            f"found are {found}; set fields=entities=KEY, or remove them"
+        )
+
+
+def read_row(row: Any, line: int, reading: Reading, kind: str = "auto") -> list[Item]:
+    """The records or sentences of one row; MALFORMED if it cannot be read."""
+    if isinstance(row, list | tuple):  # spaCy's (text, annotations)
+        if not _is_pair(row):
+            raise DataError(f"expected an object, found {shown(row)}")
+        reading.kinds["spacy"] += 1
+        return read_usual({"entities": [], **row[1], "text": row[0]}, line, reading)
+    if not isinstance(row, Mapping):
+        raise DataError(f"expected an object, found {type(row).__name__}")
+    for key in RELATION_KEYS:
+        if isinstance(row.get(key), list) and row[key]:
+            reading.report.left_out[key] += len(row[key])
+    for layout in LAYOUTS:
+        if layout.name == kind or (kind == "auto" and layout.fits(row)):
+            reading.kinds[layout.name] += 1
+            return layout.read(row, line, reading)
+    raise DataError(f"expected a row of {kind}, found the keys {sorted(row)}")
+
+
+def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
+    """The rows of a JSON value: those of an array, or of an object that only holds rows.
+
+    `keys` tell a row. A value that is a row, or nothing known, is returned as it is.
+
+    >>> rows_in({"version": 1, "rows": [{"text": "a"}, {"text": "b"}]}, frozenset({"text"}))
+    [{'text': 'a'}, {'text': 'b'}]
+    """
+    if isinstance(value, list):
+        inner = [item for item in value if item is not None]
+        if _is_pair(value) or not inner or not all(isinstance(item, dict | list) for item in inner):
+            return [value]
+        return [row for item in inner for row in rows_in(item, keys)]
+    if not isinstance(value, dict) or any(_holds_row(value, key) for key in keys & value.keys()):
+        return [value]
+    parts = [part for part in value.values() if isinstance(part, dict | list) and part]
+    found = [rows for part in parts if _has_row(rows := rows_in(part, keys), keys)]
+    if len(found) == 1 or (found and len(found) == len(value)):
+        return [row for rows in found for row in rows]
+    return [value]
+
+
+def _holds_row(value: Mapping[str, Any], key: str) -> bool:
+    """Whether a key of a row stands for a row here; {"data": [row, row]} only holds rows."""
+    return not (isinstance(value[key], list) and any(isinstance(v, dict) for v in value[key]))
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value is spaCy's (text, annotations)."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], dict)
+    )
+
+
+def _has_row(rows: Sequence[Any], keys: frozenset[str]) -> bool:
+    first = rows[0] if rows else None
+    return _is_pair(first) or (isinstance(first, dict) and bool(keys & first.keys()))
+
+
+# ------------------------------------------------------------------------------------ usual layouts
+def read_usual(row: Row, line: int, reading: Reading) -> list[Item]:
+    """A text with mentions, or tokens with tags or mentions, under any usual key."""
+    if row.get("answer", "accept") != "accept":  # Prodigy
+        reading.report.left_out[f"rows with answer {row['answer']!r}"] += 1
+        return []
+    tagged = tagged_words(row, line, reading)
+    if tagged is not None:
+        return [tagged]
+    text_key = key_of(row, reading, "text", TEXT_KEYS, str)
+    token_key = key_of(row, reading, "tokens", TOKEN_KEYS, list)
+    if text_key is None or not isinstance(row[text_key], str):
+        if token_key is not None and words_of(row[token_key]) is not None:
+            return [words_with_spans(row, line, reading, token_key)]
+        raise DataError(
+            f"expected a string in 'text', found the keys {sorted(map(str, row))}; "
+            "set fields=text=KEY if the text is under another key"
+        )
+    text, (identifier, doc) = row[text_key], identity(row, line, reading)
+    tokens = offsets_of(row.get(reading.layout.keys.get("tokens", "tokens")), text)
+    mentions = [
+        to_mention(text, raw, reading.layout.offsets)
+        for raw in listed_mentions(row, reading, {text_key, token_key})
+    ]
+    unique = sorted(dict.fromkeys(mentions), key=lambda mention: mention[:3])
+    return [Record(identifier, text, unique, doc, tokens)]
+
+
+def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Iterator[Raw]:
+    """The mentions of a row, under a known key, or the only one that holds any."""
+    given = reading.layout.keys.get("entities")
+    known = [given] if given else [key for key in ENTITY_KEYS if key in row and key not in taken]
+    lists = [key for key in known if isinstance(row.get(key), list)]
+    full = [key for key in lists if looks_like_mentions(row[key])]
+    if not lists and known and not (given is None and isinstance(row[known[0]], str)):
+        kind = "null" if row[known[0]] is None else type(row[known[0]]).__name__
+        raise DataError(
+            f"expected a list in {known[0]!r}, empty where there is no mention, found {kind}"
+        )
+    if not full and not any(row[key] for key in lists):
+        others = [
+            key
+            for key, value in row.items()
+            if key not in OTHER_KEYS and key not in taken and looks_like_mentions(value)
+        ]
+        if given is None and len(others) == 1:
+            reading.report.note(f"mentions are read from {others[0]!r}")
+            full = others
+    if not lists and not full:
+        reading.unread.update(
+            str(key)
+            for key, value in row.items()
+            if isinstance(value, dict | list) and value and key not in {*OTHER_KEYS, *taken}
+        )
+        return
+    reading.has_mentions_key = True
+    if len(full) > 1 and any(row[key] != row[full[0]] for key in full):
+        raise DataError(
+            f"found mentions in {' and '.join(map(repr, full))}; set fields=entities=KEY"
+        )
+    for item in row[full[0]] if full else row[lists[0]]:
+        yield from raw_mentions(item, reading.layout.keys)
+
+
+def tagged_words(row: Row, line: int, reading: Reading) -> Sentence | None:
+    """Words with a tag each, or the characters of a text; None if a row has no tags."""
+    keys = reading.layout.keys
+    tag_keys = [keys["tags"]] if "tags" in keys else TAG_KEYS
+    token_keys = [keys["tokens"]] if "tokens" in keys else TOKEN_KEYS
+    found = next((key for key in tag_keys if _are_tags(row.get(key))), None)
+    own = next((key for key in token_keys if key != found and words_of(row.get(key))), None)
+    empty = next((key for key in token_keys if row.get(key) == []), None)
+    if found is None and own is None and empty is not None:
+        found = next((key for key in tag_keys if row.get(key) == []), None)
+        if found is not None:
+            identifier, doc = identity(row, line, reading)
+            return Sentence(reading.place(line), identifier, [], [[]], doc=doc)
+    if found is None:
+        wrong = next((key for key in ONLY_TAG_KEYS if row.get(key) not in (None, [])), None)
+        if wrong is not None:
+            raise DataError(f"expected a list of tags in {wrong!r}, found {shown(row[wrong])}")
+        return None
+    text = row.get(keys.get("text", "text"))
+    words = words_of(row[own]) if own else list(text) if isinstance(text, str) else None
+    if words is None:
+        raise DataError(f"found tags in {found!r} but no tokens among the keys {sorted(row)}")
+    tags = row[found]
+    if len(words) != len(tags):
+        raise DataError(
+            f"expected as many tags as tokens, found {len(tags)} in {found!r} for {len(words)}: "
+            f"{shown(tags)}"
+        )
+    if "" in words:
+        raise DataError(f"expected non-empty strings in {own!r}, found {shown(words)}")
+    identifier, doc = identity(row, line, reading)
+    reading.has_mentions_key = True
+    names = reading.layout.tag_names
+    return Sentence(
+        reading.place(line),
+        identifier,
+        words,
+        [[_tag_name(tag, found, names) for tag in tags]],
+        doc=doc,
+    )
+
+
+def _are_tags(value: Any) -> bool:
+    """Whether a value may be a list of tags: strings, or class numbers."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(tag, str) for tag in value) or all(
+        isinstance(tag, int) and not isinstance(tag, bool) for tag in value
+    )
+
+
+def _tag_name(tag: Any, key: str, names: Sequence[str]) -> str:
+    if isinstance(tag, str):
+        return tag
+    if not names:
+        raise DataError(
+            f"found numbers in {key!r}: give their names in order, such as tag_names=O,B-PER,I-PER"
+        )
+    if not 0 <= tag < len(names):
+        raise DataError(
+            f"expected classes from 0 to {len(names) - 1} in {key!r}, found {tag}; "
+            "drop rows without labels (-1)"
+        )
+    return names[tag]
+
+
+def words_with_spans(row: Row, line: int, reading: Reading, token_key: str) -> Sentence:
+    """Words with mentions over words, half-open unless `offsets` says otherwise (SpERT)."""
+    words = words_of(row[token_key]) or []
+    raws = list(listed_mentions(row, reading, {token_key}))
+    if raws:
+        reading.report.note("mentions count tokens, half-open; else set offsets=inclusive")
+    inclusive = reading.layout.offsets == "inclusive"
+    return with_spans(row, line, reading, words, raws, inclusive=inclusive)
+
+
+LAYOUTS = (
+    RowLayout("cluener", lambda row: isinstance(row.get("label"), dict), read_cluener),
+    RowLayout(
+        "labelstudio",
+        lambda row: (
+            isinstance(row.get("data"), dict) and bool({"annotations", "completions"} & {*row})
+        ),
+        read_label_studio,
+    ),
+    RowLayout("binder", lambda row: "entity_start_chars" in row, read_binder),
+    RowLayout("gliner", lambda row: {"tokenized_text", "ner"} <= row.keys(), read_gliner),
+    RowLayout("w2ner", is_w2ner, read_w2ner),
+    RowLayout(
+        "dygie",
+        lambda row: (
+            isinstance(row.get("sentences"), list)
+            and all(isinstance(own, list) for own in row["sentences"])
+        ),
+        read_dygie,
+    ),
+    RowLayout("jsonl", lambda row: True, read_usual),
+)

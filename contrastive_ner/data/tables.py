@@ -1,0 +1,121 @@
+"""Data sets with a schema: `datasets` folders and names, Parquet files."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from contrastive_ner.data.decoding import Place
+from contrastive_ner.errors import DataError
+
+SAVED = ("state.json", "dataset_dict.json")  # of save_to_disk
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Folder or Hub name, and split, of "NAME@SPLIT"."""
+    if "@" in Path(name).name and not Path(name).is_dir():
+        place, _, split = name.rpartition("@")
+        return place, split
+    return name, ""
+
+
+def read_dataset(name: str) -> Iterator[Place]:
+    """Rows of a data set on disk or on the Hub, as "FOLDER@SPLIT" or "NAME@SPLIT".
+
+    A folder is one of `save_to_disk`, or holds files that `datasets` can load.
+
+    Raises:
+        DataError: it cannot be loaded, or there is no such split.
+    """
+    import datasets
+
+    place, split = split_name(name)
+    folder = Path(place)
+    try:
+        if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
+            data = datasets.load_from_disk(place)
+        else:
+            data = datasets.load_dataset(str(folder) if folder.is_dir() else place)
+    except Exception as error:
+        raise DataError(
+            f"{place}: no data set could be loaded from disk or the Hub: {first_line(error)}"
+        ) from error
+    if isinstance(data, dict):
+        if split not in data:
+            raise DataError(
+                f"{name}: expected one of the splits {sorted(data)}, found {split!r}; "
+                f"write {place}@SPLIT"
+            )
+        data = data[split]
+    try:
+        yield from _places(data, data.features)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: the data set cannot be read: {first_line(error)}") from error
+
+
+def read_parquet(name: str) -> Iterator[Place]:
+    """Rows of a Parquet file; class names come from the schema that `datasets` keeps in it.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    import datasets
+    import pyarrow.parquet
+
+    if not Path(name).is_file():
+        raise DataError(f"{name}: no such file")
+    try:
+        with pyarrow.parquet.ParquetFile(name) as file:
+            features = datasets.Features.from_arrow_schema(file.schema_arrow)
+            rows = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
+            yield from _places(rows, features)
+    except DataError:
+        raise
+    except Exception as error:  # damaged files raise anything: OSError, UnicodeDecodeError, ...
+        raise DataError(f"{name}: cannot be read as Parquet ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _places(rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Place]:
+    named = {key: feature for key, feature in features.items() if class_names(feature)}
+    for number, row in enumerate(rows):
+        yield Place(
+            number,
+            {
+                key: _named(value, class_names(named[key])) if key in named else _as_list(value)
+                for key, value in row.items()
+                if value is not None
+            },
+        )
+
+
+def class_names(feature: Any) -> list[str] | None:
+    """The names of a column of classes, or of lists of them."""
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return names if isinstance(names, list) else None
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if names is None or not isinstance(value, int) or not 0 <= value < len(names):
+        raise DataError(
+            f"expected classes from 0 to {len(names or ()) - 1}, found {value!r}; "
+            "drop rows without labels (-1)"
+        )
+    return names[value]
+
+
+def _as_list(value: Any) -> Any:
+    """A list of objects, where `datasets` gives an object of lists instead."""
+    if not isinstance(value, dict) or not value:
+        return value
+    columns = list(value.values())
+    if not all(isinstance(own, list) and len(own) == len(columns[0]) for own in columns):
+        return value
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
