@@ -197,8 +197,10 @@ def _named_columns(shape: Shape, names: Sequence[str], layout: Layout) -> Shape:
 def _token_form(shape: Shape, rows: Sequence[Sequence[str]], layout: Layout) -> Shape:
     """Detect an index behind each character and a language before each token."""
     tokens = [row[shape.token] for row in rows]
+    numbered = len(tokens) > 3 and all(token[-1:].isdigit() for token in tokens)
+    single = sum(INDEXED.fullmatch(token) is not None for token in tokens)
     indexed = layout.indexed_characters or (
-        len(tokens) > 3 and tokens[0].endswith("0") and all(map(INDEXED.fullmatch, tokens))
+        numbered and tokens[0].endswith("0") and 20 * single >= 19 * len(tokens)
     )
     found = LANGUAGE.match(tokens[0])
     prefix = found.group() if found and len(tokens) > 1 else ""
@@ -299,47 +301,80 @@ Block = tuple[Sequence[int], list[list[str]], str | None]
 
 def _blocks(name: str, shape: Shape, layout: Layout, report: ReadReport) -> Iterator[Block]:
     """Yield (lines, rows, document) of each sentence, all rows of the same width."""
-    lines: list[int] = []
-    rows: list[list[str]] = []
     doc: str | None = None
-    documents, width = 0, shape.width
-    stem, delimiter, numbers = Path(name).stem, shape.delimiter, shape.numbers
-    for number, line in read_lines(name, layout.encoding):
-        if not line or not line.strip(" \t\r"):
-            if rows:
-                yield _consecutive(lines), rows, doc
-                lines, rows = [], []
+    documents = 0
+    for first, block in _paragraphs(name, layout.encoding):
+        rows = _plain_rows(block, shape) if first > shape.header else None
+        if rows is not None:
+            yield range(first, first + len(block)), rows, doc
             continue
-        if is_document_start(line):
-            if rows:
-                yield _consecutive(lines), rows, doc
-                lines, rows = [], []
-            documents += 1
-            doc = f"{stem}-doc-{documents}"
-            continue
-        cells = split_row(line, delimiter)
-        if len(cells) != width:
-            cells = [cell for cell in cells if cell]  # runs of tabs
-        if line[0] == "#" and _is_comment(line, cells, shape, begins=not rows):
-            report.left_out["comment lines"] += 1
-            continue
-        if len(cells) != width:
-            raise _ragged(name, number, line, len(cells), shape)
-        if number == shape.header:
-            continue
-        if numbers is not None and NO_TOKEN.fullmatch(cells[numbers]):
-            report.left_out["rows without a token of their own"] += 1
-            continue
-        lines.append(number)
-        rows.append(cells)
-    if rows:
-        yield _consecutive(lines), rows, doc
+        kept: list[int] = []
+        rows = []
+        for number, line in enumerate(block, start=first):
+            if is_document_start(line):
+                if rows:
+                    yield kept, rows, doc
+                    kept, rows = [], []
+                documents += 1
+                doc = f"{Path(name).stem}-doc-{documents}"
+                continue
+            cells = _checked_row(name, number, line, shape, report, begins=not rows)
+            if cells is not None:
+                kept.append(number)
+                rows.append(cells)
+        if rows:
+            yield kept, rows, doc
 
 
-def _consecutive(lines: list[int]) -> Sequence[int]:
-    """The same numbers, as a range where they have no gap."""
-    whole = range(lines[0], lines[-1] + 1)
-    return whole if len(whole) == len(lines) else lines
+def _paragraphs(name: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of the first line, lines) between blank lines."""
+    block: list[str] = []
+    number = 0
+    for number, line in read_lines(name, encoding):
+        if line and not (line.isspace() and is_blank(line)):
+            block.append(line)
+        elif block:
+            yield number - len(block), block
+            block = []
+    if block:
+        yield number - len(block) + 1, block
+
+
+def _plain_rows(block: Sequence[str], shape: Shape) -> list[list[str]] | None:
+    """The rows of a paragraph without anything that needs a closer look; else None."""
+    if shape.delimiter == "" or shape.numbers is not None:
+        return None
+    text = "\n".join(block) + "\n"
+    if "#" in text or "-DOCSTART-" in text or " \n" in text or "\t\n" in text or "\r" in text:
+        return None
+    if shape.delimiter == " " and "  " in text:
+        return None
+    rows = [line.split(shape.delimiter) for line in block]
+    return rows if {*map(len, rows)} == {shape.width} else None
+
+
+def _checked_row(
+    name: str, number: int, line: str, shape: Shape, report: ReadReport, *, begins: bool
+) -> list[str] | None:
+    """The cells of a row; None for a comment, a header, or a row without a token of its own.
+
+    Raises:
+        DataError: it has more or fewer cells than the other rows.
+    """
+    cells = split_row(line, shape.delimiter)
+    if len(cells) != shape.width:
+        cells = [cell for cell in cells if cell]  # runs of tabs
+    if line[0] == "#" and _is_comment(line, cells, shape, begins=begins):
+        report.left_out["comment lines"] += 1
+        return None
+    if len(cells) != shape.width:
+        raise _ragged(name, number, line, len(cells), shape)
+    if number == shape.header:
+        return None
+    if shape.numbers is not None and NO_TOKEN.fullmatch(cells[shape.numbers]):
+        report.left_out["rows without a token of their own"] += 1
+        return None
+    return cells
 
 
 def _is_comment(line: str, cells: Sequence[str], shape: Shape, *, begins: bool) -> bool:
