@@ -595,7 +595,7 @@ def test_unknown_layout_value_is_refused(file: Callable[..., Path], option: str)
 @pytest.mark.parametrize("column", ["tokens", "ner_tags"])
 def test_dataset_without_a_column_is_refused(tmp_path: Path, column: str) -> None:
     dataset([[0, 0, 0], [0]]).rename_column(column, "other").save_to_disk(tmp_path / "set")
-    with pytest.raises(DataError, match="set: .*other"):
+    with pytest.raises(DataError, match=r"set: .*other"):
         read_records(tmp_path / "set")
 
 

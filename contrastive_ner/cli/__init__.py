@@ -5,6 +5,7 @@ contrastive-ner evaluate MODEL FILE [--train FILE]
 contrastive-ner predict MODEL [FILE]
 contrastive-ner export MODEL FOLDER
 contrastive-ner inspect FILE [FILE ...]
+contrastive-ner convert IN OUT --to FORMAT
 contrastive-ner annotate [FILE] --dictionary FILE
 contrastive-ner dictionary FILE [FILE ...] --output FILE
 contrastive-ner push MODEL USER/NAME
@@ -20,8 +21,10 @@ import sys
 from collections.abc import Sequence
 
 from contrastive_ner import __version__
+from contrastive_ner.cli.convert import add_convert_command
 from contrastive_ner.cli.dictionary import add_dictionary_commands
 from contrastive_ner.cli.inspect import add_inspect_command
+from contrastive_ner.cli.options import joined_lists
 from contrastive_ner.cli.share import add_sharing_commands
 from contrastive_ner.cli.tag import add_tagging_commands
 from contrastive_ner.cli.train import add_train_command
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The status is 0, 2 for an error that the user can fix, or 128 + N after signal N.
     """
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(joined_lists(sys.argv[1:] if argv is None else argv))
     show_messages(
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
@@ -73,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_command(commands)
     add_tagging_commands(commands)
     add_inspect_command(commands)
+    add_convert_command(commands)
     add_dictionary_commands(commands)
     add_sharing_commands(commands)
     return parser

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive_ner.cli.options import add_layout_options
-from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.readers import read_files
 from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.files import expand
 from contrastive_ner.logs import quiet_libraries
@@ -21,7 +21,8 @@ def add_inspect_command(commands: Any) -> None:
         "inspect",
         help="report what annotated files contain",
         description="Report what annotated files contain: sentences, entities, overlaps, repaired "
-        "tags, duplicates within and between the files, and mentions that do not match tokens.",
+        "tags, duplicates within and between the files, mentions that do not match tokens, the "
+        "most frequent surfaces, and three sentences with their mentions in brackets.",
     )
     command.add_argument("files", nargs="+", metavar="FILE", help="annotated text")
     command.add_argument(
@@ -38,14 +39,16 @@ def command_inspect(arguments: argparse.Namespace) -> int:
     """Print what annotated files contain, and what is suspicious about them."""
     quiet_libraries()
     seen: dict[str, str] = {}
-    for name in arguments.files:
-        records, report = read_records(expand(name), layout_of(arguments))
+    read = read_files([expand(name) for name in arguments.files], layout_of(arguments))
+    for name, (records, report) in zip(arguments.files, read, strict=True):
         texts = Counter(record.text for record in records)
         inner = sum(len(outermost(record.entities)[1]) for record in records)
         longest = max(records, key=lambda record: len(record.text))
         counts = Counter(mention.label for record in records for mention in record.entities)
         across = Counter(seen[record.text] for record in records if record.text in seen)
         print(f"{name}: {report.format}{', ' + report.scheme if report.scheme else ''}")
+        for remark in report.remarks():
+            print(f"  note: {remark}")
         empty = sum(not record.entities for record in records)
         print(f"  sentences            {len(records)} ({empty} without entity)")
         print(
@@ -54,6 +57,8 @@ def command_inspect(arguments: argparse.Namespace) -> int:
         )
         print(f"  overlapping          {inner} mentions inside or across a longer one")
         print(f"  longest text         {len(longest.text)} characters (record {longest.id})")
+        if report.joiner is not None:
+            print(f"  between tokens       {'a space' if report.joiner else 'nothing'}")
         print(
             f"  repaired tags        {report.repaired_tags}"
             + "".join(f"\n    {repair}" for repair in report.repairs)
@@ -62,8 +67,50 @@ def command_inspect(arguments: argparse.Namespace) -> int:
         for other, count in across.items():
             print(f"  also in {other}: {count} sentences")
         print(f"  off token boundaries {off_boundaries(records, arguments.tokenizer)}")
+        print_surfaces(records, counts)
+        print_samples(records)
         seen |= {text: name for text in texts if text not in seen}
     return 0
+
+
+def print_surfaces(records: Sequence[Record], counts: Counter[str]) -> None:
+    """Print the five most frequent surfaces of every type."""
+    surfaces: dict[str, Counter[str]] = {label: Counter() for label in counts}
+    for record in records:
+        for m in record.entities:
+            surfaces[m.label][record.text[m.start : m.end]] += 1
+    for label, _ in counts.most_common():
+        found = (f"{one_line(text)} ({n})" for text, n in surfaces[label].most_common(5))
+        print(f"  {label:<20} {', '.join(found)}")
+
+
+def print_samples(records: Sequence[Record]) -> None:
+    """Print three sentences with their mentions marked, those with mentions first."""
+    for record in sorted(records, key=lambda record: not record.entities)[:3]:
+        print(f"  > {one_line(marked(record), 200)}")
+
+
+def one_line(text: str, most: int = 40) -> str:
+    """A text without line ends, shortened."""
+    text = " ".join(text.splitlines())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def marked(record: Record) -> str:
+    """A text with its mentions in brackets.
+
+    >>> marked(Record("1", "Anna left Rome", [Mention(0, 4, "PER"), Mention(10, 14, "LOC")]))
+    '[Anna PER] left [Rome LOC]'
+    """
+    opening = Counter(m.start for m in record.entities)
+    closing: dict[int, list[str]] = {}
+    for m in sorted(record.entities, key=lambda m: -m.start):  # inner mentions end first
+        closing.setdefault(m.end, []).append(m.label)
+    pieces = []
+    for i in range(len(record.text) + 1):
+        pieces += [f" {label}]" for label in closing.get(i, ())]
+        pieces += ["[" * opening[i], record.text[i : i + 1]]
+    return "".join(pieces)
 
 
 def off_boundaries(records: Sequence[Record], tokenizer_name: str | None) -> str:

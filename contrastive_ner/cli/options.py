@@ -32,6 +32,27 @@ LAYOUT_METAVARS = {
 }
 
 
+LIST_OPTIONS = ("--tag_columns",)
+
+
+def joined_lists(argv: Sequence[str]) -> list[str]:
+    """Arguments with the numbers behind an option that takes a list joined by commas.
+
+    >>> joined_lists(["inspect", "--tag_columns", "2", "3", "data.txt"])
+    ['inspect', '--tag_columns', '2,3', 'data.txt']
+    """
+    joined: list[str] = []
+    inside = False
+    for argument in argv:
+        number = argument.replace(",", "").isdigit()
+        if inside and number and joined[-1] not in LIST_OPTIONS:
+            joined[-1] += f",{argument}"
+            continue
+        inside = argument in LIST_OPTIONS or (inside and number)
+        joined.append(argument)
+    return joined
+
+
 def score_limits(text: str) -> float | dict[str, float]:
     """A number, or a number per type, from the text of an option: 0.6, or PER=0.3,ORG=0.6.
 

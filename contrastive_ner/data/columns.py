@@ -57,7 +57,7 @@ def split_row(line: str, delimiter: str) -> list[str]:
         if cells[-1] == "" or cells[-1][-1] in " \r":
             cells = [*line.rstrip(" \t\r").split("\t")]
         return cells
-    line = line.strip(" \t\r") if delimiter == "" else line.strip(" ")
+    line = line.strip(" ").rstrip(" \t\r") if delimiter else line.strip(" \t\r")
     if delimiter == "" and "\t" in line:
         line = line.replace("\t", " ")
     return [cell for cell in line.split(" ") if cell] if "  " in line else line.split(" ")
@@ -88,12 +88,20 @@ def find_shape(name: str, layout: Layout, report: ReadReport) -> Shape | None:
     rows = [(number, line) for number, line in sample if not line.startswith("#")] or sample
     delimiter = _delimiter(rows, layout)
     cells = [split_row(line, delimiter) for _, line in rows]
+    filled_cells = [[cell for cell in own if cell] for own in cells]
+    if len({*map(len, cells)}) > 1 == len({*map(len, filled_cells)}):
+        cells = filled_cells  # runs of tabs
     width = Counter(map(len, cells)).most_common(1)[0][0]
     number, line = rows[0]
-    if width == 1 or _is_folded(cells, layout) or (max(layout.token_column, *layout.tag_columns, 0) >= width):
+    if (
+        width == 1
+        or _is_folded(cells, layout)
+        or (max(layout.token_column, *layout.tag_columns, 0) >= width)
+    ):
         raise _no_columns(name, number, line, width, delimiter, layout)
     fitting = [own for own in cells if len(own) == width]
-    guessed = guess_columns(fitting, layout)
+    headed = not any(_is_tag_like([cell]) for cell in fitting[0])
+    guessed = guess_columns(fitting[headed:] or fitting, layout) or guess_columns(fitting, layout)
     if guessed is None:
         raise _no_columns(name, number, line, width, delimiter, layout)
     shape = replace(guessed, delimiter=delimiter, width=width)

@@ -62,7 +62,7 @@ class Layout:
             if column < 0:
                 raise DataError(f"columns are counted from 0: found {shown(column)}")
         try:
-            text = b"".decode(self.encoding)
+            text = b"a".decode(self.encoding)
         except (LookupError, ValueError, TypeError):
             text = None
         if not isinstance(text, str):

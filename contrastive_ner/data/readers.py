@@ -74,7 +74,9 @@ def read_records(path: str | Path, layout: Layout = AUTO) -> tuple[list[Record],
     """
     name = str(path)
     report = ReadReport(path=name)
-    report.format = detect_format(name) if layout.format == "auto" else layout.format
+    report.format = (
+        detect_format(name, layout.encoding) if layout.format == "auto" else layout.format
+    )
     if report.format not in READERS:
         raise DataError(
             f"{name}: format: expected one of {', '.join(FORMATS)}, found {report.format!r}"

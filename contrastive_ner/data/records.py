@@ -4,6 +4,7 @@ Offsets count code points, half-open, into `text` exactly as given.
 """
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -109,11 +110,15 @@ def outermost(mentions: Iterable[Mention]) -> tuple[list[Mention], list[Mention]
     >>> [[m[:3] for m in part] for part in outermost([Mention(0, 2, "GPE"), Mention(0, 4, "ORG")])]
     [[(0, 4, 'ORG')], [(0, 2, 'GPE')]]
     """
-    kept: list[Mention] = []
+    kept: list[Mention] = []  # in order of their starts
     rest: list[Mention] = []
     for mention in sorted(mentions, key=lambda m: (m.start - m.end, m.start, m.label)):
-        free = all(mention.end <= other.start or other.end <= mention.start for other in kept)
-        (kept if free else rest).append(mention)
+        at = bisect_left(kept, mention.start, key=lambda m: m.start)
+        before, after = kept[at - 1 : at] if at else [], kept[at : at + 1]
+        if any(m.end > mention.start for m in before) or any(m.start < mention.end for m in after):
+            rest.append(mention)
+        else:
+            kept.insert(at, mention)
     return sorted(kept), sorted(rest)
 
 

@@ -49,7 +49,7 @@ def read_brat(name: str, layout: Layout, report: ReadReport) -> Iterator[Record]
                 raise DataError(f"{file}:{number}: {error}") from error
             if mention is not None:
                 mentions[mention] = None
-        yield Record(file.stem, text, sorted(mentions), file.stem)
+        yield Record(file.stem, text, sorted(mentions))
 
 
 def brat_mention(text: str, line: str, layout: Layout, report: ReadReport) -> Mention | None:
@@ -58,11 +58,15 @@ def brat_mention(text: str, line: str, layout: Layout, report: ReadReport) -> Me
     found = re.fullmatch(r"(.+?) (\d+) (\d+)((?:;\d+ \d+)*)", cells[1]) if len(cells) > 1 else None
     if found is None:
         raise DataError(f"expected T1<tab>TYPE START END<tab>TEXT, found {line[:60]!r}")
-    if found[4]:
-        report.left_out["discontinuous mentions"] += 1
-        return None
+    start, end = int(found[2]), int(found[3])
+    further = [int(number) for number in re.findall(r"\d+", found[4])]
+    for next_start, next_end in zip(further[::2], further[1::2], strict=True):
+        if text[end:next_start].strip():
+            report.left_out["discontinuous mentions"] += 1
+            return None
+        end = next_end  # brat splits a mention at line ends
     surface = cells[2] if len(cells) > 2 else None
-    return to_mention(text, Raw(int(found[2]), int(found[3]), found[1], surface), layout.offsets)
+    return to_mention(text, Raw(start, end, found[1], surface), layout.offsets)
 
 
 # -- PubTator
@@ -79,7 +83,7 @@ def read_pubtator(name: str, layout: Layout, report: ReadReport) -> Iterator[Rec
     def finished() -> Iterator[Record]:
         if texts:
             text = " ".join(texts[part] for part in "ta" if part in texts)
-            yield Record(identifier, text, sorted(set(mentions)), identifier)
+            yield Record(identifier, text, sorted(set(mentions)))
         texts.clear()
         mentions.clear()
 

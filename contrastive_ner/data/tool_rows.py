@@ -71,7 +71,7 @@ def read_label_studio(row: Row, line: int, reading: Reading) -> list[Item]:
             for raw in raw_mentions({**value, "score": result.get("score")}, {})
         ]
     reading.has_mentions_key = True
-    identifier, doc = identity(row, line, reading)
+    identifier, doc = identity({"id": row.get("id"), **data}, line, reading)
     return [Record(identifier, data[key], sorted(set(mentions)), doc)]
 
 

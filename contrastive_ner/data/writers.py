@@ -1,7 +1,9 @@
 """Writers of annotated text: JSONL, CLUENER, columns, `datasets`."""
 
 import json
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
     """Yield the text of records in a file format, piece by piece."""
     if format == "jsonl":
         for record in records:
-            yield _json_line(record.to_dict())
+            yield json_line(record.to_dict())
     elif format == "cluener":
         for record in records:
             label: dict[str, dict[str, list[list[int]]]] = {}
@@ -52,7 +54,7 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
                 label.setdefault(m.label, {}).setdefault(record.text[m.start : m.end], []).append(
                     [m.start, m.end - 1]
                 )
-            yield _json_line({"text": record.text, "label": label})
+            yield json_line({"text": record.text, "label": label})
     elif format == "columns":
         layered = [tag_layers(record, scheme) for record in records]
         width = max((len(layers) for layers in layered), default=1)
@@ -75,7 +77,8 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
         raise DataError(f"format: expected jsonl, cluener or columns, found {format!r}")
 
 
-def _json_line(row: dict[str, Any]) -> str:
+def json_line(row: dict[str, Any]) -> str:
+    """A JSON object as a line of UTF-8."""
     line = json.dumps(row, ensure_ascii=False)
     # UTF-8 cannot encode a lone surrogate: escape such a row.
     return (
@@ -133,7 +136,11 @@ def _write_datasets(records: Sequence[Record], path: Path, scheme: str) -> None:
         ],
         "ner_tags": [own[0] for own in layers],
     }
-    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(path))
+    data = datasets.Dataset.from_dict(rows, features=features)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        data.save_to_disk(f"{scratch}/data")
+        os.replace(f"{scratch}/data", path)
 
 
 def keep_aligned(record: Record) -> int:
