@@ -397,7 +397,7 @@ BAD_TRAIN = {
         '{"text": "张三", "entities": [{"start": 0, "end": 9, "label": "PER"}]}\n',
         "train.txt:1",
     ),
-    "no text": ('{"sentence": "张三"}\n', "train.txt:1"),
+    "no text": ('{"other": "张三"}\n', "train.txt:1"),
 }
 
 
@@ -561,9 +561,9 @@ ALIAS_BOMB = "a: &a [x, x]\n" + "".join(
         ("tag_columns: [.inf]\n", "tag_columns is [inf]"),
         ("tag_columns: [1.5]\n", "tag_columns is [1.5]"),
         ("tag_columns: !!binary aGk=\n", "tag_columns is b'hi'"),
-        ("delimiter: 5\n", "delimiter: expected one of auto, tab, space, found '5'"),
+        ("delimiter: 5\n", "delimiter: expected one of auto, tab, space, any, found '5'"),
         ("joiner: yes\n", "joiner: expected one of auto, none, space, found 'true'"),
-        ("tag_scheme: IOB\n", "tag_scheme: expected one of auto, IOB1"),
+        ("tag_scheme: IOB\n", "tag_scheme: expected one of auto, IO, IOB1"),
         ("format: .nan\n", "format is 'nan': expected one of auto, columns"),
         ("stage2_learning_rate: yes\n", "stage2_learning_rate is True: expected float"),
         ("stage2_weight_decay: 1" + "0" * 400 + "\n", "...: expected float"),

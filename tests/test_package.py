@@ -222,7 +222,7 @@ def test_user_errors_are_one_line_and_bugs_show_their_traceback(
     def bug(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("contrastive_ner.cli.inspect.read_records", bug)
+    monkeypatch.setattr("contrastive_ner.cli.inspect.read_files", bug)
     with pytest.raises(ValueError, match="a bug"):
         main(["inspect", missing])
 

@@ -78,7 +78,7 @@ def read_row(row: Any, line: int, reading: Reading, kind: str = "auto") -> list[
     """The records or sentences of one row; MALFORMED if it cannot be read."""
     if isinstance(row, list | tuple):  # spaCy's (text, annotations)
         if not _is_pair(row):
-            raise DataError(f"expected an object, found {shown(row)}")
+            raise DataError(f"expected an object, found {type(row).__name__}")
         reading.kinds["spacy"] += 1
         return read_usual({"entities": [], **row[1], "text": row[0]}, line, reading)
     if not isinstance(row, Mapping):

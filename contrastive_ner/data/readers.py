@@ -28,6 +28,8 @@ from contrastive_ner.errors import DataError
 JSON_START = re.compile(r'\{\s*("|$)|\[\s*([{\["]|$)')
 ROW_END = re.compile(r"[\t ]([Oo0]|[BIESMLUW][-_]\S+)\s*$")  # of columns whose token is a bracket
 
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+
 Reader = Callable[[str, Layout, ReadReport], Iterable[Item]]
 
 
@@ -139,7 +141,7 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
     filled = (line for _, line in read_lines(name, encoding) if not is_blank(line))
     lines = list(islice(filled, 3))
     if not lines:
-        return "jsonl" if suffix in (".json", ".jsonl") else "columns"
+        return "jsonl" if suffix in JSON_SUFFIXES else "columns"
     if is_json(name, lines, suffix, encoding):
         return "cluener" if _is_cluener(lines[0]) else "jsonl"
     if PUBTATOR_TEXT.fullmatch(lines[0]):
@@ -152,7 +154,7 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
 def is_json(name: str, lines: Sequence[str], suffix: str, encoding: str) -> bool:
     """Whether a file is JSON: by its name, or because its first value, or one of two lines, is."""
     start = lines[0].lstrip()
-    if suffix in (".json", ".jsonl", ".ndjson"):
+    if suffix in JSON_SUFFIXES:
         return True
     if start[0] not in "{[" or ROW_END.search(start):
         return False

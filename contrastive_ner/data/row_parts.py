@@ -130,6 +130,11 @@ def offsets_of(tokens: Any, text: str) -> list[tuple[int, int]] | None:
 def with_spans(
     row: Row, line: int, reading: Reading, words: list[str], raws: Iterable[Raw], *, inclusive: bool
 ) -> Sentence:
+    """A sentence of words with mentions over words.
+
+    Raises:
+        DataError: a mention cannot be used.
+    """
     identifier, doc = identity(row, line, reading)
     spans = [word_span(words, raw, inclusive=inclusive) for raw in raws]
     return Sentence(reading.place(line), identifier, words, spans=spans, doc=doc)

@@ -27,7 +27,7 @@ from contrastive_ner.data.decoding import (
 from contrastive_ner.data.joining import joiner_of, token_kinds
 from contrastive_ner.data.json_rows import read_row, rows_in
 from contrastive_ner.data.layout import FORMATS, Layout, ReadReport
-from contrastive_ner.data.readers import READERS, detect_format, read_records
+from contrastive_ner.data.readers import JSON_SUFFIXES, READERS, detect_format, read_records
 from contrastive_ner.data.records import Record, token_offsets
 from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, Reading, find_words, words_of
 from contrastive_ner.data.schemes import SPELLINGS
@@ -112,7 +112,7 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
     try:
         found = detect_format(path, encoding)
     except DataError:  # missing file or bad first row: reading reports it
-        found = "columns"
+        found = "jsonl" if suffix in JSON_SUFFIXES else "columns"
     if found == "brat" and suffix == ".txt":
         return "text"  # beside annotations, but named itself
     if found != "columns":
@@ -234,13 +234,13 @@ def json_values(source: Source) -> Iterator[Place | BadRow]:
     """The values of a JSON file; of a file with a value a line, bad lines too."""
     path, encoding = source.path, source.layout.encoding
     plain = encoding_of(path, encoding) == "utf-8-sig"
-    if not plain or not is_json_lines(path, encoding):
-        try:
+    try:
+        if not plain or not is_json_lines(path, encoding):
             yield from list(read_json(path, encoding))
             return
-        except DataError:
-            if not plain:
-                raise
+    except DataError:
+        if not plain:
+            raise
     for number, raw in read_raw_lines(path):
         if raw.strip():
             try:

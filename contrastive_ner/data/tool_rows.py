@@ -147,6 +147,7 @@ def read_dygie(row: Row, line: int, reading: Reading) -> list[Item]:
 
 
 def is_w2ner(row: Row) -> bool:
+    """Whether a row is of W2NER: a list of words in "sentence" and objects in "ner"."""
     entries = row.get("ner")
     return (
         isinstance(entries, list)
