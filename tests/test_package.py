@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import itertools
 import json
 import re
 import subprocess
@@ -136,7 +137,8 @@ def test_functions_and_files_stay_short(path: Path):
 def test_every_package_that_is_imported_is_declared():
     named = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    listed = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
+    extras = project["optional-dependencies"].values()
+    listed = [*project["dependencies"], *itertools.chain.from_iterable(extras)]
     declared = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in listed}
     own = {"contrastive_ner", *(path.stem for path in FILES)}  # the files of an exported folder
     for path in FILES:

@@ -203,14 +203,16 @@ def test_labels_of_cluener_that_are_wrong_leave_the_text_to_tag(tag, tmp_path):
 
 
 def test_given_mentions_are_read_beside_another_text_column_and_words(tmp_path):
-    mention = {"start": 0, "end": 2, "label": "PER"}  # counts characters, or words if there is no text
+    # Offsets count characters, or words where there is no text.
+    mention = {"start": 0, "end": 2, "label": "PER"}
     rows = [{"body": "小明在", "entities": [mention]}, {"tokens": WORDS, "entities": [mention]}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     read = list(
         read_rows(str(tmp_path / "in.jsonl"), Layout(), text_column="body", keep_entities=True).rows
     )
     found = [(row.text, [m[:3] for m in row.entities]) for row in read]
-    assert found == [("小明在", [(0, 2, "PER")]), ("".join(WORDS), [(0, len(WORDS[0] + WORDS[1]), "PER")])]
+    two = len(WORDS[0] + WORDS[1])
+    assert found == [("小明在", [(0, 2, "PER")]), ("".join(WORDS), [(0, two, "PER")])]
 
 
 def test_a_record_says_coverage_words_best_types_and_what_is_abstained(

@@ -57,7 +57,7 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = dist.glob("*.whl")
     # The tested versions first: an open range would take a build of torch of several gigabytes.
     call(*pip, "-r", ROOT / "requirements-onnx.txt", cwd=folder)
-    call(*pip, f"contrastive-ner[onnx] @ file://{wheel}", cwd=folder)
+    call(*pip, f"contrastive-ner[onnx,spacy] @ file://{wheel}", cwd=folder)
     return folder / "bin"
 
 
@@ -135,6 +135,17 @@ def test_a_user_bundles_verifies_and_exports(installed: Path, work: Path, traine
         for t in (tagged, expected)
     ]
     assert keys[0] == keys[1]
+
+
+def test_a_user_converts_to_spacy_and_back(installed: Path, work: Path):
+    ner = installed / "contrastive-ner"
+    call(ner, "convert", "dev.jsonl", "dev.spacy", "--to", "spacy", cwd=work)
+    call(ner, "convert", "dev.spacy", "again.jsonl", "--to", "jsonl", cwd=work)
+    rows, again = (
+        [json.loads(line) for line in (work / name).read_text("utf-8").splitlines()]
+        for name in ("dev.jsonl", "again.jsonl")
+    )
+    assert [(r["text"], r["entities"]) for r in rows] == [(r["text"], r["entities"]) for r in again]
 
 
 def test_the_library_is_there(installed: Path, trained: Path, tmp_path: Path):

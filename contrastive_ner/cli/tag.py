@@ -18,7 +18,7 @@ from contrastive_ner.cli.options import (
 )
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
-from contrastive_ner.errors import ConfigError
+from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.evaluation.report import breakdown_table, score_table
 from contrastive_ner.files import expand, write_json
 from contrastive_ner.provenance import provenance
@@ -43,6 +43,11 @@ def add_tagging_commands(commands: Any) -> None:
         help="training data of the model: score mentions that occur there and new ones separately",
     )
     evaluate.add_argument("--output", metavar="JSON", help="also write the scores to this file")
+    evaluate.add_argument(
+        "--allow_no_entities",
+        action="store_true",
+        help="score texts without any gold mention, too",
+    )
     add_type_options(evaluate)
     add_layout_options(evaluate)
     evaluate.set_defaults(command=command_evaluate)
@@ -172,6 +177,11 @@ def add_export_command(commands: Any) -> None:
 def command_evaluate(arguments: argparse.Namespace) -> int:
     """Print the scores of a model on annotated text, and write them if asked."""
     records, report = read_records(expand(arguments.file), layout_of(arguments))
+    if not arguments.allow_no_entities and not any(record.entities for record in records):
+        raise DataError(
+            f"{report.path}: expected gold mentions, found none in {len(records)} texts; check the "
+            "format with contrastive-ner inspect, or pass --allow_no_entities"
+        )
     train = (
         read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     )
@@ -186,8 +196,8 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
             f"F1 {100 * inner['f1']:.1f}"
         )
     print(breakdown_table(scores), end="")
-    if report.repaired_tags:
-        print(f"{report.repaired_tags} tags repaired in {report.path}")
+    for remark in report.remarks():
+        print(f"{report.path}: {remark}")
     if arguments.output:
         files = {
             name: getattr(arguments, name)

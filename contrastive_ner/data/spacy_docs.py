@@ -73,12 +73,14 @@ def words_and_spaces(record: Record) -> tuple[list[str], list[bool]]:
         bounds |= {start, end}
     for mention in record.entities:
         bounds |= {mention.start, mention.end}
-    cuts = sorted(bounds)
-    pieces = [record.text[a:b] for a, b in pairwise(cuts)]
+    starts, ends = ({m[i] for m in record.entities} for i in (0, 1))
     words: list[str] = []
     spaces: list[bool] = []
-    for piece in pieces:
-        if piece == " " and words and not spaces[-1]:
+    for start, end in pairwise(sorted(bounds)):
+        piece = record.text[start:end]
+        # A space at the edge of a mention is a token of its own, or the mention would lose it.
+        own = start in starts or end in ends
+        if piece == " " and words and not spaces[-1] and not own:
             spaces[-1] = True
         else:
             words.append(piece)

@@ -198,8 +198,8 @@ class Source(NamedTuple):
     def records(self, row: Any, number: int, joiner: str) -> list[Record]:
         """The texts of a row, usually one; MALFORMED if it has none."""
         if not self.keep_entities and isinstance(row, Mapping):
-            known = isinstance(row.get(self.text_column), str) or words_of(row.get("tokens"))
-            if known or self.text_column != "text":
+            given = self.text_column in row and not isinstance(row[self.text_column], list)
+            if given or words_of(row.get("tokens")) or self.text_column != "text":
                 return [text_of(row, number, joiner, self.text_column)]
             row = without_mentions(row)
         layout = replace(self.layout, joiner="none" if joiner == "" else "space")
