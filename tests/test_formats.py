@@ -62,9 +62,10 @@ COLUMNS = {
     "header of several tag columns": (
         columns(
             "TOKEN|NE-COARSE-LIT|NE-COARSE-METO|NE-FINE-LIT|MISC / # hipe2022:document_id = 1 / "
-            "Anna|B-pers|O|B-pers.ind|_ / # segment = _ / left|O|O|O|_"
+            "Anna|B-pers|_|B-pers.ind|_ / # segment = _ / left|O|_|O|EndOfSentence / "
+            "Bo|B-pers|_|O|_"
         ),
-        [("Anna left", [("Anna", "pers")])],
+        [("Anna left", [("Anna", "pers")]), ("Bo", [("Bo", "pers")])],
     ),
     "chunks beside names": (
         "EU B-NP B-ORG\nrejects B-VP O\nGerman B-NP B-MISC\n",

@@ -44,6 +44,7 @@ class Shape:
     header: int = 0  # the line of the column names; 0: none
     indexed: bool = False
     prefix: str = ""  # before every token
+    ends: int | None = None  # the column that says where sentences end
 
     def cells(self, line: str) -> list[str]:
         """The cells of a row."""
@@ -101,12 +102,13 @@ def find_shape(name: str, layout: Layout, report: ReadReport) -> Shape | None:
         raise _no_columns(name, number, line, width, delimiter, layout)
     fitting = [own for own in cells if len(own) == width]
     headed = not any(_is_tag_like([cell]) for cell in fitting[0])
-    guessed = guess_columns(fitting[headed:] or fitting, layout) or guess_columns(fitting, layout)
+    body = fitting[headed:] or fitting
+    guessed = guess_columns(body, layout) or guess_columns(fitting, layout)
     if guessed is None:
         raise _no_columns(name, number, line, width, delimiter, layout)
     shape = replace(guessed, delimiter=delimiter, width=width)
     if len(cells[0]) == width and len(rows) > 1 and _is_header(cells[0], fitting[1:], shape):
-        shape = _named_columns(replace(shape, header=number), cells[0], layout)
+        shape = _named_columns(replace(shape, header=number), cells[0], body, layout)
         report.note(f"line {number} names the columns and is left out")
         fitting = fitting[1:]
     return _described(_token_form(shape, fitting, layout), layout, report)
@@ -194,12 +196,17 @@ def _is_header(first: Sequence[str], rows: Sequence[Sequence[str]], shape: Shape
     return known and all(read_tags({first[c]: 1})[0].get(first[c]) is None for c in shape.tags)
 
 
-def _named_columns(shape: Shape, names: Sequence[str], layout: Layout) -> Shape:
-    """The tag column by its name, where a header names one and several columns hold tags."""
-    if layout.tag_columns or len(shape.tags) == 1:
-        return shape
-    known = [c for c in shape.tags if names[c].lower() in TAG_NAMES]
-    return replace(shape, tags=(known[0],)) if known else shape
+def _named_columns(
+    shape: Shape, names: Sequence[str], rows: Sequence[Sequence[str]], layout: Layout
+) -> Shape:
+    """The shape with the tag column that the header names, and the column that ends sentences."""
+    lowered = [name.lower() for name in names]
+    ends = lowered.index("misc") if "misc" in lowered else None  # HIPE
+    known = [c for c in range(shape.width) if lowered[c] in TAG_NAMES and c != shape.token]
+    tagged = [c for c in known if is_tag_column([row[c] for row in rows])]
+    if layout.tag_columns or not tagged:
+        return replace(shape, ends=ends)
+    return replace(shape, ends=ends, tags=(tagged[0],))
 
 
 def _token_form(shape: Shape, rows: Sequence[Sequence[str]], layout: Layout) -> Shape:
@@ -264,7 +271,7 @@ def likely_format(line: str) -> tuple[str, str]:
         return "this looks like Boson's {{type:text}}", "convert it to JSONL with offsets"
     if re.match(r"\s*<\w+|<\?xml", line) or re.search(r"</\w+>", line):
         return "this looks like XML", "convert it to JSONL with offsets"
-    if cells and all("/" in cell and _is_tag_like([cell.rpartition("/")[2]]) for cell in cells):
+    if cells and all(re.fullmatch(r".+/[A-Za-z][\w-]*", cell) for cell in cells):
         return "this looks like token/tag", "write one token and its tag a row"
     if line.count(",") and _is_tag_like([line.rpartition(",")[2].strip()]):
         return "this looks like CSV", "separate token and tag by a tab or a space"
@@ -272,7 +279,9 @@ def likely_format(line: str) -> tuple[str, str]:
         return "found tags alone", "write one token and its tag a row"
     if re.match(r"[TRENAM]\d+\t", line):
         return "this looks like brat's annotations", "name the file .ann, beside its .txt"
-    if len(cells) > 2:
+    if line.count("\t") > 1:
+        return "no column holds tags such as O and B-PER", "set token_column and tag_columns"
+    if len(cells) > 2 or (len(cells) == 1 and len(line) > 8):
         return "this looks like plain text, one sentence a line", "annotations are missing"
     return "", ""
 
@@ -290,7 +299,8 @@ def read_columns(name: str, layout: Layout, report: ReadReport) -> Iterator[Sent
     stem = Path(name).stem
     known: dict[str, str] = {}
     number, longest = 0, 0
-    for lines, rows, doc in _blocks(name, shape, layout, report):
+    blocks = _blocks(name, shape, layout, report)
+    for lines, rows, doc in blocks if shape.ends is None else _sentences(blocks, shape.ends):
         columns = list(zip(*rows, strict=True))
         words = _words(name, shape, lines, columns[shape.token])
         # The same few strings occur again and again: keep each once.
@@ -305,6 +315,15 @@ def read_columns(name: str, layout: Layout, report: ReadReport) -> Iterator[Sent
 
 
 Block = tuple[Sequence[int], list[list[str]], str | None]
+
+
+def _sentences(blocks: Iterator[Block], ends: int) -> Iterator[Block]:
+    """Blocks split where a cell of the column `ends` says EndOfSentence."""
+    for lines, rows, doc in blocks:
+        cuts = [i + 1 for i, row in enumerate(rows) if "EndOfSentence" in row[ends]]
+        for start, end in pairwise([0, *cuts, len(rows)]):
+            if start < end:
+                yield lines[start:end], rows[start:end], doc
 
 
 def _blocks(name: str, shape: Shape, layout: Layout, report: ReadReport) -> Iterator[Block]:

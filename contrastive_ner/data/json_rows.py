@@ -67,6 +67,8 @@ def read_rows_of(places: Iterable[Place], reading: Reading, kind: str = "auto") 
     if found and reading.has_mentions_key:
         most = max(reading.unread.values())
         reading.report.note(f"{most} rows have no mentions but lists under other keys: {found}")
+    elif reading.kinds and not reading.has_mentions_key and not found:
+        reading.report.note("no row has mentions, or a key that could hold them")
     elif found:
         raise DataError(
             f"{reading.name}: no row has 'entities' or another known key of mentions; the keys "
