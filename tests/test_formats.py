@@ -1,12 +1,14 @@
 """What practitioners have: each input is read rightly, or refused with what helps."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from test_data import PROPERTY, annotated, annotated_words
@@ -411,6 +413,22 @@ def test_json_of_all_kinds_is_read(
 ) -> None:
     path = file(json.dumps(row, ensure_ascii=False, indent=indent), "data.json")
     assert found(read_records(path)[0]) == expected
+
+
+EXAMPLES = re.findall(
+    r"```(json|text)\n(.*?)```", (ROOT / "docs" / "data.md").read_text("utf-8"), re.S
+)
+
+
+@pytest.mark.parametrize(("kind", "text"), EXAMPLES)
+def test_every_example_of_the_documentation_is_read(
+    file: Callable[..., Path], kind: str, text: str
+) -> None:
+    (record,) = read_records(file(text, f"data.{kind}"))[0]
+    assert [(record.text[m.start : m.end], m.label) for m in record.entities] == [
+        ("张三", "PER"),
+        ("北京", "LOC"),
+    ]
 
 
 @pytest.mark.parametrize("between", ["\n", "\n\n", " ", ""], ids=repr)
