@@ -391,6 +391,16 @@ def decoder_table(measured: dict[str, Any]) -> list[str]:
     return [*lines, "", f"`{measured['command']}`: {sizes}. {machines([measured])}"]
 
 
+def reading_table(measured: dict[str, Any]) -> list[str]:
+    """One row per job of `benchmarks/reading.py`."""
+    lines = header("job", "file, MB", "CPU seconds", "peak memory, MB")
+    for name, row in measured["rows"].items():
+        size = f"{row['file_megabytes']:.1f}" if row["file_megabytes"] else "-"
+        lines.append(row_of(name, size, f"{row['seconds']:.2f}", f"{row['megabytes']:.0f}"))
+    times = measured["repetitions"]
+    return [*lines, "", f"`{measured['command']}`, medians of {times}. {machines([measured])}"]
+
+
 def headline_table(groups: Groups) -> list[str]:
     """One row per headline: a method compared with the CRF tagger, in percent."""
     scores = ["dev F1", "test F1", "CRF tagger: dev F1", "test F1", "test difference, 95 %"]
@@ -439,6 +449,7 @@ def documents() -> dict[Path, str]:
         speed: {
             "speed": ["\n\n".join("\n".join(speed_table(report)) for report in reports)],
             "decoder": decoder_table(json.loads((RESULTS / "crf_decoder.json").read_text("utf-8"))),
+            "reading": reading_table(json.loads((RESULTS / "reading.json").read_text("utf-8"))),
         },
     }
     pages = {about_serving: serving(about_serving.read_text("utf-8"))}
