@@ -139,7 +139,7 @@ BAD = {
         + b"\n",
         {
             2: "found 3",
-            3: "found None",
+            3: "found the keys ['body']",
             4: "found list",
             5: "expected JSON",
             7: "codec",

@@ -8,8 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from contrastive_ner.data.decoding import MALFORMED, Place, fault
-from contrastive_ner.data.mentions import Raw, looks_like_mentions, raw_mentions, to_mention
-from contrastive_ner.data.records import Record
+from contrastive_ner.data.mentions import (
+    Raw,
+    check_label,
+    looks_like_mentions,
+    raw_mentions,
+    to_mention,
+)
+from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.row_parts import (
     ENTITY_KEYS,
     ONLY_TAG_KEYS,
@@ -85,6 +91,8 @@ def read_row(row: Any, line: int, reading: Reading, kind: str = "auto") -> list[
         return read_usual({"entities": [], **row[1], "text": row[0]}, line, reading)
     if not isinstance(row, Mapping):
         raise DataError(f"expected an object, found {type(row).__name__}")
+    if kind == "auto" and (plain := plain_record(row, line, reading)) is not None:
+        return [plain]
     for key in RELATION_KEYS:
         if isinstance(row.get(key), list) and row[key]:
             reading.report.left_out[key] += len(row[key])
@@ -138,6 +146,39 @@ def _has_row(rows: Sequence[Any], keys: frozenset[str]) -> bool:
 
 
 # ------------------------------------------------------------------------------------ usual layouts
+OWN_KEYS = frozenset({"id", "text", "entities", "doc", "tokens"})
+OWN_MENTION_KEYS = ({"start", "end", "label"}, {"start", "end", "label", "score"})
+
+
+def plain_record(row: Row, line: int, reading: Reading) -> Record | None:
+    """A row of our own layout without anything to look into, which is four times as fast.
+
+    None for any other row, and for one with a mistake, which `read_usual` reports.
+    """
+    text, entities, layout = row.get("text"), row.get("entities"), reading.layout
+    own = row.keys() <= OWN_KEYS and not layout.fields and layout.offsets in ("auto", "half_open")
+    if not own or not isinstance(text, str) or not isinstance(entities, list):
+        return None
+    mentions: dict[Mention, None] = {}
+    for item in entities:
+        if not isinstance(item, dict) or item.keys() not in OWN_MENTION_KEYS:
+            return None
+        start, end, label, score = item["start"], item["end"], item["label"], item.get("score")
+        if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+            return None
+        if not isinstance(label, str) or label not in reading.labels:
+            check_label(label, (start, end, label))
+            reading.labels.add(label)
+        if score is not None and type(score) not in (int, float):
+            return None
+        mentions[Mention(start, end, label, score)] = None
+    tokens = offsets_of(row["tokens"], text) if row.get("tokens") else None
+    identifier, doc = identity(row, line, reading)
+    reading.kinds["jsonl"] += 1
+    reading.has_mentions_key = True
+    return Record(identifier, text, sorted(mentions, key=lambda m: m[:3]), doc, tokens)
+
+
 def read_usual(row: Row, line: int, reading: Reading) -> list[Item]:
     """A text with mentions, or tokens with tags or mentions, under any usual key."""
     if row.get("answer", "accept") != "accept":  # Prodigy

@@ -49,6 +49,7 @@ class Reading:
     kinds: Counter[str] = field(default_factory=Counter)  # layouts that occurred
     unread: Counter[str] = field(default_factory=Counter)  # keys of rows without mentions
     has_mentions_key: bool = False
+    labels: set[str] = field(default_factory=set)  # that were checked
     unit: str = "line"  # what is counted: lines of a file, or rows
     stem: str = ""  # begins the identifiers of rows without one
 
