@@ -1,4 +1,4 @@
-"""Atomically written files and folders; hashes; paths with environment variables."""
+"""Atomically written files and folders; locks; hashes; paths with environment variables."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,61 @@ def move_folder(source: Path, target: Path) -> None:
     """Move a complete folder to its final place, replacing an older one."""
     shutil.rmtree(target, ignore_errors=True)
     os.replace(source, target)
+
+
+class LockFile:
+    """An exclusive lock between processes; it ends with `release` or with its process.
+
+    Only the holder removes the file, before it releases the lock. Whoever had opened that file
+    locks a file without a name; `acquire` notices and tries again, so there is never a second
+    holder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock
+
+        self.path = path
+        self.lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        """Take the lock, and make its folder; False if another process holds it."""
+        for tries_left in reversed(range(1000)):
+            try:
+                taken = self._take()
+            except (FileNotFoundError, FileExistsError):  # others make and remove the folder
+                if not tries_left:
+                    raise
+            else:
+                if taken is not None:
+                    return taken
+        return False
+
+    def _take(self) -> bool | None:
+        """Take the lock if it is free; None if its file was removed in the meantime."""
+        from filelock import Timeout
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.lock.acquire(timeout=0)
+            # A file that is still there was there all the time: it is the one that was locked.
+            if os.path.samestat(os.fstat(opened), os.stat(self.path)):
+                return True
+        except Timeout:
+            return False
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(opened)
+        self.lock.release()
+        return None
+
+    def release(self) -> None:
+        """Remove the file and release the lock; no effect without the lock."""
+        if self.lock.is_locked:
+            with suppress(OSError):  # Windows keeps open files
+                self.path.unlink()
+            self.lock.release()
 
 
 def expand(path: str) -> str:

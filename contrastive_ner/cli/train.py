@@ -20,7 +20,6 @@ from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.training.config import RunConfig, is_first_process, load_config
 from contrastive_ner.training.run import (
-    LOCK_FILE,
     Alignment,
     assemble_model,
     check_run_dir,
@@ -78,16 +77,14 @@ def command_train(config: RunConfig) -> int:
             print_scores(read_json(run_dir / "metrics.json"))
             return 0
         lock = lock_run_dir(run_dir)
-    with nothing_left_of_a_false_start(run_dir):
+    with nothing_left_of_a_false_start(run_dir, lock):
         with first_process_first():
             task, data, alignment = prepare(config)
         from contrastive_ner.training.phases import train_phases
 
         trained = train_phases(task)
-    if is_first_process():
-        finish(task, data, alignment, trained)
-        lock.release()
-        (run_dir / LOCK_FILE).unlink()
+        if is_first_process():
+            finish(task, data, alignment, trained)
     return 0
 
 

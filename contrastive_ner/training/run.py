@@ -4,20 +4,25 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrastive_ner.errors import ConfigError
-from contrastive_ner.files import expand, file_hash, fresh_folder, read_json, write_json
+from contrastive_ner.files import (
+    LockFile,
+    expand,
+    file_hash,
+    fresh_folder,
+    read_json,
+    write_json,
+)
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.models import model_class
 from contrastive_ner.training.config import PHASES, RunConfig, is_first_process
 from contrastive_ner.training.task import Data, Task, load_data, prepare_task
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
     from contrastive_ner.training.features import AlignReport, SpanReport
 
 
@@ -51,22 +56,33 @@ def first_process_first() -> Iterator[None]:
 
 
 @contextmanager
-def nothing_left_of_a_false_start(run_dir: Path) -> Iterator[None]:
-    """Remove a new run directory that an error ended; keep one in which training has begun."""
+def nothing_left_of_a_false_start(run_dir: Path, lock: LockFile) -> Iterator[None]:
+    """Remove a new run directory that an error ended; keep one in which training has begun.
+
+    The lock is released in either case, as the last thing that is done in the directory.
+    """
     is_new = not (run_dir / "config.json").is_file()
     try:
         yield
     except Exception:
-        if (
-            is_new
-            and is_first_process()
-            and not (any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir))
-        ):
-            shutil.rmtree(run_dir, ignore_errors=True)
+        is_false_start = is_new and not (
+            any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir)
+        )
+        if is_false_start and is_first_process():
+            for path in run_dir.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != LOCK_FILE:
+                    path.unlink(missing_ok=True)
+            lock.release()
+            with suppress(OSError):  # another process has begun a run there
+                run_dir.rmdir()
         raise
+    finally:
+        lock.release()
 
 
-def lock_run_dir(run_dir: Path) -> "BaseFileLock":
+def lock_run_dir(run_dir: Path) -> LockFile:
     """Lock a run directory, because two runs in it would mix their checkpoints.
 
     The system releases the lock when the process ends, however it ends.
@@ -74,18 +90,12 @@ def lock_run_dir(run_dir: Path) -> "BaseFileLock":
     Raises:
         ConfigError: another process holds the lock.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(run_dir / LOCK_FILE)
-    if is_first_process():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(
-                f"{run_dir} is in use: another process trains there; wait for it or choose another "
-                "output_dir"
-            ) from error
+    lock = LockFile(run_dir / LOCK_FILE)
+    if is_first_process() and not lock.acquire():
+        raise ConfigError(
+            f"{run_dir} is in use: another process trains there; wait for it or choose another "
+            "output_dir"
+        )
     return lock
 
 
