@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from contrastive_ner.errors import ConfigError, UserError
 
 MOST_ALIASES = 10  # in a YAML file
+SEAL = "SHA256.json"  # size and SHA-256 of the other files of a folder
 
 
 class atomic_writer:
@@ -203,6 +205,17 @@ def read_yaml(path: Path, error_class: type[UserError]) -> Any:
         ) from error
 
 
+def readable(name: str, rows: Iterable[Any], error_class: type[UserError]) -> Iterator[Any]:
+    """The rows of a data set; raises `error_class` where its files are damaged."""
+    try:
+        table = getattr(rows, "data", None)
+        if table is not None:  # of Arrow, which reads beyond its memory where an offset is wrong
+            table.validate(full=True)
+        yield from rows
+    except Exception as error:  # damaged files raise anything: OSError, UnicodeDecodeError, ...
+        raise error_class(f"{name}: the data set cannot be read ({error})") from error
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -213,3 +226,39 @@ def file_hash(name: str) -> str | None:
     """SHA-256 of a file; None for a data set that is not a single file."""
     path = Path(name)
     return sha256(path) if path.is_file() else None
+
+
+def folder_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 of several files: of their names and contents, in the order of the names."""
+    files = sorted(path for path in paths if path.is_file())
+    lines = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def contents(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the files of a folder by name, those of the seal itself left out."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != SEAL
+    }
+
+
+def changed_file(folder: Path, expected: Any) -> str | None:
+    """How a folder differs from its `contents` of earlier, or None; files may have been added."""
+    if not isinstance(expected, dict) or not expected:
+        return "its list of hashes is damaged"
+    for name, values in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if not isinstance(values, dict) or path.stat().st_size != values.get("bytes"):
+            return f"{name} has another size than when it was written"
+        if sha256(path) != values.get("sha256"):
+            return f"{name} has changed since it was written"
+    return None
+
+
+def seal(folder: Path) -> None:
+    """Write a folder's `contents` into it, when it is complete."""
+    write_json(contents(folder), folder / SEAL)

@@ -1,4 +1,4 @@
-"""Locks between processes."""
+"""Locks between processes; damaged data sets."""
 
 import os
 import subprocess
@@ -7,7 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import corpus
 
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.writers import write_records
+from contrastive_ner.errors import DataError
 from contrastive_ner.files import LockFile
 
 # Takes and releases a lock until its time is over; a file that only a holder may have shows a
@@ -44,10 +48,14 @@ def test_a_lock_has_one_holder(tmp_path: Path, folder_goes_too: bool):
     path = tmp_path / "locked" / ".lock"
     code = CONTENDER
     if folder_goes_too:
-        code = code.replace("lock.release()\n    else", "lock.release(); leave()\n    else").replace(
-            "held = doubled",
-            "def leave():\n    try: path.parent.rmdir()\n    except OSError: pass\nheld = doubled",
-        )
+        code = code.replace("        lock.release()\n", "        lock.release(); leave()\n")
+        code = f"""
+def leave():
+    try:
+        path.parent.rmdir()
+    except OSError:
+        pass
+{code}"""
     end = str(time.time() + 2)
     contenders = [
         subprocess.Popen(
@@ -86,3 +94,21 @@ def test_a_lock_that_a_killed_process_left_is_free(tmp_path: Path):
     assert subprocess.run([sys.executable, "-c", code, tmp_path / ".lock"]).returncode == -9
     assert (tmp_path / ".lock").exists()
     assert LockFile(tmp_path / ".lock").acquire()
+
+
+@pytest.mark.parametrize("harm", ["cut", "offsets"])
+def test_a_damaged_data_set_is_refused(tmp_path: Path, harm: str):
+    """Arrow would read beyond its memory where an offset is wrong."""
+    write_records(corpus(40), tmp_path / "data", "datasets", "BIO")
+    assert os.listdir(tmp_path) == ["data"]
+    assert len(read_records(tmp_path / "data")[0]) == 40
+    (file,) = (tmp_path / "data").glob("*.arrow")
+    raw = bytearray(file.read_bytes())
+    if harm == "cut":
+        del raw[-2000:]
+    else:
+        for at in range(1000, len(raw) - 1000, 101):
+            raw[at] ^= 64
+    file.write_bytes(raw)
+    with pytest.raises(DataError):
+        read_records(tmp_path / "data")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from contrastive_ner.data.records import Mention, Record, is_list_of_two, token_offsets
 from contrastive_ner.data.schemes import SCHEMES, detect_scheme, split_tag, tags_to_spans
 from contrastive_ner.errors import DataError, is_storable, shown
+from contrastive_ner.files import readable
 from contrastive_ner.models.windows_ner import joined
 
 FORMATS = ("columns", "jsonl", "cluener", "datasets")
@@ -437,7 +438,7 @@ def _read_datasets(name: str, layout: Layout, report: ReadReport) -> list[Record
         raise DataError(f"{name}: column {sorted(missing)} is missing (found {data.column_names})")
     rows = [
         _dataset_row(name, number, row, data.features["ner_tags"])
-        for number, row in enumerate(data)
+        for number, row in enumerate(readable(name, data, DataError))
     ]
     scheme = layout.tag_scheme
     if scheme == "auto":

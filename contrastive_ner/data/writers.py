@@ -9,7 +9,7 @@ from typing import Any
 from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.data.schemes import spans_to_tags
 from contrastive_ner.errors import DataError
-from contrastive_ner.files import atomic_writer
+from contrastive_ner.files import atomic_writer, fresh_folder, move_folder
 
 
 # -- writing
@@ -133,7 +133,9 @@ def _write_datasets(records: Sequence[Record], path: Path, scheme: str) -> None:
         ],
         "ner_tags": [own[0] for own in layers],
     }
-    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(path))
+    partial = fresh_folder(path.with_name(f".{path.name}.partial"))
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(partial))
+    move_folder(partial, path)
 
 
 def keep_aligned(record: Record) -> int:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
+from contrastive_ner.files import SEAL
 from contrastive_ner.training.batches import EpochBatches
+from contrastive_ner.training.checkpoints import weights_fault
 from contrastive_ner.training.criteria import (
     chunks_of,
     classes_of,
@@ -224,6 +227,16 @@ class SentenceTrainer(Trainer):
         return prepare_data_loader(
             loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        fault = weights_fault(best) if (best / SEAL).exists() else None
+        if fault is not None:
+            raise ConfigError(
+                f"{best} holds the best model, but {fault}; train again: what is damaged is passed "
+                "over"
+            )
+        super()._load_best_model()
 
     def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
         return DataLoader(

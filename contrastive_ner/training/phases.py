@@ -24,7 +24,7 @@ from transformers import (
 
 from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.evaluation.metrics import span_scores
-from contrastive_ner.files import fresh_folder, move_folder, read_json, write_json
+from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
@@ -32,12 +32,15 @@ from contrastive_ner.training.binder import BinderTrainer, SpanCounts
 from contrastive_ner.training.checkpoints import (
     GracefulStop,
     LogSteps,
+    Sealing,
     StopOnDivergence,
     Stopwatch,
     checkpoints,
+    finished,
     full_disk_explained,
     newest_checkpoint,
     resume,
+    values_hash,
 )
 from contrastive_ner.training.config import RunConfig, is_first_process
 from contrastive_ner.training.contrastive import (
@@ -80,22 +83,22 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         OSError: the disk is full; earlier checkpoints are intact.
     """
     folder = config.run_dir / name
-    marker = folder / "DONE.json"
-    if not marker.is_file():
+    if finished(folder) is None:
         log.info("-- %s", name)
         set_seed(config.seed)
         trainer = make_trainer(folder)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(LogSteps())
         trainer.add_callback(StopOnDivergence(name))
+        trainer.add_callback(Sealing())
         with GracefulStop() as stop, full_disk_explained(folder):
             trainer.add_callback(stop)
             trainer.add_callback(Stopwatch())
             resume(trainer, newest_checkpoint(folder))
         if trainer.is_world_process_zero():
             with full_disk_explained(folder):
-                leave_model(trainer, folder, marker)
-            log.info("%s: %s", name, summary(read_json(marker)))
+                done = leave_model(trainer, folder)
+            log.info("%s: %s", name, summary(done))
         trainer.accelerator.wait_for_everyone()
     if is_first_process() and not config.keep_checkpoints:
         for checkpoint in checkpoints(folder):
@@ -109,20 +112,26 @@ def summary(done: dict[str, Any]) -> str:
     return f"{done['epochs']:g} epochs, {done['seconds']:.0f} s{best}"
 
 
-def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
-    """Save the best model, then the marker; each appears completely or not at all."""
+def leave_model(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """Save the best model, then the marker; each appears completely or not at all.
+
+    Returns the content of the marker.
+    """
     partial = fresh_folder(folder / ".model-partial")
     trainer.model.save_pretrained(partial)
     move_folder(partial, folder / "model")
     state = trainer.state
-    done = {
+    done: dict[str, Any] = {
         "seconds": Stopwatch.of(trainer).seconds,
         "epochs": state.epoch,
         "best": state.best_metric,
         "criterion": trainer.args.metric_for_best_model,
         "log": state.log_history,
+        "files": contents(folder / "model"),
     }
-    write_json(done, marker)
+    done["sha256"] = values_hash(done)
+    write_json(done, folder / "DONE.json")
+    return done
 
 
 # ---------------------------------------------------------------------------------------- stage one

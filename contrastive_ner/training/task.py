@@ -9,7 +9,7 @@ from contrastive_ner.data.readers import ReadReport, is_ideograph, read_records
 from contrastive_ner.data.records import Record, entity_types, outermost
 from contrastive_ner.data.schemes import bio_labels
 from contrastive_ner.errors import ConfigError, DataError
-from contrastive_ner.files import expand, fresh_folder, move_folder
+from contrastive_ner.files import SEAL, expand, fresh_folder, move_folder, seal
 from contrastive_ner.logs import log
 from contrastive_ner.provenance import clone_root
 from contrastive_ner.training.config import RunConfig, layout_of
@@ -212,11 +212,19 @@ def encoder_place(name: str) -> str:
     """
     from contrastive_ner.models.encoder_ner import check_place
 
-    place, root = expand(name), clone_root()
-    if root is not None and not Path(place).is_dir() and (root / place).is_dir():
-        return str(root / place)
+    place, folder = expand(name), encoder_folder(name)
+    if folder is not None:
+        return str(folder)
     check_place(place)
     return place
+
+
+def encoder_folder(name: str) -> Path | None:
+    """The folder of an encoder, here or in the clone; None if there is none of this name."""
+    place, root = Path(expand(name)), clone_root()
+    if place.is_dir():
+        return place
+    return root / place if root is not None and (root / place).is_dir() else None
 
 
 def load_tokenizer(
@@ -270,9 +278,13 @@ def prepare_encoder(
 
     from contrastive_ner.models.checks_ner import check_tensors
     from contrastive_ner.models.encoder_ner import weight_files
+    from contrastive_ner.training.checkpoints import seal_fault
 
     folder = config.run_dir / "encoder"
-    if not folder.is_dir():
+    fault = seal_fault(folder) if (folder / SEAL).exists() else None
+    if fault is not None:
+        log.warning("%s: %s; making it again", folder, fault)
+    if fault is not None or not folder.is_dir():
         place = encoder_place(config.encoder)
         check_tensors(weight_files(place))
         encoder = AutoModel.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
@@ -280,6 +292,7 @@ def prepare_encoder(
         partial = fresh_folder(config.run_dir / ".encoder-partial")
         encoder.save_pretrained(partial)
         characters.save_pretrained(partial)
+        seal(partial)
         move_folder(partial, folder)
     return str(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
