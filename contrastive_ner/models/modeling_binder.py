@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct imports only
+from .checks_ner import refuse_label_smoothing
 from .encoder_ner import (
     IGNORED,
     SafePreTrainedModel,
@@ -778,6 +778,8 @@ class BinderModel(SafePreTrainedModel):
             kinds = ("start", "end", "span", "threshold")
             weights = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
             loss = total_loss(losses, **weights)
+        elif self.training:
+            refuse_label_smoothing()
         result = BinderOutput(
             loss=loss,
             last_hidden_state=hidden,

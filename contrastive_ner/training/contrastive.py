@@ -27,6 +27,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import SEAL
+from contrastive_ner.training.arguments import refuse_ignored
 from contrastive_ner.training.batches import EpochBatches
 from contrastive_ner.training.checkpoints import weights_fault
 from contrastive_ner.training.criteria import (
@@ -202,7 +203,16 @@ class SentenceTrainer(Trainer):
 
     See `sentence_batches`. A run resumed in the middle of an epoch therefore sees exactly the
     remaining sentences, and several processes share each batch equally.
+
+    Raises:
+        ConfigError: `args` has a field that cannot work here; see `refuse_ignored`.
     """
+
+    is_stage_one = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        refuse_ignored(self.args, self.model, stage_one=self.is_stage_one)
 
     def sampler(self) -> EpochBatches:
         """Batch sampler of the training data."""
@@ -243,6 +253,9 @@ class SentenceTrainer(Trainer):
             dataset,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            persistent_workers=self.args.dataloader_persistent_workers,
             **sampling,
         )
 
@@ -263,6 +276,8 @@ class ContrastiveTrainer(SentenceTrainer):
         ConfigError: `args` is not a `ContrastiveTrainingArguments`, or its `freeze_layers` does not
             suit the encoder.
     """
+
+    is_stage_one = True
 
     def __init__(self, *args: Any, label_classes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
