@@ -45,6 +45,11 @@ class RunConfig:
         "folder or Hub name of an encoder with safetensors weights; ${NAME} is replaced by the "
         "environment variable NAME, here and in file names",
     )
+    init_model: str = option(
+        "",
+        "folder of a trained model (RUN/model) to go on from, instead of encoder: its encoder, "
+        "tokenizer and the weights of the types that the data still have; others start afresh",
+    )
     train_file: str = option("", "training data (required); ${NER_DATA} defaults to data")
     dev_file: str = option("", "development data (required); every choice is made on it")
     test_file: str = option("", "test data, scored once at the end; empty: none")

@@ -51,6 +51,7 @@ from contrastive_ner.training.contrastive import (
     SentenceTrainer,
 )
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.start import continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
 
 
@@ -226,6 +227,7 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
     tagger = NercoForTokenClassification.from_encoder(
         task.encoder, task.labels, **task.model_fields
     )
+    continue_tagger(tagger, task.config)
     if start is not None:
         tagger.nerco = NercoModel.from_pretrained(start)
     return tagger
@@ -257,6 +259,7 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     """Trainer for BINDER, evaluated on decoded spans."""
     config = task.config
     model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
+    continue_binder(model, config)
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_f1"),
         num_train_epochs=full_epochs(config),

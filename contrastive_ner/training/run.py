@@ -192,11 +192,11 @@ def data_hash(name: str) -> str | None:
 
 
 def encoder_hash(config: RunConfig) -> str | None:
-    """SHA-256 of the files of an encoder folder that are read, or its commit on the Hub.
+    """SHA-256 of what is read of the encoder folder or of `init_model`; on the Hub the commit.
 
     None where there is no such encoder, or it has not been downloaded yet.
     """
-    folder = encoder_folder(config.encoder)
+    folder = encoder_folder(config.init_model or config.encoder)
     if folder is not None:
         kinds = (".json", ".safetensors", ".txt", ".model")
         return folder_hash(path for path in folder.iterdir() if path.suffix in kinds)

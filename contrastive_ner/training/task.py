@@ -9,10 +9,11 @@ from contrastive_ner.data.readers import ReadReport, is_ideograph, read_records
 from contrastive_ner.data.records import Record, entity_types, outermost
 from contrastive_ner.data.schemes import bio_labels
 from contrastive_ner.errors import ConfigError, DataError
-from contrastive_ner.files import SEAL, expand, fresh_folder, move_folder, seal
+from contrastive_ner.files import expand, fresh_folder, move_folder, seal
 from contrastive_ner.logs import log
 from contrastive_ner.provenance import clone_root
 from contrastive_ner.training.config import RunConfig, layout_of
+from contrastive_ner.training.start import is_intact, refuse_trained, source_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,8 +101,9 @@ def prepare_task(
     """
     from contrastive_ner.models.pipeline_ner import text_reader
 
-    tokenizer, label_unit = load_tokenizer(config, data.records["train"])
-    encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
+    source = source_of(config, data.types)
+    tokenizer, label_unit = load_tokenizer(source, data.records["train"])
+    encoder, tokenizer = prepare_encoder(source, tokenizer, label_unit)
     reader = text_reader(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
     )
@@ -240,6 +242,7 @@ def load_tokenizer(
     from contrastive_ner.models.encoder_ner import longest_input
 
     place = encoder_place(config.encoder)
+    refuse_trained(place)
     try:
         # Code that comes with an encoder is refused, not run.
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
@@ -278,13 +281,9 @@ def prepare_encoder(
 
     from contrastive_ner.models.checks_ner import check_tensors
     from contrastive_ner.models.encoder_ner import weight_files
-    from contrastive_ner.training.checkpoints import seal_fault
 
     folder = config.run_dir / "encoder"
-    fault = seal_fault(folder) if (folder / SEAL).exists() else None
-    if fault is not None:
-        log.warning("%s: %s; making it again", folder, fault)
-    if fault is not None or not folder.is_dir():
+    if not is_intact(folder):
         place = encoder_place(config.encoder)
         check_tensors(weight_files(place))
         encoder = AutoModel.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
