@@ -160,6 +160,12 @@ class RunConfig:
         "(paper: none)",
     )
 
+    class_weight_power: float = option(
+        0.0,
+        "weight of rare types in training: a type with n of N mentions of T types weighs about "
+        "(N / (T n)) ** power; 0: all alike, 1: the same total for each type",
+    )
+
     types_file: str = option("", "binder: YAML file that describes the entity types (required)")
     type_encoder: str = option(
         "untied",
@@ -261,6 +267,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a ke
     "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
     "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
     "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
+    "class_weight_power": ("[0, 1]", lambda x: 0 <= x <= 1),
     "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
     "warmup": ("[0, 1)", lambda x: 0 <= x < 1),
 }

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +21,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
-from contrastive_ner.files import SEAL
-from contrastive_ner.training.arguments import refuse_ignored
 from contrastive_ner.training.batches import EpochBatches
-from contrastive_ner.training.checkpoints import weights_fault
+from contrastive_ner.training.checked import CheckedTrainer
 from contrastive_ner.training.criteria import (
     chunks_of,
     classes_of,
@@ -198,21 +195,12 @@ class RandomState:
 
 
 # ----------------------------------------------------------------------------------------- trainers
-class SentenceTrainer(Trainer):
+class SentenceTrainer(CheckedTrainer):
     """The standard `Trainer`, except that its batches depend only on data, seed and epoch.
 
     See `sentence_batches`. A run resumed in the middle of an epoch therefore sees exactly the
     remaining sentences, and several processes share each batch equally.
-
-    Raises:
-        ConfigError: `args` has a field that cannot work here; see `refuse_ignored`.
     """
-
-    is_stage_one = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        refuse_ignored(self.args, self.model, stage_one=self.is_stage_one)
 
     def sampler(self) -> EpochBatches:
         """Batch sampler of the training data."""
@@ -237,16 +225,6 @@ class SentenceTrainer(Trainer):
         return prepare_data_loader(
             loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
-
-    def _load_best_model(self) -> None:
-        best = Path(self.state.best_model_checkpoint)
-        fault = weights_fault(best) if (best / SEAL).exists() else None
-        if fault is not None:
-            raise ConfigError(
-                f"{best} holds the best model, but {fault}; train again: what is damaged is passed "
-                "over"
-            )
-        super()._load_best_model()
 
     def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
         return DataLoader(

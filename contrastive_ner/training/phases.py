@@ -53,6 +53,7 @@ from contrastive_ner.training.contrastive import (
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.start import continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
+from contrastive_ner.training.weights import tag_weights
 
 
 def train_phases(task: Task) -> Path:
@@ -205,7 +206,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
             "weight": weight,
             "temperature": temperature,
         }
-    return trainer_class(
+    trainer = trainer_class(
         **extra,
         model=model,
         args=arguments,
@@ -219,6 +220,8 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, head_rate), None),
     )
+    trainer.tag_weights = tag_weights(task.labels, task.weights) if task.weights else None
+    return trainer
 
 
 def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
@@ -260,6 +263,8 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     config = task.config
     model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
     continue_binder(model, config)
+    if task.weights:
+        model.type_weights = torch.tensor([task.weights[label] for label in model.config.labels])
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_f1"),
         num_train_epochs=full_epochs(config),

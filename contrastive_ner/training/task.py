@@ -43,7 +43,8 @@ class Data:
 class Task:
     """What every phase needs: configuration, types, encoder (folder or Hub name) and features.
 
-    `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`.
+    `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
+    `weights` those of the types, by name, empty if all are alike.
     """
 
     config: RunConfig
@@ -52,6 +53,7 @@ class Task:
     encoder: str
     features: dict[str, list[dict]]
     binder_fields: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
     @property
     def labels(self) -> list[str]:
@@ -121,7 +123,13 @@ def prepare_task(
             if there and config.method == "binder" and report.misaligned < there:
                 reason = f"all are wider than max_span_width, {fields['max_span_width']}; raise it"
             raise DataError(f"{split}: expected mentions to learn or select by: {reason}")
-    return Task(config, data.types, label_unit, encoder, features, fields), reports
+    weights = {}
+    if config.class_weight_power:
+        from contrastive_ner.training.weights import type_weights
+
+        weights = type_weights(data.records["train"], data.types, config.class_weight_power)
+        log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
+    return Task(config, data.types, label_unit, encoder, features, fields, weights), reports
 
 
 # --------------------------------------------------------------------------------------------- data
