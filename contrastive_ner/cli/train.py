@@ -135,7 +135,12 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
     pipeline = load_pipeline(model_dir)
     splits = [split for split in ("dev", "test") if split in data.records]
     scores: dict[str, Any] = {
-        split: evaluate_records(pipeline, data.records[split], data.records["train"])
+        split: evaluate_records(
+            pipeline,
+            data.records[split],
+            data.records["train"],
+            unseen_types=config.unseen_types if split == "test" else "refuse",
+        )
         for split in splits
     }
     phases = {}

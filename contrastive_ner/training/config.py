@@ -54,6 +54,12 @@ class RunConfig:
     dev_file: str = option("", "development data (required); every choice is made on it")
     test_file: str = option("", "test data, scored once at the end; empty: none")
 
+    unseen_types: str = option(
+        "refuse",
+        "types that occur in test alone: refuse, or missed (count their mentions as missed; the "
+        "model is not trained for them)",
+    )
+
     train_texts: int = option(0, "train on the first N texts only; 0: all")
 
     format: str = option("auto", "file format: auto, columns, jsonl, cluener or datasets")
@@ -209,6 +215,7 @@ class RunConfig:
             "method": METHODS,
             "format": ("auto", *FORMATS),
             "text_unit": ("auto", "character", "word"),
+            "unseen_types": ("refuse", "missed"),
             "stage1_loss": ("nerco", "supcon"),
             "stage1_reduction": ("sum", "mean"),
             "stage1_select": ("knn", "prototype", "loss"),
