@@ -188,8 +188,7 @@ def evaluate_records(
         train: training data of the model.
         types: {label: description} that BINDER looks for instead of its trained types.
         min_score: option of the pipeline's call.
-        unseen_types: "missed" counts mentions of types that the model does not know as missed, and
-            `unseen_types` of the scores holds their numbers.
+        unseen_types: "missed" counts mentions of types that the model does not know as missed.
 
     Raises:
         DataError: the records hold an entity type that the model does not know.
