@@ -1,6 +1,7 @@
 """What is left of an interrupted run is used only if it is as it was written."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -122,6 +123,7 @@ NEWEST_DAMAGED = {
     "hashes, a mapping": (SEAL, write("{}")),
     "hashes, of numbers": (SEAL, write('{"model.safetensors": 3}')),
     "hashes, no JSON": (SEAL, write("{")),
+    "hashes, a pipe": (SEAL, lambda path: path.unlink() or os.mkfifo(path)),
 }
 
 
@@ -257,6 +259,10 @@ def test_a_phase_without_hashes_is_complete_if_its_model_can_be_read(copied):
     done = json.loads((full / "DONE.json").read_text("utf-8"))
     del done["files"], done["sha256"]
     (full / "DONE.json").write_text(json.dumps(done), "utf-8")
+    assert finished(full) == done
+    (full / "model" / "config.json").rename(full / "config.json")
+    assert finished(full) is None
+    (full / "config.json").rename(full / "model" / "config.json")
     assert finished(full) == done
     truncate(full / "model" / "model.safetensors")
     assert finished(full) is None

@@ -90,6 +90,8 @@ def weights_fault(checkpoint: Path) -> str | None:
     name = "model.safetensors"
     if not (checkpoint / SEAL).exists():
         return unreadable(checkpoint) if (checkpoint / name).is_file() else f"{name} is missing"
+    if not (checkpoint / SEAL).is_file():
+        return f"{SEAL} is not a file"
     try:
         sealed = read_json(checkpoint / SEAL)
     except (OSError, UserError) as error:
@@ -110,6 +112,8 @@ def seal_checkpoint(checkpoint: Path) -> None:
 
 def seal_fault(folder: Path) -> str | None:
     """How a sealed folder differs from what was sealed, or None."""
+    if not (folder / SEAL).is_file():
+        return f"{SEAL} is not a file"
     try:
         sealed = read_json(folder / SEAL)
     except (OSError, UserError) as error:
@@ -242,6 +246,8 @@ def finished(folder: Path) -> dict[str, Any] | None:
             fault = changed_file(folder / "model", done["files"])
         else:  # a phase of version 0.1.0
             fault = weights_fault(folder / "model") or unreadable(folder / "model")
+            if not (folder / "model" / "config.json").is_file():
+                fault = "model/config.json is missing"
         if fault is None:
             return done
     except (OSError, ValueError, TypeError) as error:
