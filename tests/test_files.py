@@ -56,7 +56,7 @@ def leave():
     except OSError:
         pass
 {code}"""
-    end = str(time.time() + 2)
+    end = str(time.time() + 1.5)
     contenders = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(path), str(tmp_path / "witness"), end, "check"],
