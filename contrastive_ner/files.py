@@ -1,4 +1,4 @@
-"""Atomically written files and folders; hashes; paths with environment variables."""
+"""Atomically written files and folders; locks; hashes; paths with environment variables."""
 
 import hashlib
 import json
@@ -6,12 +6,15 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from contrastive_ner.errors import ConfigError, UserError
 
 MOST_ALIASES = 10  # in a YAML file
+SEAL = "SHA256.json"  # size and SHA-256 of the other files of a folder
 
 
 class atomic_writer:
@@ -74,6 +77,61 @@ def move_folder(source: Path, target: Path) -> None:
     """Move a complete folder to its final place, replacing an older one."""
     shutil.rmtree(target, ignore_errors=True)
     os.replace(source, target)
+
+
+class LockFile:
+    """An exclusive lock between processes; it ends with `release` or with its process.
+
+    Only the holder removes the file, before it releases the lock. Whoever had opened that file
+    locks a file without a name; `acquire` notices and tries again, so there is never a second
+    holder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock
+
+        self.path = path
+        self.lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        """Take the lock, and make its folder; False if another process holds it."""
+        for tries_left in reversed(range(1000)):
+            try:
+                taken = self._take()
+            except (FileNotFoundError, FileExistsError):  # others make and remove the folder
+                if not tries_left:
+                    raise
+            else:
+                if taken is not None:
+                    return taken
+        return False
+
+    def _take(self) -> bool | None:
+        """Take the lock if it is free; None if its file was removed in the meantime."""
+        from filelock import Timeout
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.lock.acquire(timeout=0)
+            # A file that is still there was there all the time: it is the one that was locked.
+            if os.path.samestat(os.fstat(opened), os.stat(self.path)):
+                return True
+        except Timeout:
+            return False
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(opened)
+        self.lock.release()
+        return None
+
+    def release(self) -> None:
+        """Remove the file and release the lock; no effect without the lock."""
+        if self.lock.is_locked:
+            with suppress(OSError):  # Windows keeps open files
+                self.path.unlink()
+            self.lock.release()
 
 
 def expand(path: str) -> str:
@@ -147,6 +205,17 @@ def read_yaml(path: Path, error_class: type[UserError]) -> Any:
         ) from error
 
 
+def readable(name: str, rows: Iterable[Any], error_class: type[UserError]) -> Iterator[Any]:
+    """The rows of a data set; raises `error_class` where its files are damaged."""
+    try:
+        table = getattr(rows, "data", None)
+        if table is not None:  # of Arrow, which reads beyond its memory where an offset is wrong
+            table.validate(full=True)
+        yield from rows
+    except Exception as error:  # damaged files raise anything: OSError, UnicodeDecodeError, ...
+        raise error_class(f"{name}: the data set cannot be read ({error})") from error
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -157,3 +226,39 @@ def file_hash(name: str) -> str | None:
     """SHA-256 of a file; None for a data set that is not a single file."""
     path = Path(name)
     return sha256(path) if path.is_file() else None
+
+
+def folder_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 of several files: of their names and contents, in the order of the names."""
+    files = sorted(path for path in paths if path.is_file())
+    lines = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def contents(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the files of a folder by name, those of the seal itself left out."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != SEAL
+    }
+
+
+def changed_file(folder: Path, expected: Any) -> str | None:
+    """How a folder differs from its `contents` of earlier, or None; files may have been added."""
+    if not isinstance(expected, dict) or not expected:
+        return "its list of hashes is damaged"
+    for name, values in expected.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if not isinstance(values, dict) or path.stat().st_size != values.get("bytes"):
+            return f"{name} has another size than when it was written"
+        if sha256(path) != values.get("sha256"):
+            return f"{name} has changed since it was written"
+    return None
+
+
+def seal(folder: Path) -> None:
+    """Write a folder's `contents` into it, when it is complete."""
+    write_json(contents(folder), folder / SEAL)

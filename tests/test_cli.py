@@ -469,6 +469,52 @@ def test_label_unknown_to_the_model_is_named(run, tmp_path, capsys):
     assert not (tmp_path / "out.json").exists()
 
 
+def test_types_unknown_to_the_model_can_count_as_missed(run, files, tmp_path, capsys):
+    """One mention more in gold, nothing else changes."""
+    odd = [*corpus(12, 200), Record("odd", "去了火星", [Mention(2, 4, "ALIEN")])]
+    write_records(odd, tmp_path / "odd.jsonl")
+    command = ["evaluate", str(run / "model"), str(tmp_path / "odd.jsonl")]
+    report = tmp_path / "scores.json"
+    assert main([*command, "--unseen_types", "missed", "--output", str(report)]) == 0
+    assert "does not know, counted as missed: ALIEN 1" in capsys.readouterr().out
+    scores = json.loads(report.read_text("utf-8"))
+    before = json.loads((run / "metrics.json").read_text("utf-8"))["test"]
+    assert scores["unseen_types"] == {"ALIEN": 1}
+    assert scores["micro"]["gold"] == before["micro"]["gold"] + 1
+    assert scores["micro"]["correct"] == before["micro"]["correct"]
+    alien = scores["per_type"]["ALIEN"]
+    assert (alien["gold"], alien["predicted"], alien["recall"]) == (1, 0, 0.0)
+    assert main(command) == 2
+    assert "unseen_types=missed counts it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["crf", "binder"])
+def test_types_of_test_alone_can_count_as_missed(files, tiny_encoder, tmp_path, capsys, method):
+    odd = [*corpus(12, 200), Record("odd", "去了火星", [Mention(2, 4, "ALIEN")])]
+    write_records(odd, tmp_path / "odd.jsonl")
+    types = tmp_path / "types.yaml"
+    types.write_text("types:\n  PER: 人物：人的名字。\n  ORG: 机构：公司的名字。\n", "utf-8")
+    changes = {
+        "method": method,
+        "types_file": types if method == "binder" else "",
+        "test_file": tmp_path / "odd.jsonl",
+        "stage1_epochs": 0,
+        "head_epochs": 0,
+        "stage2_epochs": 1,
+    }
+    command = arguments(files, tiny_encoder, tmp_path / "run", **changes)
+    assert main(command) == 2
+    assert "ALIEN" in capsys.readouterr().err
+    assert main([*command, "unseen_types=missed"]) == 0
+    assert "counted as missed: ALIEN 1" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
+    assert metrics["test"]["unseen_types"] == {"ALIEN": 1}
+    assert metrics["test"]["micro"]["gold"] == 25
+    assert "ALIEN" not in metrics["types"]
+    dev = [*command, "unseen_types=missed", f"dev_file={tmp_path / 'odd.jsonl'}"]
+    assert main([*dev, f"output_dir={tmp_path / 'other'}"]) == 2
+
+
 def test_dev_label_that_train_lacks_is_named(files, tiny_encoder, tmp_path, capsys):
     write_records([Record("odd", "张三", [Mention(0, 2, "ALIEN")])], tmp_path / "odd.jsonl")
     assert (

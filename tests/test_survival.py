@@ -160,6 +160,20 @@ def test_stop_in_the_middle_of_an_epoch_loses_nothing(
     assert_same_outcome(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.parametrize("step", [5, 10, 15])
+def test_stop_at_the_end_of_an_epoch_keeps_its_scores(
+    step, files, tiny_encoder, tmp_path, undisturbed
+):
+    command = arguments(files, tiny_encoder, tmp_path / "run", **OPTIONS)
+    done = struck(STAGE2_STEP, 15 + step, "SIGTERM", command)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    checkpoint = tmp_path / "run" / "full" / f"checkpoint-{step}" / "trainer_state.json"
+    history = json.loads(checkpoint.read_text("utf-8"))["log_history"]
+    assert [row["step"] for row in history if "eval_f1" in row] == list(range(5, step + 1, 5))
+    assert main(command) == 0
+    assert_same_outcome(tmp_path / "run", undisturbed)
+
+
 def test_early_stopping_is_not_forgotten(files, tiny_encoder, tmp_path, capsys):
     """Killed when patience ran out, before the phase was marked: no further epoch is trained."""
     options = {**OPTIONS, "stage2_epochs": 8, "stage2_patience": 1, "keep_checkpoints": True}

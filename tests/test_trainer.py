@@ -5,19 +5,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LABELS
+from conftest import LABELS, corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.errors import ConfigError
+from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
 from contrastive_ner.models.pipeline_ner import text_reader
-from contrastive_ner.training.batches import EpochBatches, TagCollator, sentence_batches
+from contrastive_ner.training.batches import (
+    EpochBatches,
+    SpanCollator,
+    TagCollator,
+    sentence_batches,
+)
+from contrastive_ner.training.binder import BinderTrainer, SpanCounts
 from contrastive_ner.training.contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
     JointTrainer,
+    SentenceTrainer,
     freeze_lowest_layers,
     gather_tokens,
 )
@@ -28,7 +37,7 @@ from contrastive_ner.training.criteria import (
     prototype_classes,
     token_f1,
 )
-from contrastive_ner.training.features import tag_features
+from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.losses import pairwise_contrastive_loss, semantic_classes
 
 CORPUS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=60)
@@ -486,3 +495,111 @@ def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(
     torch.testing.assert_close(trainer.compute_loss(model, batch), outputs.loss + 0.3 * contrast)
     model.eval()
     torch.testing.assert_close(trainer.compute_loss(model, batch), model(**batch).loss)
+
+
+# --------------------------------------------------------------------- fields of TrainingArguments
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("label_smoothing_factor", 0.1),
+        ("train_sampling_strategy", "group_by_length"),
+        ("auto_find_batch_size", True),
+        ("dataloader_drop_last", True),
+        ("label_names", ["tags"]),
+        ("debug", "underflow_overflow"),
+        ("accelerator_config", {"split_batches": True}),
+    ],
+)
+def test_fields_that_cannot_work_are_refused(tiny_encoder, character_tok, tmp_path, field, value):
+    with pytest.raises(ConfigError, match=rf"{field}.* is .*: expected .* because") as refusal:
+        make_trainer(tiny_encoder, character_tok, tmp_path, **{field: value})
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, SentenceTrainer])
+@pytest.mark.parametrize("method", ["crf", "ce", "binder"])
+def test_label_smoothing_is_refused_where_it_would_replace_the_loss(
+    tiny_encoder, character_tok, tmp_path, trainer_class, method
+):
+    trainer = stage_two(
+        trainer_class, method, tiny_encoder, character_tok, tmp_path, label_smoothing_factor=0.1
+    )
+    if method == "ce":
+        assert trainer().train().training_loss > 0
+        return
+    with pytest.raises(ValueError, match="label_smoothing_factor is "):
+        trainer().train()
+
+
+def test_a_loss_of_the_caller_s_own_is_left_alone(tiny_encoder, character_tok, tmp_path):
+    trainer = stage_two(Trainer, "crf", tiny_encoder, character_tok, tmp_path)(
+        compute_loss_func=lambda outputs, labels, **_: outputs["logits"].square().mean()
+    )
+    assert trainer.train().training_loss > 0
+
+
+@pytest.mark.parametrize("method", ["crf", "binder"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"neftune_noise_alpha": 5.0},
+        {"gradient_checkpointing": True},
+        pytest.param(
+            {"torch_compile": True, "torch_compile_backend": "eager"}, marks=pytest.mark.slow
+        ),
+        {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+        {"include_for_metrics": ["inputs", "loss"]},
+        {"prediction_loss_only": True},
+        {"eval_do_concat_batches": False},
+        {"batch_eval_metrics": True},
+        {"remove_unused_columns": True},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_other_fields_work(tiny_encoder, character_tok, tmp_path, method, fields):
+    trainer_class = BinderTrainer if method == "binder" else SentenceTrainer
+    trainer = stage_two(trainer_class, method, tiny_encoder, character_tok, tmp_path, **fields)(
+        compute_metrics=SpanCounts() if method == "binder" else None
+    )
+    trainer.train()
+    scores = trainer.evaluate()
+    assert scores["eval_loss"] > 0
+    if method == "binder" and "prediction_loss_only" not in fields:
+        assert scores["eval_f1"] >= 0
+
+
+def stage_two(trainer_class, method, tiny_encoder, tokenizer, output, **fields):
+    """Makes a Trainer of two steps for a method; further arguments are those of the Trainer."""
+    reader = text_reader(tokenizer, label_unit="token", max_window_tokens=64)
+    if method == "binder":
+        descriptions = {"PER": "人物", "ORG": "机构"}
+        data = span_features(corpus(8), reader, list(descriptions), max_width=5, overlap=16)[0]
+        model = BinderModel.from_encoders(
+            str(tiny_encoder), descriptions=descriptions, label_unit="token", max_span_width=5
+        )
+    else:
+        data = features(tokenizer, 8)
+        model = NercoForTokenClassification.from_encoder(
+            str(tiny_encoder), LABELS, label_unit="token", use_crf=method == "crf"
+        )
+    collator = SpanCollator if method == "binder" else TagCollator
+    return lambda **given: trainer_class(
+        model=model,
+        args=TrainingArguments(
+            str(output),
+            **{
+                "max_steps": 2,
+                "per_device_train_batch_size": 4,
+                "report_to": "none",
+                "use_cpu": True,
+                "disable_tqdm": True,
+                "save_strategy": "no",
+                "dataloader_pin_memory": False,
+                **fields,
+            },
+        ),
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=collator(tokenizer.pad_token_id),
+        **given,
+    )

@@ -48,6 +48,13 @@ def add_tagging_commands(commands: Any) -> None:
         action="store_true",
         help="score texts without any gold mention, too",
     )
+    evaluate.add_argument(
+        "--unseen_types",
+        choices=("refuse", "missed"),
+        default="refuse",
+        help="what to do about types that the model does not know: refuse the file, or count their "
+        "mentions as missed [refuse]",
+    )
     add_type_options(evaluate)
     add_layout_options(evaluate)
     evaluate.set_defaults(command=command_evaluate)
@@ -186,7 +193,13 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
         read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     )
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    scores = evaluate_records(pipeline, records, train, **tagging_options(arguments))
+    scores = evaluate_records(
+        pipeline,
+        records,
+        train,
+        unseen_types=arguments.unseen_types,
+        **tagging_options(arguments),
+    )
     print(score_table({"": scores}))
     inner = scores["all_mentions"]
     if inner["gold"] != scores["micro"]["gold"]:

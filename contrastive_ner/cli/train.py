@@ -12,6 +12,7 @@ from typing import Any
 
 from contrastive_ner.cli.options import with_default
 from contrastive_ner.data.records import Record
+from contrastive_ner.errors import ConfigError
 from contrastive_ner.evaluation.report import print_scores
 from contrastive_ner.files import expand, file_hash, move_folder, read_json, write_json
 from contrastive_ner.hub.repository import write_manifest
@@ -20,7 +21,6 @@ from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.training.config import RunConfig, is_first_process, load_config
 from contrastive_ner.training.run import (
-    LOCK_FILE,
     Alignment,
     assemble_model,
     check_run_dir,
@@ -30,6 +30,7 @@ from contrastive_ner.training.run import (
     lock_run_dir,
     nothing_left_of_a_false_start,
     prepare,
+    saved_config,
 )
 from contrastive_ner.training.task import Data, Task
 
@@ -71,23 +72,36 @@ def command_train(config: RunConfig) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
     run_dir = config.run_dir
     with first_process_first():
-        if is_first_process():
-            check_run_dir(config)
+        found = check_run_dir(config) if is_first_process() else None
         if (run_dir / "metrics.json").is_file():
-            print(f"{run_dir} is complete")
-            print_scores(read_json(run_dir / "metrics.json"))
-            return 0
+            return report_complete(run_dir)
         lock = lock_run_dir(run_dir)
-    with nothing_left_of_a_false_start(run_dir):
+    with nothing_left_of_a_false_start(run_dir, lock):
         with first_process_first():
+            if is_first_process() and found != saved_config(run_dir):
+                check_run_dir(config)  # a run that began before the lock was taken
+            if (run_dir / "metrics.json").is_file():
+                return report_complete(run_dir)
             task, data, alignment = prepare(config)
         from contrastive_ner.training.phases import train_phases
 
         trained = train_phases(task)
-    if is_first_process():
-        finish(task, data, alignment, trained)
-        lock.release()
-        (run_dir / LOCK_FILE).unlink()
+        if is_first_process():
+            finish(task, data, alignment, trained)
+    return 0
+
+
+def report_complete(run_dir: Path) -> int:
+    """Print the scores of a complete run. ConfigError if its metrics.json does not hold them."""
+    file = run_dir / "metrics.json"
+    metrics = read_json(file)
+    print(f"{run_dir} is complete")
+    try:
+        print_scores({"dev": metrics["dev"], **metrics})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{file} does not hold the scores of a run; remove it and run the same command again"
+        ) from error
     return 0
 
 
@@ -121,7 +135,12 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
     pipeline = load_pipeline(model_dir)
     splits = [split for split in ("dev", "test") if split in data.records]
     scores: dict[str, Any] = {
-        split: evaluate_records(pipeline, data.records[split], data.records["train"])
+        split: evaluate_records(
+            pipeline,
+            data.records[split],
+            data.records["train"],
+            unseen_types=config.unseen_types if split == "test" else "refuse",
+        )
         for split in splits
     }
     phases = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from contrastive_ner.data.decoding import Place
 from contrastive_ner.errors import DataError
+from contrastive_ner.files import readable
 
 SAVED = ("state.json", "dataset_dict.json")  # of save_to_disk
 
@@ -47,7 +48,7 @@ def read_dataset(name: str) -> Iterator[Place]:
             )
         data = data[split]
     try:
-        yield from _places(data, data.features)
+        yield from _places(readable(name, data, DataError), data.features)
     except DataError:
         raise
     except Exception as error:

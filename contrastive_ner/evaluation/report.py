@@ -43,6 +43,9 @@ def breakdown_table(scores: dict[str, Any]) -> str:
     Parts that `scores` does not have are left out.
     """
     lines = []
+    if "unseen_types" in scores:
+        named = ", ".join(f"{label} {count}" for label, count in scores["unseen_types"].items())
+        lines += ["", f"types that the model does not know, counted as missed: {named}"]
     if "errors" in scores:
         sides = scores["errors"]
         lines += ["", f"{'errors':<20}{'predictions':>12}{'gold':>7}"]

@@ -28,7 +28,7 @@ SCORE_LINES = {
     "binder": "a logistic function of the span's margin over the threshold of its type",
 }
 SCORE_LINES["nerco"] = SCORE_LINES["crf"]
-PATHS = ("output_dir", "train_file", "dev_file", "test_file", "types_file", "encoder")
+PATHS = ("output_dir", "train_file", "dev_file", "test_file", "types_file", "encoder", "init_model")
 EXAMPLES_PER_TYPE = 3
 
 
@@ -89,7 +89,7 @@ def write_card(
         if nested
         else "only the outermost mentions count as gold",
         **_score_values(metrics),
-        encoder=Path(without_folder(config["encoder"])).name,
+        encoder=Path(without_folder(config.get("init_model") or config["encoder"])).name,
         data_line=_data_line(metrics["data"]),
         phases_line="; ".join(
             f"{name} {done['epochs']:g} epochs, {done['seconds']:.0f} s"
@@ -109,7 +109,8 @@ def card_metadata(
     from huggingface_hub import ModelCardData
 
     config, method = metrics["config"], metrics["method"]
-    encoder = without_folder(config["encoder"])
+    origin = config.get("init_model") or config["encoder"]
+    encoder = without_folder(origin)
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="token-classification",
@@ -119,7 +120,7 @@ def card_metadata(
             method,
         ],
         language="zh" if is_chinese else None,
-        base_model=encoder if encoder == config["encoder"] and "/" in encoder else None,
+        base_model=encoder if encoder == origin and "/" in encoder else None,
         metrics=["precision", "recall", "f1"],
         model_name=f"{method}-{data_name(config['train_file'])}",
         eval_results=[
@@ -139,7 +140,11 @@ def published(metrics: dict[str, Any]) -> dict[str, Any]:
         **metrics,
         "config": {
             **metrics["config"],
-            **{key: without_folder(metrics["config"][key]) for key in PATHS},
+            **{
+                key: without_folder(metrics["config"][key])
+                for key in PATHS
+                if key in metrics["config"]
+            },
         },
         "data": data,
     }

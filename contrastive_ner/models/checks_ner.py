@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,3 +230,43 @@ def label_faults(content: Mapping[str, Any], tensors: Mapping[str, Entry]) -> li
 def number_of(entries: Mapping[str, Entry]) -> int:
     """How many numbers tensors hold."""
     return sum(math.prod(entry.shape) for entry in entries.values())
+
+
+def refuse_label_smoothing() -> None:
+    """Raise InputError if a Trainer calls the model without labels to smooth them itself.
+
+    A Trainer with `label_smoothing_factor` takes the labels out of the batch and computes the
+    cross-entropy of `logits`, whatever loss the model has; only the Trainer knows. A caller with
+    another purpose, such as a loss of its own, is left alone.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "compute_loss":
+            trainer = frame.f_locals.get("self")
+            if (
+                getattr(trainer, "label_smoother", None) is not None
+                and getattr(trainer, "compute_loss_func", None) is None
+            ):
+                raise InputError(
+                    "label_smoothing_factor is not 0: it would replace this model's loss by the "
+                    "cross-entropy of each token; set it to 0"
+                )
+        frame = frame.f_back
+
+
+def check_bio_labels(labels: Sequence[str]) -> None:
+    """Raise `InputError` unless `labels` is "O", then one B- and one I- tag for every type."""
+    if not labels or labels[0] != "O":
+        raise InputError(
+            f"labels start with {labels[:1]}: "
+            "expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
+        )
+    if len(set(labels)) != len(labels):
+        repeated = sorted(x for x in set(labels) if list(labels).count(x) > 1)
+        raise InputError(f"labels repeat: {repeated}; expected each label once")
+    for label in labels[1:]:
+        if label[:2] not in ("B-", "I-") or len(label) < 3:
+            raise InputError(f"label {label!r} is not BIO: expected 'B-TYPE' or 'I-TYPE'")
+        partner = ("I-" if label[0] == "B" else "B-") + label[2:]
+        if partner not in labels:
+            raise InputError(f"label {label!r} has no partner {partner!r}: expected both")

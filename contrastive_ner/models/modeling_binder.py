@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct imports only
+from .checks_ner import refuse_label_smoothing
 from .encoder_ner import (
     IGNORED,
     SafePreTrainedModel,
@@ -330,7 +330,12 @@ def in_parts(cells: Tensor, types: Tensor) -> tuple[Tensor, ...]:
 
 # ------------------------------------------------------------------------------------------- losses
 def contrast(
-    scores: Tensor, negative: Tensor, rows: Tensor, types: Tensor, cells: Tensor
+    scores: Tensor,
+    negative: Tensor,
+    rows: Tensor,
+    types: Tensor,
+    cells: Tensor,
+    weights: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Mention loss and threshold loss of one kind of candidates (paper: sections 3.2, 3.3).
 
@@ -342,6 +347,7 @@ def contrast(
         scores: (B, E, C) of C candidates.
         negative: (B, E, C) bool, the candidates that are not mentions of the type.
         rows, types, cells: (M,) window, type and candidate of each mention.
+        weights: (M,) of the mentions in their loss.
 
     Returns:
         Mention loss, a mean over mentions (0 if there are none); threshold loss, a mean over all
@@ -351,11 +357,15 @@ def contrast(
     others = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).logsumexp(-1)  # (B, E)
     partition = torch.logaddexp(others, threshold)  # (B, E)
     mentions = F.softplus(partition[rows, types] - scores[rows, types, cells])  # (M,)
-    return mentions.sum() / max(len(mentions), 1), (partition - threshold).mean()
+    return (weights * mentions).sum() / max(len(mentions), 1), (partition - threshold).mean()
 
 
 def binder_losses(
-    scores: BinderScores, labels: Tensor, word_mask: Tensor, word_end_mask: Tensor
+    scores: BinderScores,
+    labels: Tensor,
+    word_mask: Tensor,
+    word_end_mask: Tensor,
+    weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Six scalar losses: {"mention_start", "threshold_start", ..."_end", ..."_span"}.
 
@@ -366,8 +376,12 @@ def binder_losses(
             token then counts neither as a negative nor as a mention. A mention wider than W has no
             span score and only trains starts and ends.
         word_mask, word_end_mask: (B, L) first and last tokens of words.
+        weights: (B, M) of the mentions in the mention losses; by default 1.
     """
     known = labels[..., 0] != IGNORED  # (B, M)
+    weight = (
+        torch.ones(known.shape, device=labels.device)[known] if weights is None else weights[known]
+    )
     rows = known.nonzero()[:, 0]
     types, first, last = labels[known].unbind(-1)
     whole = (first != CUT) & (last != CUT)
@@ -380,7 +394,7 @@ def binder_losses(
         visible = token != CUT
         negative[rows[visible], types[visible], token[visible]] = False
         losses[f"mention_{kind}"], losses[f"threshold_{kind}"] = contrast(
-            values, negative, rows[whole], types[whole], token[whole]
+            values, negative, rows[whole], types[whole], token[whole], weight[whole]
         )
     max_width = scores.span.shape[-1]
     inside = whole & (last - first < max_width)
@@ -389,7 +403,7 @@ def binder_losses(
     negative = candidates[:, None].repeat(1, scores.span.shape[1], 1, 1).flatten(2)  # (B, E, L * W)
     negative[at] = False
     losses["mention_span"], losses["threshold_span"] = contrast(
-        scores.span.flatten(2), negative, *at
+        scores.span.flatten(2), negative, *at, weight[inside]
     )
     return losses
 
@@ -444,6 +458,8 @@ class BinderModel(SafePreTrainedModel):
     # batches or processes thus averages the means of batches, whereas a single large batch would
     # average over all mentions.
     accepts_loss_kwargs = False
+    # Weights of the types (E,) in the mention losses of training; not saved.
+    type_weights: Tensor | None = None
 
     description_ids: Tensor
     description_lengths: Tensor
@@ -769,15 +785,21 @@ class BinderModel(SafePreTrainedModel):
         if labels is not None:
             if word_mask is None or word_end_mask is None:
                 raise InputError("labels need word_mask and word_end_mask: pass both")
+            weights = None
+            if self.training and self.type_weights is not None:
+                by_type = self.type_weights.to(labels.device)
+                weights = by_type[labels[..., 0].clamp_min(0)]  # (B, M)
             if torch.is_grad_enabled():
                 types, labels = self._training_types(labels)
             else:
                 types = self.types.vectors
             scores = self.scores(hidden, word_mask, word_end_mask, types)
-            losses = binder_losses(scores, labels, word_mask, word_end_mask)
+            losses = binder_losses(scores, labels, word_mask, word_end_mask, weights)
             kinds = ("start", "end", "span", "threshold")
-            weights = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
-            loss = total_loss(losses, **weights)
+            shares = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
+            loss = total_loss(losses, **shares)
+        elif self.training:
+            refuse_label_smoothing()
         result = BinderOutput(
             loss=loss,
             last_hidden_state=hidden,

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
-from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct imports only
+from .checks_ner import check_bio_labels, refuse_label_smoothing
 from .crf_ner import ForwardBackward, decode_tags, forward_backward, viterbi
 from .encoder_ner import (
     IGNORED,
@@ -112,24 +112,6 @@ class NercoConfig(PreTrainedConfig):
     def entity_types(self) -> list[str]:
         """Entity types in the order of their first tags."""
         return list(dict.fromkeys(label[2:] for label in self.labels if label != "O"))
-
-
-def check_bio_labels(labels: Sequence[str]) -> None:
-    """Raise `InputError` unless `labels` is "O", then one B- and one I- tag for every type."""
-    if not labels or labels[0] != "O":
-        raise InputError(
-            f"labels start with {labels[:1]}: "
-            "expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
-        )
-    if len(set(labels)) != len(labels):
-        repeated = sorted(x for x in set(labels) if list(labels).count(x) > 1)
-        raise InputError(f"labels repeat: {repeated}; expected each label once")
-    for label in labels[1:]:
-        if label[:2] not in ("B-", "I-") or len(label) < 3:
-            raise InputError(f"label {label!r} is not BIO: expected 'B-TYPE' or 'I-TYPE'")
-        partner = ("I-" if label[0] == "B" else "B-") + label[2:]
-        if partner not in labels:
-            raise InputError(f"label {label!r} has no partner {partner!r}: expected both")
 
 
 # --------------------------------------------------------------------------------- linear-chain CRF
@@ -410,6 +392,8 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         if labels is not None:
             keep = labels != IGNORED
             loss = self.loss(logits, labels, keep if word_mask is None else keep & word_mask.bool())
+        elif self.training and self.config.use_crf:
+            refuse_label_smoothing()
         result = TokenClassifierOutput(
             loss=loss,
             logits=logits,

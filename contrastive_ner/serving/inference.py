@@ -1,5 +1,6 @@
 """Using a trained model: loading its pipeline, tagging records, scoring it on annotated records."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -175,6 +176,7 @@ def evaluate_records(
     train: Sequence[Record] | None = None,
     types: Mapping[str, str] | None = None,
     min_score: float | None = None,
+    unseen_types: str = "refuse",
 ) -> dict[str, Any]:
     """Span scores of a pipeline on records, a breakdown of its errors, and counts of every text.
 
@@ -186,6 +188,7 @@ def evaluate_records(
         train: training data of the model.
         types: {label: description} that BINDER looks for instead of its trained types.
         min_score: option of the pipeline's call.
+        unseen_types: "missed" counts mentions of types that the model does not know as missed.
 
     Raises:
         DataError: the records hold an entity type that the model does not know.
@@ -200,9 +203,8 @@ def evaluate_records(
     )
 
     nests = pipeline.model.config.decoding == "nested"
-    check_known_types(
-        records, set(pipeline.model.config.entity_types) if types is None else set(types)
-    )
+    known = pipeline.model.config.entity_types if types is None else types
+    unseen = mentions_of_unseen_types(records, set(known), refuse=unseen_types != "missed")
     given = {"types": types, "min_score": min_score}
     options = {name: value for name, value in given.items() if value is not None}
     predictions, _, across = tag_records(pipeline, records, **options)
@@ -222,6 +224,8 @@ def evaluate_records(
         scores |= training_scores(predictions, gold, texts, train_texts, learnt)
     if across:
         scores["across_texts"] = across
+    if unseen:
+        scores["unseen_types"] = unseen
     scores["counts"] = text_counts(predictions, gold)
     if any(len(own) < len(every) for own, every in zip(gold, everything, strict=True)):
         scores["all_counts"] = text_counts(predictions, everything)
@@ -258,16 +262,22 @@ def depth_scores(
     return {name: groups.get(name, figures(0, 0, 0)) for name in ("outer", "inner")}
 
 
-def check_known_types(records: Sequence[Record], known: set[str]) -> None:
-    """Check that a model knows every entity type of the records.
+def mentions_of_unseen_types(
+    records: Sequence[Record], known: set[str], *, refuse: bool
+) -> dict[str, int]:
+    """Number of mentions of each entity type that a model does not know.
 
     Raises:
-        DataError: it does not know one.
+        DataError: there is one, and `refuse` is set.
     """
+    counts: Counter[str] = Counter()
     for record in records:
         for mention in record.entities:
-            if mention.label not in known:
+            counts[mention.label] += mention.label not in known
+            if refuse and mention.label not in known:
                 raise DataError(
                     f"record {record.id!r}: entity type {mention.label!r} is unknown to the model "
-                    f"(it knows {', '.join(sorted(known))})"
+                    f"(it knows {', '.join(sorted(known))}); unseen_types=missed counts it as "
+                    "missed"
                 )
+    return {label: count for label, count in sorted(counts.items()) if count}

@@ -70,14 +70,16 @@ def gold_spans(
 class SpanCounts:
     """Precision, recall and F1 from counts added up over batches.
 
-    For `TrainingArguments(batch_eval_metrics=True)`.
+    For `TrainingArguments(batch_eval_metrics=True)`; without it, for all batches at once.
     """
 
     def __init__(self) -> None:
         self.totals = torch.zeros(3, dtype=torch.long)
 
-    def __call__(self, prediction: EvalPrediction, compute_result: bool = False) -> dict[str, Any]:
-        self.totals += torch.as_tensor(prediction.predictions).cpu().sum(0)
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
+        found = prediction.predictions
+        for counts in found if isinstance(found, list | tuple) else [found]:
+            self.totals += torch.as_tensor(counts).cpu().sum(0)
         if not compute_result:
             return {}
         totals, self.totals = self.totals.tolist(), torch.zeros(3, dtype=torch.long)

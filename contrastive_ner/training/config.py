@@ -47,9 +47,20 @@ class RunConfig:
         "folder or Hub name of an encoder with safetensors weights; ${NAME} is replaced by the "
         "environment variable NAME, here and in file names",
     )
+    init_model: str = option(
+        "",
+        "folder of a trained model (RUN/model) to go on from, instead of encoder: its encoder, "
+        "tokenizer and the weights of the types that the data still have; others start afresh",
+    )
     train_file: str = option("", "training data (required); ${NER_DATA} defaults to data")
     dev_file: str = option("", "development data (required); every choice is made on it")
     test_file: str = option("", "test data, scored once at the end; empty: none")
+
+    unseen_types: str = option(
+        "refuse",
+        "types that occur in test alone: refuse, or missed (count their mentions as missed; the "
+        "model is not trained for them)",
+    )
 
     train_texts: int = option(0, "train on the first N texts only; 0: all")
 
@@ -177,6 +188,12 @@ class RunConfig:
         "(paper: none)",
     )
 
+    class_weight_power: float = option(
+        0.0,
+        "weight of rare types in training: a type with n of N mentions of T types weighs about "
+        "(N / (T n)) ** power; 0: all alike, 1: the same total for each type",
+    )
+
     types_file: str = option("", "binder: YAML file that describes the entity types (required)")
     type_encoder: str = option(
         "untied",
@@ -220,6 +237,7 @@ class RunConfig:
             "method": METHODS,
             "format": ("auto", *FORMATS),
             "text_unit": ("auto", "character", "word"),
+            "unseen_types": ("refuse", "missed"),
             "stage1_loss": ("nerco", "supcon"),
             "stage1_reduction": ("sum", "mean"),
             "stage1_select": ("knn", "prototype", "loss"),
@@ -278,6 +296,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a ke
     "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
     "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
     "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
+    "class_weight_power": ("[0, 1]", lambda x: 0 <= x <= 1),
     "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
     "warmup": ("[0, 1)", lambda x: 0 <= x < 1),
 }

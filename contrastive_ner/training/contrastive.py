@@ -21,11 +21,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.training.batches import EpochBatches
+from contrastive_ner.training.checked import CheckedTrainer
 from contrastive_ner.training.criteria import (
     chunks_of,
     classes_of,
@@ -194,7 +195,7 @@ class RandomState:
 
 
 # ----------------------------------------------------------------------------------------- trainers
-class SentenceTrainer(Trainer):
+class SentenceTrainer(CheckedTrainer):
     """The standard `Trainer`, except that its batches depend only on data, seed and epoch.
 
     See `sentence_batches`. A run resumed in the middle of an epoch therefore sees exactly the
@@ -230,6 +231,9 @@ class SentenceTrainer(Trainer):
             dataset,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
+            num_workers=self.args.dataloader_num_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            persistent_workers=self.args.dataloader_persistent_workers,
             **sampling,
         )
 
@@ -250,6 +254,8 @@ class ContrastiveTrainer(SentenceTrainer):
         ConfigError: `args` is not a `ContrastiveTrainingArguments`, or its `freeze_layers` does not
             suit the encoder.
     """
+
+    is_stage_one = True
 
     def __init__(self, *args: Any, label_classes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -24,7 +24,7 @@ from transformers import (
 
 from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.evaluation.metrics import span_scores
-from contrastive_ner.files import fresh_folder, move_folder, read_json, write_json
+from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
@@ -32,12 +32,15 @@ from contrastive_ner.training.binder import BinderTrainer, SpanCounts
 from contrastive_ner.training.checkpoints import (
     GracefulStop,
     LogSteps,
+    Sealing,
     StopOnDivergence,
     Stopwatch,
     checkpoints,
+    finished,
     full_disk_explained,
     newest_checkpoint,
     resume,
+    values_hash,
 )
 from contrastive_ner.training.config import RunConfig, is_first_process
 from contrastive_ner.training.contrastive import (
@@ -48,7 +51,9 @@ from contrastive_ner.training.contrastive import (
     SentenceTrainer,
 )
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.start import continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
+from contrastive_ner.training.weights import tag_weights
 
 
 def train_phases(task: Task) -> Path:
@@ -80,22 +85,22 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         OSError: the disk is full; earlier checkpoints are intact.
     """
     folder = config.run_dir / name
-    marker = folder / "DONE.json"
-    if not marker.is_file():
+    if finished(folder) is None:
         log.info("-- %s", name)
         set_seed(config.seed)
         trainer = make_trainer(folder)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(LogSteps())
         trainer.add_callback(StopOnDivergence(name))
+        trainer.add_callback(Sealing())
         with GracefulStop() as stop, full_disk_explained(folder):
             trainer.add_callback(stop)
             trainer.add_callback(Stopwatch())
             resume(trainer, newest_checkpoint(folder))
         if trainer.is_world_process_zero():
             with full_disk_explained(folder):
-                leave_model(trainer, folder, marker)
-            log.info("%s: %s", name, summary(read_json(marker)))
+                done = leave_model(trainer, folder)
+            log.info("%s: %s", name, summary(done))
         trainer.accelerator.wait_for_everyone()
     if is_first_process() and not config.keep_checkpoints:
         for checkpoint in checkpoints(folder):
@@ -109,20 +114,26 @@ def summary(done: dict[str, Any]) -> str:
     return f"{done['epochs']:g} epochs, {done['seconds']:.0f} s{best}"
 
 
-def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
-    """Save the best model, then the marker; each appears completely or not at all."""
+def leave_model(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """Save the best model, then the marker; each appears completely or not at all.
+
+    Returns the content of the marker.
+    """
     partial = fresh_folder(folder / ".model-partial")
     trainer.model.save_pretrained(partial)
     move_folder(partial, folder / "model")
     state = trainer.state
-    done = {
+    done: dict[str, Any] = {
         "seconds": Stopwatch.of(trainer).seconds,
         "epochs": state.epoch,
         "best": state.best_metric,
         "criterion": trainer.args.metric_for_best_model,
         "log": state.log_history,
+        "files": contents(folder / "model"),
     }
-    write_json(done, marker)
+    done["sha256"] = values_hash(done)
+    write_json(done, folder / "DONE.json")
+    return done
 
 
 # ---------------------------------------------------------------------------------------- stage one
@@ -195,7 +206,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
             "weight": weight,
             "temperature": temperature,
         }
-    return trainer_class(
+    trainer = trainer_class(
         **extra,
         model=model,
         args=arguments,
@@ -209,6 +220,8 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, head_rate), None),
     )
+    trainer.tag_weights = tag_weights(task.labels, task.weights) if task.weights else None
+    return trainer
 
 
 def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
@@ -217,6 +230,7 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
     tagger = NercoForTokenClassification.from_encoder(
         task.encoder, task.labels, **task.model_fields
     )
+    continue_tagger(tagger, task.config)
     if start is not None:
         tagger.nerco = NercoModel.from_pretrained(start)
     return tagger
@@ -248,6 +262,9 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     """Trainer for BINDER, evaluated on decoded spans."""
     config = task.config
     model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
+    continue_binder(model, config)
+    if task.weights:
+        model.type_weights = torch.tensor([task.weights[label] for label in model.config.labels])
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_f1"),
         num_train_epochs=full_epochs(config),

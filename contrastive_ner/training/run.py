@@ -4,20 +4,32 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive_ner.errors import ConfigError
-from contrastive_ner.files import expand, file_hash, fresh_folder, read_json, write_json
+from contrastive_ner.errors import ConfigError, shown
+from contrastive_ner.files import (
+    LockFile,
+    expand,
+    file_hash,
+    folder_hash,
+    fresh_folder,
+    read_json,
+    write_json,
+)
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.models import model_class
 from contrastive_ner.training.config import PHASES, RunConfig, is_first_process
-from contrastive_ner.training.task import Data, Task, load_data, prepare_task
+from contrastive_ner.training.task import (
+    Data,
+    Task,
+    encoder_folder,
+    load_data,
+    prepare_task,
+)
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
     from contrastive_ner.training.features import AlignReport, SpanReport
 
 
@@ -28,12 +40,14 @@ Alignment = dict[str, "AlignReport | SpanReport"]  # by split
 def prepare(config: RunConfig) -> tuple[Task, Data, Alignment]:
     """Read the data, write the resolved configuration and prepare encoder and features."""
     quiet_libraries()
+    identity = identity_of(config)
     data = load_data(config)
     if is_first_process():
-        write_json(
-            {**config.to_dict(), "data_sha256": data_hashes(config)}, config.run_dir / "config.json"
-        )
+        write_json(identity, config.run_dir / "config.json")
     task, alignment = prepare_task(config, data)
+    if is_first_process() and identity["encoder_sha256"] is None:  # downloaded just now
+        identity["encoder_sha256"] = encoder_hash(config)
+        write_json(identity, config.run_dir / "config.json")
     return task, data, alignment
 
 
@@ -51,22 +65,33 @@ def first_process_first() -> Iterator[None]:
 
 
 @contextmanager
-def nothing_left_of_a_false_start(run_dir: Path) -> Iterator[None]:
-    """Remove a new run directory that an error ended; keep one in which training has begun."""
+def nothing_left_of_a_false_start(run_dir: Path, lock: LockFile) -> Iterator[None]:
+    """Remove a new run directory that an error ended; keep one in which training has begun.
+
+    The lock is released in either case, as the last thing that is done in the directory.
+    """
     is_new = not (run_dir / "config.json").is_file()
     try:
         yield
     except Exception:
-        if (
-            is_new
-            and is_first_process()
-            and not (any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir))
-        ):
-            shutil.rmtree(run_dir, ignore_errors=True)
+        is_false_start = is_new and not (
+            any(run_dir.glob("*/checkpoint-*")) or finished_phases(run_dir)
+        )
+        if is_false_start and is_first_process():
+            for path in run_dir.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != LOCK_FILE:
+                    path.unlink(missing_ok=True)
+            lock.release()
+            with suppress(OSError):  # another process has begun a run there
+                run_dir.rmdir()
         raise
+    finally:
+        lock.release()
 
 
-def lock_run_dir(run_dir: Path) -> "BaseFileLock":
+def lock_run_dir(run_dir: Path) -> LockFile:
     """Lock a run directory, because two runs in it would mix their checkpoints.
 
     The system releases the lock when the process ends, however it ends.
@@ -74,62 +99,115 @@ def lock_run_dir(run_dir: Path) -> "BaseFileLock":
     Raises:
         ConfigError: another process holds the lock.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(run_dir / LOCK_FILE)
-    if is_first_process():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(
-                f"{run_dir} is in use: another process trains there; wait for it or choose another "
-                "output_dir"
-            ) from error
+    lock = LockFile(run_dir / LOCK_FILE)
+    if is_first_process() and not lock.acquire():
+        raise ConfigError(
+            f"{run_dir} is in use: another process trains there; wait for it or choose another "
+            "output_dir"
+        )
     return lock
 
 
-def check_run_dir(config: RunConfig) -> None:
+def saved_config(run_dir: Path) -> bytes | None:
+    """The content of a run's `config.json`; None if there is none."""
+    file = run_dir / "config.json"
+    return file.read_bytes() if file.is_file() else None
+
+
+def check_run_dir(config: RunConfig) -> bytes | None:
     """Refuse a directory that holds a run of another configuration, or something else.
+
+    Returns the content of the run's `config.json`, None if it is new.
 
     Raises:
         ConfigError: the directory cannot be used for this run.
     """
     run_dir = config.run_dir
-    saved = run_dir / "config.json"
-    if not saved.is_file():
+    saved, content = run_dir / "config.json", saved_config(run_dir)
+    if content is None:
         if run_dir.exists() and (
             not run_dir.is_dir() or any(path.name != LOCK_FILE for path in run_dir.iterdir())
         ):
             raise ConfigError(
                 f"{run_dir} exists and is not a run directory; choose another output_dir"
             )
-        return
+        return None
+    way_out = f"remove {run_dir} or choose another output_dir"
     try:
-        old = json.loads(saved.read_text("utf-8"))
-    except ValueError as error:
+        old = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{saved} cannot be read ({error}); {way_out}") from error
+    if not isinstance(old, dict):
         raise ConfigError(
-            f"{saved} cannot be read ({error}); remove {run_dir} or choose another output_dir"
-        ) from error
+            f"{saved}: expected the configuration of a run, found {shown(old)}; {way_out}"
+        )
     # A key that did not exist when the run began took effect with its default.
     old = {**RunConfig().to_dict(), **old}
-    new = {**config.to_dict(), "data_sha256": data_hashes(config)}
+    new = identity_of(config)
     changed = [
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        f"{key}: {shown(old.get(key))} there, {shown(new.get(key))} now"
         for key in {**old, **new}
-        if old.get(key) != new.get(key)
+        if not is_same(key, old.get(key), new.get(key))
     ]
     if changed:
         raise ConfigError(
             f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose "
             "another output_dir"
         )
+    return content
+
+
+def is_same(key: str, old: Any, new: Any) -> bool:
+    """Whether a value of a run's identity has stayed; a hash that one side lacks says nothing."""
+    if key == "encoder_sha256":
+        return old == new or None in (old, new)
+    if key == "data_sha256" and isinstance(old, dict) and old.keys() == new.keys():
+        return all(old[path] == new[path] or None in (old[path], new[path]) for path in new)
+    return old == new
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """What must stay the same for a run to go on: its configuration, data and encoder."""
+    return {
+        **config.to_dict(),
+        "data_sha256": data_hashes(config),
+        "encoder_sha256": encoder_hash(config),
+    }
 
 
 def data_hashes(config: RunConfig) -> dict[str, str | None]:
-    """SHA-256 of each data file, because a run must not resume on other data."""
+    """SHA-256 of each data file or folder, because a run must not resume on other data."""
     paths = (config.train_file, config.dev_file, config.test_file, config.types_file)
-    return {path: file_hash(expand(path)) for path in paths if path}
+    return {path: data_hash(expand(path)) for path in paths if path}
+
+
+def data_hash(name: str) -> str | None:
+    """SHA-256 of a file, or of a folder of `datasets` without its caches; None on the Hub."""
+    place = name if Path(name).exists() else name.rpartition("@")[0]
+    if not place or not Path(place).is_dir():
+        return file_hash(name)
+    return folder_hash(
+        path for path in Path(place).rglob("*") if not path.name.startswith(("cache-", "."))
+    )
+
+
+def encoder_hash(config: RunConfig) -> str | None:
+    """SHA-256 of what is read of the encoder folder or of `init_model`; on the Hub the commit.
+
+    None where there is no such encoder, or it has not been downloaded yet.
+    """
+    folder = encoder_folder(config.init_model or config.encoder)
+    if folder is not None:
+        kinds = (".json", ".safetensors", ".txt", ".model")
+        return folder_hash(path for path in folder.iterdir() if path.suffix in kinds)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(expand(config.encoder), "config.json")
+    except HFValidationError:
+        return None
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 # -------------------------------------------------------------------------------- what a run leaves

@@ -11,10 +11,11 @@ from contrastive_ner.data.readers import read_files
 from contrastive_ner.data.records import Record, entity_types, outermost
 from contrastive_ner.data.schemes import bio_labels
 from contrastive_ner.errors import ConfigError, DataError
-from contrastive_ner.files import expand, fresh_folder, move_folder
+from contrastive_ner.files import expand, fresh_folder, move_folder, seal
 from contrastive_ner.logs import log
 from contrastive_ner.provenance import clone_root
 from contrastive_ner.training.config import RunConfig, layout_of
+from contrastive_ner.training.start import is_intact, refuse_trained, source_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +45,8 @@ class Data:
 class Task:
     """What every phase needs: configuration, types, encoder (folder or Hub name) and features.
 
-    `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`.
+    `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
+    `weights` those of the types, by name, empty if all are alike.
     """
 
     config: RunConfig
@@ -53,6 +55,7 @@ class Task:
     encoder: str
     features: dict[str, list[dict]]
     binder_fields: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
     @property
     def labels(self) -> list[str]:
@@ -102,8 +105,9 @@ def prepare_task(
     """
     from contrastive_ner.models.pipeline_ner import text_reader
 
-    tokenizer, label_unit = load_tokenizer(config, data.records["train"])
-    encoder, tokenizer = prepare_encoder(config, tokenizer, label_unit)
+    source = source_of(config, data.types)
+    tokenizer, label_unit = load_tokenizer(source, data.records["train"])
+    encoder, tokenizer = prepare_encoder(source, tokenizer, label_unit)
     reader = text_reader(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
     )
@@ -121,7 +125,13 @@ def prepare_task(
             if there and config.method == "binder" and report.misaligned < there:
                 reason = f"all are wider than max_span_width, {fields['max_span_width']}; raise it"
             raise DataError(f"{split}: expected mentions to learn or select by: {reason}")
-    return Task(config, data.types, label_unit, encoder, features, fields), reports
+    weights = {}
+    if config.class_weight_power:
+        from contrastive_ner.training.weights import type_weights
+
+        weights = type_weights(data.records["train"], data.types, config.class_weight_power)
+        log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
+    return Task(config, data.types, label_unit, encoder, features, fields, weights), reports
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -155,15 +165,19 @@ def load_data(config: RunConfig) -> Data:
             f"{config.train_file}: expected annotated texts, found no entity at all in "
             f"{len(records['train'])} texts"
         )
+    asked = dict(records)
+    if config.unseen_types == "missed":
+        asked.pop("test", None)
     if config.method == "binder":
-        descriptions = describe_types(config, records)
+        descriptions = describe_types(config, asked)
         return Data(records, reports, list(descriptions), descriptions)
-    for split, own in records.items():
+    for split, own in asked.items():
         unknown = sorted(set(entity_types(own)) - set(types))
         if unknown:
             raise DataError(
                 f"{reports[split].path}: entity type {', '.join(unknown)} does not occur in train "
                 f"({', '.join(types)})"
+                + ("; unseen_types=missed counts it as missed" if split == "test" else "")
             )
     return Data(records, reports, types)
 
@@ -209,11 +223,19 @@ def encoder_place(name: str) -> str:
     """
     from contrastive_ner.models.encoder_ner import check_place
 
-    place, root = expand(name), clone_root()
-    if root is not None and not Path(place).is_dir() and (root / place).is_dir():
-        return str(root / place)
+    place, folder = expand(name), encoder_folder(name)
+    if folder is not None:
+        return str(folder)
     check_place(place)
     return place
+
+
+def encoder_folder(name: str) -> Path | None:
+    """The folder of an encoder, here or in the clone; None if there is none of this name."""
+    place, root = Path(expand(name)), clone_root()
+    if place.is_dir():
+        return place
+    return root / place if root is not None and (root / place).is_dir() else None
 
 
 def load_tokenizer(
@@ -229,6 +251,7 @@ def load_tokenizer(
     from contrastive_ner.models.encoder_ner import longest_input
 
     place = encoder_place(config.encoder)
+    refuse_trained(place)
     try:
         # Code that comes with an encoder is refused, not run.
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
@@ -269,7 +292,7 @@ def prepare_encoder(
     from contrastive_ner.models.encoder_ner import weight_files
 
     folder = config.run_dir / "encoder"
-    if not folder.is_dir():
+    if not is_intact(folder):
         place = encoder_place(config.encoder)
         check_tensors(weight_files(place))
         encoder = AutoModel.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
@@ -277,6 +300,7 @@ def prepare_encoder(
         partial = fresh_folder(config.run_dir / ".encoder-partial")
         encoder.save_pretrained(partial)
         characters.save_pretrained(partial)
+        seal(partial)
         move_folder(partial, folder)
     return str(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
