@@ -4,8 +4,9 @@ Sections: config; scores of starts, ends and spans; losses; model; registration.
 represents tokens and spans, the type encoder the descriptions of entity types. A span is a mention
 of a type if its score exceeds the type's threshold, which is the score of the text's first token.
 Mentions may therefore nest, a span may have several types, and a new type only needs a description.
-This file travels with the weights: loading a shared model executes only this file, `checks_ner.py`,
-`encoder_ner.py`, `types_binder.py`, `pipeline_ner.py` and `windows_ner.py`.
+This file travels with the weights: loading a shared model executes only this file,
+`adapters_ner.py`, `checks_ner.py`, `encoder_ner.py`, `types_binder.py`, `pipeline_ner.py` and
+`windows_ner.py`.
 
 Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W maximum span
 width, M rows of labels, N cells: (window, start, width - 1) triples.
@@ -24,6 +25,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .adapters_ner import WeightsState, files_digest, weights_digest, weights_state
 from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct imports only
 from .encoder_ner import (
     IGNORED,
@@ -35,7 +37,7 @@ from .encoder_ner import (
     read_encoder_config,
 )
 from .pipeline_ner import PIPELINES, NerPipeline
-from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
+from .types_binder import TypeEmbeddings, check_descriptions, description_ids
 from .windows_ner import DECODINGS, InputError, Span, best_labels, least_scores
 
 AUTO_MAP = {
@@ -83,6 +85,8 @@ class BinderConfig(PreTrainedConfig):
         score_slope, score_intercept: a span's score is sigmoid(slope * margin + intercept); fitted
             on development data.
         type_fingerprint: of the weights that encode types; written by `save_pretrained`.
+        type_weights: the same of the weights that are saved, where these are a rounded copy of
+            those that encoded the types (half precision); otherwise empty.
 
     Raises `InputError` for invalid values.
     """
@@ -111,6 +115,7 @@ class BinderConfig(PreTrainedConfig):
     score_slope: float = 1.0
     score_intercept: float = 0.0
     type_fingerprint: str = ""
+    type_weights: str = ""
     id2label: dict[int, str] | dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -432,8 +437,10 @@ class BinderOutput(ModelOutput):
 class BinderModel(SafePreTrainedModel):
     """BINDER, for the standard Trainer, `AutoModel` and `pipeline("ner")`.
 
-    The vectors of the trained types are stored. Training encodes types at every step; the first use
-    after training stores new vectors.
+    The vectors of the trained types are stored. Training encodes types at every step. Each use
+    compares the weights with those that encoded the types, and stores new vectors if these are not
+    in force any more: after training, and after an adapter was loaded, switched or merged. A copy
+    that is only rounded or moved (`half()`, `to()`, loading in bfloat16) keeps the vectors.
     """
 
     config_class = BinderConfig
@@ -468,7 +475,8 @@ class BinderModel(SafePreTrainedModel):
         self.register_buffer(
             "type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size)
         )
-        self.vectors_are_stale, self._stored_version = True, -1
+        self.vectors_are_stale = True
+        self._stored_state: WeightsState | None = None
         self.register_load_state_dict_post_hook(_weights_were_loaded)
         self.post_init()
         self._freeze()
@@ -482,15 +490,16 @@ class BinderModel(SafePreTrainedModel):
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
             self.type_encoder.requires_grad_(False)
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """`PreTrainedModel.from_pretrained`, safetensors only, with the stored type vectors."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze()
-        if model.config.type_fingerprint:  # saved together with the vectors
-            model.vectors_are_stale, model._stored_version = False, model._weights_version()
-        return loaded
+    def _after_loading(self, files: list[Path], *, is_whole: bool) -> None:
+        """Trust the stored vectors if they were saved together with the weights of the files."""
+        self._freeze()
+        expected = self.config.type_weights or self.config.type_fingerprint
+        if self.config.type_encoder == "none" or not (expected and files and is_whole):
+            return
+        encoder = "encoder." if self.type_encoder is None else "type_encoder."
+        has_adapter = getattr(self, "_hf_peft_config_loaded", False)
+        if not has_adapter and files_digest(files, encoder, "type_heads.") == expected:
+            self.vectors_are_stale, self._stored_state = False, self._types_state()
 
     @classmethod
     def from_encoders(
@@ -654,28 +663,35 @@ class BinderModel(SafePreTrainedModel):
         self._store_types()
         return self.config.type_fingerprint
 
-    def _weights_version(self) -> int:
-        """A number that changes when the weights that encode types are changed in place.
+    def _types_state(self) -> WeightsState:
+        """State of the weights that encode types."""
+        return weights_state(self._types_read_by, self.type_heads)
 
-        Exception: changes by a fused optimiser.
-        """
+    def _store_types(self) -> bool:
+        """Store new vectors of the trained types if other weights are in force; whether it did."""
         if self.config.type_encoder == "none":
-            return -1
-        weights = (*self._types_read_by.parameters(), *self.type_heads.parameters())
-        return sum(weight._version for weight in weights if not weight.is_inference())
-
-    def _store_types(self) -> None:
-        """Store new vectors of the trained types if the weights have changed, or may have."""
-        version = self._weights_version()
-        if self.config.type_encoder == "none" or not (
-            self.vectors_are_stale or version != self._stored_version
-        ):
-            return
+            return False
+        state = self._types_state()
+        if not self.vectors_are_stale and state.same(self._stored_state):
+            return False
         self.type_vectors.copy_(
             self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0])
         )
         self.config.type_fingerprint = weights_digest(self._types_read_by, self.type_heads)
-        self.vectors_are_stale, self._stored_version = self.training, version
+        self.config.type_weights = ""
+        self.vectors_are_stale, self._stored_state = self.training, state
+        return True
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "BinderModel":
+        """Move or convert the weights, as `to` and `half` do; a copy keeps its stored vectors."""
+        state = None
+        if self.config.type_encoder != "none" and not self.vectors_are_stale:
+            state = self._types_state()
+        is_fresh = state is not None and state.same(self._stored_state)
+        super()._apply(fn, recurse)
+        if state is not None and is_fresh and (copied := self._types_state()).is_copy_of(state):
+            self._stored_state = copied
+        return self
 
     def _training_types(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that index these types.
@@ -813,8 +829,9 @@ class BinderModel(SafePreTrainedModel):
         Raises:
             InputError: the types were encoded by other weights.
         """
-        types = self.types if types is None else types
-        if types.fingerprint != self.type_fingerprint:
+        own = self.types
+        types = own if types is None else types
+        if types.fingerprint != own.fingerprint:
             raise InputError(
                 "the types are stale: they were encoded by other weights; "
                 "encode them again with this model's encode_types"
@@ -931,7 +948,11 @@ class BinderModel(SafePreTrainedModel):
     # -- saving
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """`PreTrainedModel.save_pretrained`, with type vectors that match the weights."""
-        self._store_types()
+        is_new = self._store_types()
+        if not is_new and self.config.type_encoder != "none":
+            saved = weights_digest(self._types_read_by, self.type_heads)
+            is_same = saved == self.config.type_fingerprint
+            self.config.type_weights = "" if is_same else saved
         state = kwargs.get("state_dict")
         if state is not None and "type_vectors" in state:  # may hold outdated vectors
             kwargs["state_dict"] = {**state, "type_vectors": self.type_vectors}

@@ -1,9 +1,9 @@
 """NerCo (Zhang et al., IJCAI 2023), encoder-only: encoder -> dropout -> linear layer -> CRF.
 
-Sections: config, linear-chain CRF, models, registration. Stage one trains `NercoModel` with a
-contrastive loss (`contrastive_ner.training.contrastive`); stage two trains
-`NercoForTokenClassification`. This file travels with the weights: loading a shared model executes
-only `crf_ner.py`, `checks_ner.py`, `encoder_ner.py`, `pipeline_ner.py`, `windows_ner.py` and this.
+Sections: config, models, registration. Stage one trains `NercoModel` with a contrastive loss
+(`contrastive_ner.training.contrastive`); stage two trains `NercoForTokenClassification`. This file
+travels with the weights: loading a shared model executes only `adapters_ner.py`, `checks_ner.py`,
+`crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `pipeline_ner.py`, `windows_ner.py` and this.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, D hidden size.
 """
@@ -12,16 +12,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
+from .adapters_ner import is_adapter  # noqa: F401 - transformers 5.6 copies direct imports only
 from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct imports only
-from .crf_ner import ForwardBackward, decode_tags, forward_backward, viterbi
+from .crf_layer_ner import (
+    LinearChainCRF,
+    arrays,
+    crf_log_partition,
+    crf_sequence_score,
+    crf_viterbi,
+)
+from .crf_ner import decode_tags
 from .encoder_ner import (
     IGNORED,
     SafePreTrainedModel,
@@ -39,7 +45,6 @@ AUTO_MAP = {
     "AutoModel": "modeling_nerco.NercoModel",
     "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
 }
-FORBIDDEN = -1e4  # score of a step that BIO does not allow: finite, but its exp() is exactly 0
 
 
 # ------------------------------------------------------------------------------------------- config
@@ -130,128 +135,6 @@ def check_bio_labels(labels: Sequence[str]) -> None:
         partner = ("I-" if label[0] == "B" else "B-") + label[2:]
         if partner not in labels:
             raise InputError(f"label {label!r} has no partner {partner!r}: expected both")
-
-
-# --------------------------------------------------------------------------------- linear-chain CRF
-class _LogPartition(torch.autograd.Function):
-    """log Z, with its closed-form gradient: token marginals and expected transition counts."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
-    ) -> Tensor:
-        """log Z of each row: (B,)."""
-        fb = forward_backward(*arrays(emissions, transitions, start, lengths))
-        ctx.save_for_backward(transitions)
-        ctx.fb, ctx.emission_dtype = fb, emissions.dtype
-        return torch.from_numpy(fb.log_z).to(transitions.device, transitions.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Gradients of emissions (B, L, C) and transitions (C, C), from `grad` (B,)."""
-        (transitions,) = ctx.saved_tensors
-        fb: ForwardBackward = ctx.fb
-        weight = (grad.cpu().double().numpy() * fb.valid)[..., None]  # (L, B, 1)
-        d_emissions = fb.alpha * fb.beta * weight  # (L, B, C)
-        inward = fb.potentials * fb.beta / fb.scale[..., None] * weight  # (L, B, C)
-        size = inward.shape[-1]
-        pairs = fb.alpha[:-1].reshape(-1, size).T @ inward[1:].reshape(-1, size)  # (C, C)
-        d_transitions = torch.from_numpy(pairs) * transitions.cpu().double().exp()
-        device = transitions.device
-        by_row = torch.from_numpy(d_emissions).transpose(0, 1)  # (B, L, C)
-        by_row = by_row.to(device, ctx.emission_dtype)
-        return by_row, d_transitions.to(device, transitions.dtype), None, None
-
-
-def arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """Detached tensors as NumPy arrays on the CPU; half precision becomes float32."""
-    half = (torch.bfloat16, torch.float16)
-    detached = (tensor.detach().cpu() for tensor in tensors)
-    return [(t.float() if t.dtype in half else t).numpy() for t in detached]
-
-
-def crf_log_partition(
-    emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
-) -> Tensor:
-    """log Z over all tag sequences: (B,), differentiable. Arguments as in `forward_backward`."""
-    return _LogPartition.apply(emissions, transitions, start, lengths)
-
-
-def crf_marginals(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
-    """P(y_t = c | x): (B, L, C), zero at padding, without gradient."""
-    fb = forward_backward(*arrays(emissions, transitions, start, lengths))
-    marginals = torch.from_numpy(fb.alpha * fb.beta * fb.valid[..., None])  # (L, B, C)
-    return marginals.transpose(0, 1).to(transitions)
-
-
-def crf_sequence_score(
-    emissions: Tensor, transitions: Tensor, start: Tensor, tags: Tensor, lengths: Tensor
-) -> Tensor:
-    """Scores of tag sequences (B, L), emissions + transitions + start: (B,), differentiable."""
-    valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]  # (B, L)
-    tags = tags.masked_fill(~valid, 0)
-    unary = emissions.gather(2, tags[..., None]).squeeze(2)  # (B, L)
-    binary = transitions[tags[:, :-1], tags[:, 1:]]  # (B, L - 1)
-    first = torch.where(valid[:, 0], start[tags[:, 0]], 0.0)
-    return first + (unary * valid).sum(1) + (binary * valid[:, 1:]).sum(1)
-
-
-def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
-    """Best tag sequences (B, L), `IGNORED` at padding. Arguments as in `forward_backward`."""
-    path = viterbi(*arrays(emissions, transitions, start, lengths))
-    return torch.from_numpy(path).to(emissions.device)
-
-
-def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """(C, C) transitions and (C,) first tags: 0 where BIO allows them, otherwise `FORBIDDEN`."""
-    size = len(labels)
-    transitions, start = torch.zeros(size, size), torch.zeros(size)
-    for j, label in enumerate(labels):
-        if label.startswith("I-"):
-            start[j] = FORBIDDEN
-            for i, previous in enumerate(labels):
-                if previous not in ("B-" + label[2:], label):
-                    transitions[i, j] = FORBIDDEN
-    return transitions, start
-
-
-class LinearChainCRF(nn.Module):
-    """Parameters of the CRF: transition scores, initially zero.
-
-    There are no start or end scores, as in the paper's code. With `use_transitions=False` the
-    transition scores stay zero and are not trained: tags are then independent, so the same decoder
-    and posterior serve the plain token classifier. `constrain` adds `FORBIDDEN` where BIO does not
-    allow a transition.
-    """
-
-    penalty: Tensor
-    start_penalty: Tensor
-
-    def __init__(
-        self, labels: Sequence[str], *, constrain: bool, use_transitions: bool = True
-    ) -> None:
-        super().__init__()
-        self.labels, self.constrain = list(labels), constrain
-        size = len(self.labels)
-        self.transitions = nn.Parameter(torch.empty(size, size)) if use_transitions else None
-        self.register_buffer("penalty", torch.empty(size, size), persistent=False)
-        self.register_buffer("start_penalty", torch.empty(size), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Zero transitions; penalties from the labels. `init` keeps what a checkpoint filled."""
-        transitions, start = bio_penalties(self.labels)
-        if self.transitions is not None:
-            init.zeros_(self.transitions)
-        init.copy_(self.penalty, transitions * self.constrain)
-        init.copy_(self.start_penalty, start * self.constrain)
-
-    def scores(self) -> tuple[Tensor, Tensor]:
-        """Transition scores (C, C) and start scores (C,) in float32."""
-        penalty = self.penalty.float()
-        transitions = penalty if self.transitions is None else self.transitions.float() + penalty
-        return transitions, self.start_penalty.float()
 
 
 # ------------------------------------------------------------------------------------------- models
