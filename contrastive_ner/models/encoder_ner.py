@@ -65,7 +65,7 @@ class SafePreTrainedModel(PreTrainedModel):
             )
         place = args[0] if args else kwargs.pop("pretrained_model_name_or_path", None)
         adapter, place, kwargs, adapter_options = split_adapter(place, kwargs)
-        files = [] if place is None else cls._check_files(place, kwargs)
+        content, files = ({}, []) if place is None else cls._check_files(place, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             place, *args[1:], **{**kwargs, "use_safetensors": True, "output_loading_info": True}
@@ -73,13 +73,21 @@ class SafePreTrainedModel(PreTrainedModel):
         missing = sorted(info["missing_keys"])
         if missing and cls.must_be_complete and not wants_info:
             raise InputError(f"{place}: weights are missing: {listed(missing)}")
-        model._after_loading(files, is_whole=not missing and not info["mismatched_keys"])
+        other_shape = {
+            entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]
+        }
+        model._after_loading(place, content, files, {*missing, *other_shape})
         if adapter is not None:
             model.load_adapter(adapter, **adapter_options)
         return (model, info) if wants_info else model
 
-    def _after_loading(self, files: list[Path], *, is_whole: bool) -> None:
-        """Called once the weights of `files` are loaded; not `is_whole` if some were not there."""
+    def _after_loading(
+        self, place: Any, content: dict[str, Any], files: list[Path], lacking: set[str]
+    ) -> None:
+        """Called once the weights of `files` are loaded, all but the `lacking` ones.
+
+        `content` is that of config.json, before `from_pretrained` changed settings.
+        """
 
     def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`PreTrainedModel.load_adapter`, safetensors only.
@@ -95,10 +103,10 @@ class SafePreTrainedModel(PreTrainedModel):
         return super().load_adapter(peft_model_id, *args, **kwargs)
 
     @classmethod
-    def _check_files(cls, place: Any, kwargs: dict[str, Any]) -> list[Path]:
+    def _check_files(cls, place: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:
         """Check the files of a model before it is built; see `from_pretrained`.
 
-        Returns the files of the weights; none if the weights are given.
+        Returns the content of config.json and the files of the weights; none if these are given.
         """
         where = {name: kwargs[name] for name in PLACE if name in kwargs}
         check_folder(place, where)
@@ -115,7 +123,7 @@ class SafePreTrainedModel(PreTrainedModel):
                 f"{cls.__name__} opens {cls.config_class.model_type!r}"
             )
         if kwargs.get("state_dict") is not None:
-            return []
+            return content, []
         files = weight_files(place, where, kwargs.get("variant"))
         tensors = check_tensors(files)
         faults = config_faults(content, tensors)
@@ -125,7 +133,7 @@ class SafePreTrainedModel(PreTrainedModel):
             raise InputError(f"{place}: config.json does not fit the weights: {'; '.join(faults)}")
         if found == cls.config_class.model_type:
             cls._check_size(place, where, tensors)
-        return files
+        return content, files
 
     @classmethod
     def _check_size(cls, place: Any, where: dict[str, Any], tensors: dict[str, Entry]) -> None:

@@ -21,7 +21,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -136,10 +142,51 @@ class BinderConfig(PreTrainedConfig):
                     f"id2label names {sorted(ids.values())}: "
                     f"expected the types of descriptions, {sorted(self.descriptions)}"
                 )
-            self.descriptions = {ids[number]: self.descriptions[ids[number]] for number in numbers}
-            self.id2label, self.label2id = ids, {label: number for number, label in ids.items()}
+            self._set_types({ids[number]: self.descriptions[ids[number]] for number in numbers})
         super().__post_init__(**kwargs)
         self._validate()
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Set a field. Other names in `id2label` rename the types; other descriptions replace them.
+
+        Raises:
+            InputError: `id2label` or `num_labels` ask for more or fewer types than are described.
+        """
+        is_built = "type_weights" in self.__dict__
+        if is_built and key == "descriptions":
+            check_descriptions(value)
+            self.margins = {k: own for k, own in self.margins.items() if k in value}
+            self._set_types(value)
+        elif (
+            is_built
+            and self.descriptions
+            and key in ("id2label", "label2id")
+            and isinstance(value, Mapping)
+        ):
+            pairs = value.items() if key == "id2label" else ((v, k) for k, v in value.items())
+            ids = {int(number): label for number, label in pairs}
+            old, numbers = self.labels, range(len(self.labels))
+            if sorted(ids) != list(numbers) or len(set(ids.values())) != len(ids):
+                raise InputError(
+                    f"{key} has {len(ids)} entries, {sorted(set(ids.values()))}: expected a name "
+                    f"for each of the types {', '.join(old)}; further types need descriptions"
+                )
+            if [ids[number] for number in numbers] == old:
+                return
+            names = {old[number]: ids[number] for number in numbers}
+            self.margins = {names[label]: margin for label, margin in self.margins.items()}
+            self._set_types({names[label]: texts for label, texts in self.descriptions.items()})
+        else:
+            super().__setattr__(key, value)
+
+    def _set_types(self, descriptions: Mapping[str, list[str]]) -> None:
+        """Set the descriptions, in the order of the types' ids, and what follows from them."""
+        ids = dict(enumerate(descriptions))
+        self.__dict__.update(
+            descriptions={label: list(texts) for label, texts in descriptions.items()},
+            id2label=ids,
+            label2id={label: number for number, label in ids.items()},
+        )
 
     def _validate(self) -> None:
         for name, allowed in {
@@ -490,16 +537,68 @@ class BinderModel(SafePreTrainedModel):
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
             self.type_encoder.requires_grad_(False)
 
-    def _after_loading(self, files: list[Path], *, is_whole: bool) -> None:
-        """Trust the stored vectors if they were saved together with the weights of the files."""
+    def _after_loading(
+        self, place: Any, content: dict[str, Any], files: list[Path], lacking: set[str]
+    ) -> None:
+        """Trust the stored vectors if they were saved together with the weights of the files.
+
+        Descriptions that are not those of the files are read by the tokenizer that is with them.
+
+        Raises:
+            InputError: there are such descriptions, and no tokenizer or no type encoder.
+        """
         self._freeze()
         expected = self.config.type_weights or self.config.type_fingerprint
-        if self.config.type_encoder == "none" or not (expected and files and is_whole):
+        is_new = self._texts_differ(content) or any("description_" in name for name in lacking)
+        if is_new:
+            self._read_descriptions(place)
+        if is_new or lacking or self.config.type_encoder == "none" or not (expected and files):
             return
         encoder = "encoder." if self.type_encoder is None else "type_encoder."
         has_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not has_adapter and files_digest(files, encoder, "type_heads.") == expected:
             self.vectors_are_stale, self._stored_state = False, self._types_state()
+
+    def _texts_differ(self, content: dict[str, Any]) -> bool:
+        """Whether the model is to have other descriptions than the config.json it is read from."""
+        saved, ids = content.get("descriptions"), content.get("id2label")
+        if not isinstance(saved, Mapping) or not isinstance(ids, Mapping):
+            return False
+        labels = [ids[number] for number in sorted(ids, key=int)]
+        return [saved[label] for label in labels] != list(self.config.descriptions.values())
+
+    def _read_descriptions(self, place: Any) -> None:
+        """Token ids of all descriptions, by the tokenizer in the model's folder."""
+        self._check_type_encoder()
+        try:
+            revision = getattr(self.config, "_commit_hash", None) or "main"
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(place, revision=revision)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{place}: other descriptions were asked for, and there is no tokenizer to read "
+                "them: load the model with its own descriptions, then call add_labels"
+            ) from error
+        self._tokenize_descriptions(tokenizer)
+
+    def _tokenize_descriptions(self, tokenizer: Any) -> None:
+        """Token ids of all descriptions of the configuration; the vectors are then stale."""
+        config = self.config
+        type_config = config.type_encoder_config or config.encoder_config
+        ids = [
+            description_ids(tokenizer, label, texts, type_config)
+            for label, texts in config.descriptions.items()
+        ]
+        longest = max(len(row) for rows in ids for row in rows)
+        config.description_tokens = max(longest, config.description_tokens)
+        device, size = self.type_vectors.device, config.projection_size
+        shape = len(ids), config.texts_per_type
+        self.description_ids = torch.zeros(
+            *shape, config.description_tokens, dtype=torch.long, device=device
+        )
+        self.description_lengths = torch.zeros(shape, dtype=torch.long, device=device)
+        self.type_vectors = self.type_vectors.new_zeros(3, len(ids), size)
+        self._set_descriptions(ids)
+        self.vectors_are_stale = True
 
     @classmethod
     def from_encoders(
@@ -567,7 +666,8 @@ class BinderModel(SafePreTrainedModel):
         """Store the token ids of each type's texts; a type with fewer texts repeats them."""
         variants = range(self.config.texts_per_type)
         padded, lengths = pad_texts([rows[v % len(rows)] for rows in ids for v in variants])
-        self.description_ids.copy_(padded.view_as(self.description_ids))
+        stored = self.description_ids.zero_()
+        stored[..., : padded.shape[1]] = padded.view(*stored.shape[:2], -1).to(stored.device)
         self.description_lengths.copy_(lengths.view_as(self.description_lengths))
 
     def get_input_embeddings(self) -> nn.Module:
