@@ -71,6 +71,7 @@ from .training.contrastive import (
 from .training.contrastive import (
     SentenceTrainer as SentenceTrainer,
 )
+from .training.decoding import decoded_metrics as decoded_metrics
 from .training.features import span_features as span_features
 from .training.features import tag_features as tag_features
 from .training.losses import (

@@ -8,7 +8,7 @@ incomplete one from its newest complete checkpoint. `requires_grad` never change
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from transformers import (
     set_seed,
 )
 
-from contrastive_ner.data.schemes import tags_to_spans
-from contrastive_ner.evaluation.metrics import span_scores
 from contrastive_ner.files import fresh_folder, move_folder, read_json, write_json
 from contrastive_ner.logs import log
 from contrastive_ner.models.modeling_binder import BinderModel
@@ -47,6 +45,7 @@ from contrastive_ner.training.contrastive import (
     JointTrainer,
     SentenceTrainer,
 )
+from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.task import Task
 
@@ -202,10 +201,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
-        compute_metrics=lambda prediction: tag_scores(
-            prediction.predictions, prediction.label_ids, task.labels
-        ),
-        preprocess_logits_for_metrics=lambda logits, labels: model.viterbi(logits, labels != -100),
+        **decoded_metrics(model),
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, head_rate), None),
     )
@@ -227,20 +223,6 @@ def full_epochs(config: RunConfig) -> int:
     return config.stage2_epochs + (
         0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs
     )
-
-
-def tag_scores(
-    predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]
-) -> dict[str, float]:
-    """Micro precision, recall and F1 of spans from tag ids (N, T); -100 where there is no tag."""
-
-    def spans(rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, str]]]:
-        return [
-            tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows
-        ]
-
-    micro = span_scores(spans(predicted), spans(gold))["micro"]
-    return {name: micro[name] for name in ("precision", "recall", "f1")}
 
 
 # ------------------------------------------------------------------------------------------- BINDER
