@@ -56,6 +56,7 @@ from .training.batches import SpanCollator as SpanCollator
 from .training.batches import TagCollator as TagCollator
 from .training.binder import BinderTrainer as BinderTrainer
 from .training.binder import SpanCounts as SpanCounts
+from .training.calibration import calibrate as calibrate
 from .training.characters import character_tokenizer as character_tokenizer
 from .training.config import RunConfig as RunConfig
 from .training.config import load_config as load_config

@@ -170,6 +170,21 @@ def test_an_adapter_is_trained_and_saved_as_an_adapter(base: Path, tmp_path: Pat
     assert (loaded.types.vectors - before).abs().max() > 1e-2
 
 
+def test_an_adapter_does_not_take_the_calibration_of_its_base(
+    base: Path, adapter: Path, character_tok: PreTrainedTokenizerFast
+) -> None:
+    model = BinderModel.from_pretrained(base)
+    model.config.score_slope = 0.5
+    model.save_pretrained(base)
+    for way in LOADS.keys() - {"AutoModel", "pipeline"}:
+        loaded = LOADS[way](base, adapter)
+        assert mentions(loaded, character_tok)
+        assert loaded.config.score_slope == 1.0
+        loaded.config.score_slope = 0.25
+        mentions(loaded, character_tok)
+        assert loaded.config.score_slope == 0.25
+
+
 # --------------------------------------------------------------------- other weights, or a copy
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_rounded_copy_keeps_the_types_and_their_name(

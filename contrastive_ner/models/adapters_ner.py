@@ -182,10 +182,21 @@ class WeightsState(NamedTuple):
         )
 
     def is_copy_of(self, other: "WeightsState") -> bool:
-        """Whether the weights are the same but for rounding: moved, or of another type."""
-        return self.samples.shape == other.samples.shape and bool(
-            np.allclose(self.samples, other.samples, rtol=1e-2, atol=1e-6)
-        )
+        """Whether the weights are the same in another place, or of another type and rounded."""
+        if self.samples.shape != other.samples.shape:
+            return False
+        (own_types, own_switches), (types, other_switches) = self.kinds, other.kinds
+        if own_switches != other_switches:
+            return False
+        if own_types == types:
+            return self.samples.tobytes() == other.samples.tobytes()
+        return bool(np.allclose(self.samples, other.samples, rtol=1e-2, atol=1e-6))
+
+    @property
+    def kinds(self) -> tuple[list[Any], list[str]]:
+        """The type of each tensor, and the switches of adapters."""
+        switched = [mark for mark in self.marks if isinstance(mark, str)]
+        return [mark[-1] for mark in self.marks if not isinstance(mark, str)], switched
 
 
 def weights_state(*modules: nn.Module) -> WeightsState:

@@ -1,4 +1,4 @@
-"""The linear-chain CRF in torch: log-partition, marginals, Viterbi and parameters, with gradients.
+"""The linear-chain CRF in torch: log-partition, marginals, Viterbi, parameters; BIO labels.
 
 The inference itself is in `crf_ner.py`. This file travels with the weights.
 
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .crf_ner import ForwardBackward, forward_backward, viterbi
+from .windows_ner import InputError
 
 FORBIDDEN = -1e4  # score of a step that BIO does not allow: finite, but its exp() is exactly 0
+BELOW_O = 10.0  # how much less likely than O a new tag is at first: by a factor of e^-10
 
 
 class _LogPartition(torch.autograd.Function):
@@ -137,3 +139,46 @@ class LinearChainCRF(nn.Module):
         penalty = self.penalty.float()
         transitions = penalty if self.transitions is None else self.transitions.float() + penalty
         return transitions, self.start_penalty.float()
+
+
+# ------------------------------------------------------------------------------------------- labels
+def check_bio_labels(labels: Sequence[str]) -> None:
+    """Raise `InputError` unless `labels` is "O", then one B- and one I- tag for every type."""
+    if not labels or labels[0] != "O":
+        raise InputError(
+            f"labels start with {labels[:1]}: "
+            "expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
+        )
+    if len(set(labels)) != len(labels):
+        repeated = sorted(x for x in set(labels) if list(labels).count(x) > 1)
+        raise InputError(f"labels repeat: {repeated}; expected each label once")
+    for label in labels[1:]:
+        if label[:2] not in ("B-", "I-") or len(label) < 3:
+            raise InputError(f"label {label!r} is not BIO: expected 'B-TYPE' or 'I-TYPE'")
+        partner = ("I-" if label[0] == "B" else "B-") + label[2:]
+        if partner not in labels:
+            raise InputError(f"label {label!r} has no partner {partner!r}: expected both")
+
+
+@torch.no_grad()
+def with_new_tags(
+    classifier: nn.Linear, crf: LinearChainCRF, labels: Sequence[str]
+) -> tuple[nn.Linear, LinearChainCRF]:
+    """A linear layer and a CRF for `labels`, of which those of `crf` are the first.
+
+    The new tags begin as copies of O, the first tag, `BELOW_O` less likely. A sequence with a new
+    tag then scores less than the one with O in its place, so no best sequence has any.
+    """
+    check_bio_labels(labels)
+    size = len(crf.labels)
+    rows = [*range(size), *[0] * (len(labels) - size)]
+    head = nn.Linear(classifier.in_features, len(labels)).to(classifier.weight)
+    head.weight.copy_(classifier.weight[rows])
+    head.bias.copy_(classifier.bias[rows])
+    head.bias[size:] -= BELOW_O
+    old = crf.transitions
+    layer = LinearChainCRF(labels, constrain=crf.constrain, use_transitions=old is not None)
+    layer = layer.to(classifier.weight.device)
+    if old is not None and layer.transitions is not None:
+        layer.transitions.data = old[rows][:, rows].clone()
+    return head, layer

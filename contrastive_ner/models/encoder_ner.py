@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import cached_file
 
-from .adapters_ner import check_adapter, is_adapter
+from .adapters_ner import WeightsState, check_adapter, is_adapter, weights_state
 from .checks_ner import (
     INDEX,
     LARGEST_CONFIG,
@@ -44,6 +44,9 @@ class SafePreTrainedModel(PreTrainedModel):
 
     # Whether all weights must be there; a checkpoint of another model may serve as a start.
     must_be_complete = True
+    # Fields of the configuration that calibrate scores, as they are without calibration.
+    uncalibrated: ClassVar[dict[str, float]] = {}
+    _calibrated: WeightsState | None = None  # the weights whose calibration the configuration holds
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -77,6 +80,7 @@ class SafePreTrainedModel(PreTrainedModel):
             entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]
         }
         model._after_loading(place, content, files, {*missing, *other_shape})
+        model.keep_calibration()
         if adapter is not None:
             model.load_adapter(adapter, **adapter_options)
         return (model, info) if wants_info else model
@@ -88,6 +92,36 @@ class SafePreTrainedModel(PreTrainedModel):
 
         `content` is that of config.json, before `from_pretrained` changed settings.
         """
+
+    def keep_calibration(self) -> None:
+        """Take the calibration in the configuration for that of the weights in force."""
+        self._calibrated = weights_state(*self.children())
+
+    def forget_calibration(self) -> None:
+        """Set the configuration back to scores without calibration."""
+        for name, value in self.uncalibrated.items():
+            setattr(self.config, name, value)
+        self._calibrated = None
+
+    def check_calibration(self) -> None:
+        """Forget the calibration if other weights are in force than those that it was fitted to.
+
+        A copy that was moved or rounded keeps it. Called before scores are used or saved.
+        """
+        now = weights_state(*self.children())
+        if self._calibrated is not None and not now.is_copy_of(self._calibrated):
+            self.forget_calibration()
+        self._calibrated = now
+
+    def forget_if_training(self, loss: Tensor) -> None:
+        """Forget the calibration if `loss` is that of a training step."""
+        if self.training and loss.requires_grad:
+            self.forget_calibration()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """`PreTrainedModel.save_pretrained`, without the calibration of other weights."""
+        self.check_calibration()
+        return super().save_pretrained(*args, **kwargs)
 
     def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`PreTrainedModel.load_adapter`, safetensors only.
@@ -132,14 +166,15 @@ class SafePreTrainedModel(PreTrainedModel):
         if faults:
             raise InputError(f"{place}: config.json does not fit the weights: {'; '.join(faults)}")
         if found == cls.config_class.model_type:
-            cls._check_size(place, where, tensors)
+            names = {key: kwargs[key] for key in ("id2label", "label2id") if key in kwargs}
+            cls._check_size(place, {**where, **names}, tensors)
         return content, files
 
     @classmethod
-    def _check_size(cls, place: Any, where: dict[str, Any], tensors: dict[str, Entry]) -> None:
+    def _check_size(cls, place: Any, options: dict[str, Any], tensors: dict[str, Entry]) -> None:
         """Raise `InputError` if config.json describes a far larger model than the weights are."""
         with torch.device("meta"):  # takes no memory
-            model = cls(cls.config_class.from_pretrained(place, **where))
+            model = cls(cls.config_class.from_pretrained(place, **options))
         described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
         if described > 2 * number_of(tensors) + NUMBERS_BEYOND:
             raise InputError(

@@ -498,6 +498,7 @@ class BinderModel(SafePreTrainedModel):
     # batches or processes thus averages the means of batches, whereas a single large batch would
     # average over all mentions.
     accepts_loss_kwargs = False
+    uncalibrated = {"score_slope": 1.0, "score_intercept": 0.0}
 
     description_ids: Tensor
     description_lengths: Tensor
@@ -661,6 +662,48 @@ class BinderModel(SafePreTrainedModel):
             model._freeze()
         model._set_descriptions(list(ids.values()))
         return model
+
+    def add_labels(self, descriptions: Mapping[str, str | Sequence[str]], tokenizer: Any) -> None:
+        """Add entity types for good: they are saved, trained, and found by default.
+
+        No weight changes, and the spans of the other types keep their scores.
+
+        Args:
+            descriptions: {entity type: text, or several texts of which the first represents it}.
+            tokenizer: the model's tokenizer.
+
+        Raises:
+            InputError: a type is there already, a description is blank or too long, or the model
+                has no type encoder.
+        """
+        self._check_type_encoder()
+        new = {k: [v] if isinstance(v, str) else list(v) for k, v in descriptions.items()}
+        check_descriptions(new)
+        twice = sorted(set(new) & set(self.config.descriptions))
+        if twice:
+            raise InputError(f"entity type {', '.join(twice)} is there already")
+        before = self.config.descriptions
+        self.config.descriptions = {**before, **new}
+        try:
+            self._tokenize_descriptions(tokenizer)
+        except InputError:
+            self.config.descriptions = before
+            raise
+
+    def rename_labels(self, names: Mapping[str, str]) -> None:
+        """Give entity types other names: {old: new}. Descriptions and weights stay.
+
+        Raises:
+            InputError: a type is not there, or two would have the same name.
+        """
+        unknown = sorted(set(names) - set(self.config.labels))
+        if unknown:
+            raise InputError(
+                f"entity type {', '.join(unknown)} is not there: "
+                f"expected some of {', '.join(self.config.labels)}"
+            )
+        labels = [names.get(label, label) for label in self.config.labels]
+        self.config.id2label = dict(enumerate(labels))
 
     def _set_descriptions(self, ids: Sequence[Sequence[Sequence[int]]]) -> None:
         """Store the token ids of each type's texts; a type with fewer texts repeats them."""
@@ -894,6 +937,7 @@ class BinderModel(SafePreTrainedModel):
             kinds = ("start", "end", "span", "threshold")
             weights = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
             loss = total_loss(losses, **weights)
+            self.forget_if_training(loss)
         result = BinderOutput(
             loss=loss,
             last_hidden_state=hidden,
@@ -929,6 +973,7 @@ class BinderModel(SafePreTrainedModel):
         Raises:
             InputError: the types were encoded by other weights.
         """
+        self.check_calibration()
         own = self.types
         types = own if types is None else types
         if types.fingerprint != own.fingerprint:
@@ -1064,6 +1109,7 @@ class BinderModel(SafePreTrainedModel):
         The saved model keeps the trained types but cannot encode others. Save the tokenizer
         separately.
         """
+        self.check_calibration()
         self._store_types()
         config = BinderConfig.from_dict(
             {**self.config.to_dict(), "type_encoder": "none", "type_encoder_config": None}

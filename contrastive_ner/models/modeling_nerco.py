@@ -23,9 +23,11 @@ from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct i
 from .crf_layer_ner import (
     LinearChainCRF,
     arrays,
+    check_bio_labels,
     crf_log_partition,
     crf_sequence_score,
     crf_viterbi,
+    with_new_tags,
 )
 from .crf_ner import decode_tags
 from .encoder_ner import (
@@ -119,24 +121,6 @@ class NercoConfig(PreTrainedConfig):
         return list(dict.fromkeys(label[2:] for label in self.labels if label != "O"))
 
 
-def check_bio_labels(labels: Sequence[str]) -> None:
-    """Raise `InputError` unless `labels` is "O", then one B- and one I- tag for every type."""
-    if not labels or labels[0] != "O":
-        raise InputError(
-            f"labels start with {labels[:1]}: "
-            "expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
-        )
-    if len(set(labels)) != len(labels):
-        repeated = sorted(x for x in set(labels) if list(labels).count(x) > 1)
-        raise InputError(f"labels repeat: {repeated}; expected each label once")
-    for label in labels[1:]:
-        if label[:2] not in ("B-", "I-") or len(label) < 3:
-            raise InputError(f"label {label!r} is not BIO: expected 'B-TYPE' or 'I-TYPE'")
-        partner = ("I-" if label[0] == "B" else "B-") + label[2:]
-        if partner not in labels:
-            raise InputError(f"label {label!r} has no partner {partner!r}: expected both")
-
-
 # ------------------------------------------------------------------------------------------- models
 def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Move kept positions to the left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
@@ -156,6 +140,7 @@ class NercoPreTrainedModel(SafePreTrainedModel):
     _supports_sdpa = True
     # A mean over sentences: the Trainer must divide the loss by the number of accumulated batches.
     accepts_loss_kwargs = False
+    uncalibrated = {"score_temperature": 1.0}
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -225,6 +210,8 @@ class NercoModel(NercoPreTrainedModel):
 class NercoForTokenClassification(NercoPreTrainedModel):
     """The tagger: `NercoModel`, linear layer, CRF. Trained in stage two, and loaded by users."""
 
+    _saved_labels: list[str] | None = None  # of the head that was loaded
+
     def __init__(self, config: NercoConfig) -> None:
         super().__init__(config)
         check_bio_labels(config.labels)
@@ -234,6 +221,56 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf
         )
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, labels: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """A saved tagger; with `labels`, a new tagger on a saved `NercoModel` (stage two).
+
+        Args:
+            args, kwargs: of `SafePreTrainedModel.from_pretrained`.
+            labels: BIO tags of the new tagger, as in `from_encoder`.
+
+        Raises:
+            InputError: as there; the labels are not BIO; or the folder holds a tagger with a head
+                for other labels, or for these in another order.
+        """
+        if labels is None:
+            return super().from_pretrained(*args, **kwargs)
+        check_bio_labels(labels)
+        names = {label: number for number, label in enumerate(labels)}
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"id2label": dict(enumerate(labels)), "label2id": names}
+        model, info = super().from_pretrained(*args, **kwargs, output_loading_info=True)
+        missing = [
+            k for k in sorted(info["missing_keys"]) if not k.startswith(("classifier.", "crf."))
+        ]
+        if missing:
+            raise InputError(f"weights are missing: {', '.join(missing[:10])}")
+        if model._saved_labels not in (None, list(labels)):
+            raise InputError(
+                f"there is a tagger, with the labels {', '.join(model._saved_labels)}: expected a "
+                "NercoModel; open the tagger without labels, then call add_labels or rename_labels"
+            )
+        return (model, info) if wants_info else model
+
+    def _after_loading(
+        self, place: Any, content: dict[str, Any], files: list[Any], lacking: set[str]
+    ) -> None:
+        """Refuse the labels of a head in another order, which would exchange its types.
+
+        Renamed labels have the same types in the same order, under other names.
+        """
+        ids = content.get("id2label")
+        if "classifier.weight" in lacking or not isinstance(ids, Mapping):
+            return
+        self._saved_labels = [ids[number] for number in sorted(ids, key=int)]
+        saved, own = self._saved_labels, self.config.labels
+        kept = [label for number, label in enumerate(own) if saved[number : number + 1] == [label]]
+        if len(kept) < len(set(saved) & set(own)):
+            raise InputError(
+                f"{place}: its head has the labels {', '.join(saved)}, in this order, and "
+                f"{', '.join(own)} would exchange them: leave out the labels, or call rename_labels"
+            )
 
     @classmethod
     def from_encoder(
@@ -293,6 +330,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         if labels is not None:
             keep = labels != IGNORED
             loss = self.loss(logits, labels, keep if word_mask is None else keep & word_mask.bool())
+            self.forget_if_training(loss)
         result = TokenClassifierOutput(
             loss=loss,
             logits=logits,
@@ -324,6 +362,51 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         return (per_sentence * present).sum() / present.sum().clamp_min(1)
 
     @torch.no_grad()
+    def add_labels(self, *types: str) -> None:
+        """Add entity types: a B- and an I- tag each, behind the others.
+
+        Every other weight stays; the new tags begin far less likely than O, so that decoding finds
+        what it found before, until they are trained. Make optimisers afterwards.
+
+        Raises:
+            InputError: a type is there already, or is no name.
+        """
+        wrong = [
+            t for t in types if not isinstance(t, str) or not t or t in self.config.entity_types
+        ]
+        if wrong or len(set(types)) < len(types):
+            raise InputError(
+                f"{', '.join(map(repr, wrong or types))}: expected new names of entity types, "
+                f"other than {', '.join(self.config.entity_types)}, each once"
+            )
+        labels = [*self.config.labels, *(f"{tag}-{t}" for t in types for tag in "BI")]
+        self.classifier, self.crf = with_new_tags(self.classifier, self.crf, labels)
+        self._set_labels(labels)
+
+    def rename_labels(self, names: Mapping[str, str]) -> None:
+        """Give entity types other names: {old: new}. No weight changes.
+
+        Raises:
+            InputError: a type is not there, or two would have the same name.
+        """
+        unknown = sorted(set(names) - set(self.config.entity_types))
+        if unknown:
+            raise InputError(
+                f"entity type {', '.join(unknown)} is not there: "
+                f"expected some of {', '.join(self.config.entity_types)}"
+            )
+        labels = [x[:2] + names.get(x[2:], x[2:]) if x != "O" else x for x in self.config.labels]
+        check_bio_labels(labels)
+        self.crf.labels = labels
+        self._set_labels(labels)
+
+    def _set_labels(self, labels: Sequence[str]) -> None:
+        self.num_labels = len(labels)
+        self.config.id2label = dict(enumerate(labels))
+        self.config.label2id = {label: number for number, label in enumerate(labels)}
+        self.keep_calibration()
+
+    @torch.no_grad()
     def viterbi(self, logits: Tensor, word_mask: Tensor) -> Tensor:
         """Best tags at the labelled positions, -100 elsewhere: (B, T, C), (B, T) -> (B, T)."""
         emissions, lengths = pack_left(logits.float(), word_mask.bool())
@@ -353,6 +436,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             min_score: in (0, 1), for all entity types or by type; keep only spans that exceed it.
             top_k: also return the posteriors of the K best types of each span.
         """
+        self.check_calibration()
         packed = pack_left(outputs.logits, word_mask.bool())  # (B, L, C), (B,)
         emissions, lengths, transitions, start = arrays(*packed, *self.crf.scores())
         found = decode_tags(

@@ -32,6 +32,16 @@ def decoded_metrics(model: nn.Module) -> dict[str, Callable]:
     Raises:
         ConfigError: the model decodes no mentions, as one of stage one.
     """
+    own = decoding_model(model)
+    return (TagMetrics if own.config.model_type == "nerco" else SpanMetrics)(own).for_trainer()
+
+
+def decoding_model(model: nn.Module) -> Any:
+    """The tagger or BINDER model in a model, which may wrap it, as peft does.
+
+    Raises:
+        ConfigError: there is none.
+    """
     parts: Iterator[Any] = model.modules()
     own = next((part for part in parts if hasattr(type(part), "decode")), None)
     if own is None or own.config.model_type not in ("nerco", "binder"):
@@ -39,7 +49,7 @@ def decoded_metrics(model: nn.Module) -> dict[str, Callable]:
             f"{type(model).__name__} decodes no mentions: "
             "expected a NercoForTokenClassification or a BinderModel"
         )
-    return (TagMetrics if own.config.model_type == "nerco" else SpanMetrics)(own).for_trainer()
+    return own
 
 
 class Metrics:
