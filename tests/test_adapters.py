@@ -11,10 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
 
+from contrastive_ner.cli import main
 from contrastive_ner.models.encoder_ner import weight_files
 from contrastive_ner.models.modeling_binder import BinderConfig, BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.windows_ner import InputError
+from contrastive_ner.serving.inference import load_pipeline
+from contrastive_ner.serving.predict import Job
 
 TEXT = "张三在北京大学读书，李四在上海工作。"
 LORA = {"target_modules": ["query", "value"], "r": 4}
@@ -301,3 +304,80 @@ def test_a_taggers_adapter_is_opened(
     loaded = NercoForTokenClassification.from_pretrained(tmp_path / "adapter")
     assert loaded.pipeline(character_tok)(TEXT) == expected
     assert torch.equal(loaded.crf.scores()[0], wrapped.base_model.model.crf.scores()[0])
+
+
+# ---------------------------------------------------------------------------------------- commands
+@pytest.fixture
+def tagger_adapter(saved_tagger: Path, tmp_path: Path) -> Path:
+    """Folder of an adapter of `saved_tagger`."""
+    model = NercoForTokenClassification.from_pretrained(saved_tagger)
+    adapted(model, "classifier", "crf").save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_predict_and_evaluate_take_adapters(
+    saved_tagger: Path,
+    tagger_adapter: Path,
+    tmp_path: Path,
+    character_tok: PreTrainedTokenizerFast,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = NercoForTokenClassification.from_pretrained(tagger_adapter)
+    expected = model.pipeline(character_tok)(TEXT)
+    assert expected != load_pipeline(saved_tagger)(TEXT)
+    assert load_pipeline(tagger_adapter)(TEXT) == expected
+    (tmp_path / "text.txt").write_text(f"{TEXT}\n", "utf-8")
+    assert main(["predict", str(tagger_adapter), str(tmp_path / "text.txt")]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert [(m["start"], m["end"]) for m in row["entities"]] == [
+        (m["start"], m["end"]) for m in expected
+    ]
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text(json.dumps(row) + "\n", "utf-8")
+    assert main(["evaluate", str(tagger_adapter), str(gold)]) == 0
+    assert "100.0" in capsys.readouterr().out
+
+
+def test_a_job_depends_on_the_adapters_base(saved_tagger: Path, tagger_adapter: Path) -> None:
+    before = Job(str(tagger_adapter)).identity()["model"]
+    assert {"adapter_model.safetensors", "base/model.safetensors"} <= set(before)
+    loaded = NercoForTokenClassification.from_pretrained(saved_tagger)
+    with torch.no_grad():
+        loaded.classifier.bias.add_(1)
+    loaded.save_pretrained(saved_tagger)
+    assert Job(str(tagger_adapter)).identity()["model"] != before
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("pickle", "x.pkl"), ("code", "Python"), ("base", "is not there"), ("weights", "pickled")],
+)
+def test_the_commands_refuse_what_may_not_be_opened(
+    saved_tagger: Path,
+    tagger_adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+    message: str,
+) -> None:
+    if fault == "pickle":
+        (tagger_adapter / "x.pkl").write_bytes(b"x")
+    elif fault == "code":
+        path = saved_tagger / "windows_ner.py"
+        path.write_text(path.read_text("utf-8") + "\n# other\n", "utf-8")
+        message = "code that is not this project's"
+    elif fault == "base":
+        change_config(tagger_adapter, base_model_name_or_path="USER/NAME")
+    else:
+        (tagger_adapter / "adapter_model.safetensors").rename(tagger_adapter / "adapter_model.bin")
+        message = "adapter_model.bin"
+    (tmp_path / "text.txt").write_text(f"{TEXT}\n", "utf-8")
+    for more in ([], ["--trust_remote_code"]):
+        command = ["predict", str(tagger_adapter), str(tmp_path / "text.txt"), *more]
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_export_asks_for_the_merged_model(tagger_adapter: Path, tmp_path: Path, capsys) -> None:
+    assert main(["export", str(tagger_adapter), str(tmp_path / "onnx")]) == 2
+    assert "is an adapter: merge it" in capsys.readouterr().err

@@ -166,7 +166,9 @@ class SafePreTrainedModel(PreTrainedModel):
         if faults:
             raise InputError(f"{place}: config.json does not fit the weights: {'; '.join(faults)}")
         if found == cls.config_class.model_type:
-            names = {key: kwargs[key] for key in ("id2label", "label2id") if key in kwargs}
+            names: dict[str, Any] = {
+                key: kwargs[key] for key in ("id2label", "label2id") if key in kwargs
+            }
             cls._check_size(place, {**where, **names}, tensors)
         return content, files
 
