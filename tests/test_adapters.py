@@ -2,11 +2,13 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import arguments
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
@@ -18,6 +20,7 @@ from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.serving.inference import load_pipeline
 from contrastive_ner.serving.predict import Job
+from contrastive_ner.training.lora import add_lora, merge_lora
 
 TEXT = "张三在北京大学读书，李四在上海工作。"
 LORA = {"target_modules": ["query", "value"], "r": 4}
@@ -381,3 +384,68 @@ def test_the_commands_refuse_what_may_not_be_opened(
 def test_export_asks_for_the_merged_model(tagger_adapter: Path, tmp_path: Path, capsys) -> None:
     assert main(["export", str(tagger_adapter), str(tmp_path / "onnx")]) == 2
     assert "is an adapter: merge it" in capsys.readouterr().err
+
+
+def test_merging_keeps_what_lora_has_learnt(tiny_tagger: NercoForTokenClassification) -> None:
+    encoder, ids = tiny_tagger.nerco.encoder, torch.tensor([[2, 7, 8, 9, 3]])
+    names = list(encoder.state_dict())
+    before = tiny_tagger(input_ids=ids).logits
+    add_lora([encoder], 3)
+    assert torch.equal(tiny_tagger(input_ids=ids).logits, before)
+    learnt = [name for name, p in encoder.named_parameters() if p.requires_grad]
+    assert len(learnt) == 24
+    assert all("lora" in name for name in learnt)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    with_adapters = tiny_tagger(input_ids=ids).logits
+    assert (with_adapters - before).abs().max() > 0.1
+    merge_lora(tiny_tagger)
+    assert list(encoder.state_dict()) == names
+    torch.testing.assert_close(tiny_tagger(input_ids=ids).logits, with_adapters)
+    merge_lora(tiny_tagger)  # nothing left to do
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["crf", "binder"])
+def test_a_run_trains_with_lora_and_leaves_a_merged_model(
+    method: str, files: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """Every linear layer of the encoder changes by a matrix of that rank, and nothing else.
+
+    The same command, from a checkpoint, ends the same.
+    """
+    types = tmp_path / "types.yaml"
+    types.write_text("types:\n  PER: 人名\n  ORG: 机构\n", "utf-8")
+    fields = {"method": method, "lora_rank": 2, "stage1_epochs": 0, "head_epochs": 0}
+    fields |= {"stage2_epochs": 2, "keep_checkpoints": True, "types_file": types}
+    command = arguments(files, tiny_encoder, tmp_path / "run", **fields)
+    assert main(command) == 0
+    weights = tmp_path / "run" / "full" / "model" / "model.safetensors"
+    left = load_file(weights)
+    shutil.rmtree(tmp_path / "run" / "model")
+    for path in ("metrics.json", "full/DONE.json", "full/model/model.safetensors"):
+        (tmp_path / "run" / path).unlink(missing_ok=True)
+    assert main(command) == 0
+    again = load_file(weights)
+    assert left.keys() == again.keys()
+    assert all(torch.equal(left[name], again[name]) for name in left)
+    model = load_pipeline(tmp_path / "run" / "model").model
+    encoder = getattr(model, "nerco", model).encoder
+    before, changed = load_file(tiny_encoder / "model.safetensors"), 0
+    for name, value in encoder.state_dict().items():
+        difference = value - before[name]
+        if (
+            name.endswith("weight")
+            and ("attention" in name or "dense" in name)
+            and ("LayerNorm" not in name)
+        ):
+            assert 0 < torch.linalg.matrix_rank(difference, rtol=1e-3) <= 2
+            changed += 1
+        else:
+            assert not difference.any(), name
+    assert changed == 12
+    assert not any("lora" in name for name in model.state_dict())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
+    assert metrics["config"]["lora_rank"] == 2

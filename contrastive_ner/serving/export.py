@@ -148,11 +148,7 @@ def export(
     if target.exists():
         raise ConfigError(f"{target} exists; choose another folder")
     check_packages()
-    if base_of_adapter(Path(model_dir)) is not None:
-        raise ConfigError(
-            f"{model_dir} is an adapter: merge it into its base model and save that "
-            "(peft: merge_and_unload), then export the folder"
-        )
+    check_whole(Path(model_dir))
     pipeline = load_pipeline(model_dir, trust_remote_code=trust_remote_code)
     if types is not None and pipeline.model.config.model_type != "binder":
         raise ConfigError(
@@ -185,6 +181,15 @@ def export(
         )
         os.replace(folder, target)  # fails if something has appeared there in the meantime
     return measured
+
+
+def check_whole(model_dir: Path) -> None:
+    """Raise ConfigError for the folder of an adapter: a graph needs the merged weights."""
+    if base_of_adapter(model_dir) is not None:
+        raise ConfigError(
+            f"{model_dir} is an adapter: merge it into its base model and save that "
+            "(peft: merge_and_unload), then export the folder"
+        )
 
 
 def check_packages() -> None:

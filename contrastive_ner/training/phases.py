@@ -46,6 +46,7 @@ from contrastive_ner.training.contrastive import (
     SentenceTrainer,
 )
 from contrastive_ner.training.decoding import decoded_metrics
+from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.task import Task
 
@@ -110,6 +111,7 @@ def summary(done: dict[str, Any]) -> str:
 
 def leave_model(trainer: Trainer, folder: Path, marker: Path) -> None:
     """Save the best model, then the marker; each appears completely or not at all."""
+    merge_lora(trainer.model)
     partial = fresh_folder(folder / ".model-partial")
     trainer.model.save_pretrained(partial)
     move_folder(partial, folder / "model")
@@ -173,6 +175,8 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
     model = ready_for_training(_tagger(task, start), config)
     for parameter in model.nerco.parameters():
         parameter.requires_grad = not head_only
+    if config.lora_rank and not head_only:
+        add_lora(encoders_of(model), config.lora_rank)
     head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
     # A short head-only phase may find no mention yet. Then only the loss ranks its epochs; F1, the
     # paper's criterion, is 0 in all of them.
@@ -230,6 +234,8 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     """Trainer for BINDER, evaluated on decoded spans."""
     config = task.config
     model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
+    if config.lora_rank:
+        add_lora(encoders_of(model), config.lora_rank)
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_f1"),
         num_train_epochs=full_epochs(config),
