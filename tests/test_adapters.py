@@ -133,8 +133,11 @@ def test_types_follow_the_adapters_that_are_in_force(base: Path, adapter: Path) 
 def test_transformers_switches_count_too(base: Path, adapter: Path) -> None:
     expected = BinderModel.from_pretrained(base).types
     model = attached(base, adapter)
+    assert model.vectors_are_stale
+    assert BinderModel.from_pretrained(adapter).vectors_are_stale
     for switch in (model.disable_adapters, model.enable_adapters):
         switch()
+        assert model.vectors_are_stale
         assert error_of_stored(model) < 1e-5
     model.disable_adapters()
     assert model.type_fingerprint == expected.fingerprint

@@ -523,7 +523,7 @@ class BinderModel(SafePreTrainedModel):
         self.register_buffer(
             "type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size)
         )
-        self.vectors_are_stale = True
+        self._must_encode = True
         self._stored_state: WeightsState | None = None
         self.register_load_state_dict_post_hook(_weights_were_loaded)
         self.post_init()
@@ -558,7 +558,7 @@ class BinderModel(SafePreTrainedModel):
         encoder = "encoder." if self.type_encoder is None else "type_encoder."
         has_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not has_adapter and files_digest(files, encoder, "type_heads.") == expected:
-            self.vectors_are_stale, self._stored_state = False, self._types_state()
+            self._must_encode, self._stored_state = False, self._types_state()
 
     def _texts_differ(self, content: dict[str, Any]) -> bool:
         """Whether the model is to have other descriptions than the config.json it is read from."""
@@ -599,7 +599,7 @@ class BinderModel(SafePreTrainedModel):
         self.description_lengths = torch.zeros(shape, dtype=torch.long, device=device)
         self.type_vectors = self.type_vectors.new_zeros(3, len(ids), size)
         self._set_descriptions(ids)
-        self.vectors_are_stale = True
+        self._must_encode = True
 
     @classmethod
     def from_encoders(
@@ -724,7 +724,7 @@ class BinderModel(SafePreTrainedModel):
     def train(self, mode: bool = True) -> "BinderModel":
         """Set training or evaluation mode. A frozen type encoder stays in evaluation mode."""
         super().train(mode)
-        self.vectors_are_stale |= mode  # the weights are about to change
+        self._must_encode |= mode  # the weights are about to change
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
             self.type_encoder.eval()
         return self
@@ -806,6 +806,20 @@ class BinderModel(SafePreTrainedModel):
         self._store_types()
         return self.config.type_fingerprint
 
+    @property
+    def vectors_are_stale(self) -> bool:
+        """Whether the stored vectors are those of other weights than the ones in force.
+
+        The next use then encodes the types again. Set it to have that done in any case.
+        """
+        if self.config.type_encoder == "none":
+            return False
+        return self._must_encode or not self._types_state().same(self._stored_state)
+
+    @vectors_are_stale.setter
+    def vectors_are_stale(self, value: bool) -> None:
+        self._must_encode = value
+
     def _types_state(self) -> WeightsState:
         """State of the weights that encode types."""
         return weights_state(self._types_read_by, self.type_heads)
@@ -815,20 +829,20 @@ class BinderModel(SafePreTrainedModel):
         if self.config.type_encoder == "none":
             return False
         state = self._types_state()
-        if not self.vectors_are_stale and state.same(self._stored_state):
+        if not self._must_encode and state.same(self._stored_state):
             return False
         self.type_vectors.copy_(
             self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0])
         )
         self.config.type_fingerprint = weights_digest(self._types_read_by, self.type_heads)
         self.config.type_weights = ""
-        self.vectors_are_stale, self._stored_state = self.training, state
+        self._must_encode, self._stored_state = self.training, state
         return True
 
     def _apply(self, fn: Any, recurse: bool = True) -> "BinderModel":
         """Move or convert the weights, as `to` and `half` do; a copy keeps its stored vectors."""
         state = None
-        if self.config.type_encoder != "none" and not self.vectors_are_stale:
+        if self.config.type_encoder != "none" and not self._must_encode:
             state = self._types_state()
         is_fresh = state is not None and state.same(self._stored_state)
         super()._apply(fn, recurse)
@@ -844,7 +858,7 @@ class BinderModel(SafePreTrainedModel):
         """
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
-        self.vectors_are_stale = True
+        self._must_encode = True
         device, size = labels.device, self.config.types_per_batch
         count = len(self.config.descriptions)
         chosen = torch.arange(count, device=device)
@@ -1130,7 +1144,7 @@ class BinderModel(SafePreTrainedModel):
 
 
 def _weights_were_loaded(model: BinderModel, _: Any) -> None:
-    model.vectors_are_stale = True
+    model._must_encode = True
 
 
 def check_special_token(tokenizer: Any) -> None:
