@@ -818,6 +818,7 @@ class BinderModel(SafePreTrainedModel):
 
     @vectors_are_stale.setter
     def vectors_are_stale(self, value: bool) -> None:
+        """Have the types encoded at the next use, or trust the vectors of `_stored_state`."""
         self._must_encode = value
 
     def _types_state(self) -> WeightsState:
