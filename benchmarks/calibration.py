@@ -29,7 +29,7 @@ def measure(run_dir: Path) -> dict[str, Any]:
     """
     from contrastive_ner.provenance import provenance
     from contrastive_ner.serving.inference import evaluate_records, load_pipeline
-    from contrastive_ner.training.calibration import calibrate
+    from contrastive_ner.training.calibration import calibrate_run
     from contrastive_ner.training.task import load_data, prepare_task
 
     saved = read_json(run_dir / "config.json")
@@ -48,7 +48,7 @@ def measure(run_dir: Path) -> dict[str, Any]:
             if hasattr(pipeline.model.config, name):
                 setattr(pipeline.model.config, name, value)
         before = evaluate_records(pipeline, data.records["test"])
-        fitted = calibrate(pipeline.model, task)
+        fitted = calibrate_run(pipeline.model, task)
         after = evaluate_records(pipeline, data.records["test"])
     if before["micro"] != after["micro"]:
         raise SystemExit(

@@ -56,6 +56,7 @@ from .training.batches import SpanCollator as SpanCollator
 from .training.batches import TagCollator as TagCollator
 from .training.binder import BinderTrainer as BinderTrainer
 from .training.binder import SpanCounts as SpanCounts
+from .training.calibration import calibrate as calibrate
 from .training.characters import character_tokenizer as character_tokenizer
 from .training.config import RunConfig as RunConfig
 from .training.config import load_config as load_config
@@ -71,6 +72,7 @@ from .training.contrastive import (
 from .training.contrastive import (
     SentenceTrainer as SentenceTrainer,
 )
+from .training.decoding import decoded_metrics as decoded_metrics
 from .training.features import span_features as span_features
 from .training.features import tag_features as tag_features
 from .training.losses import (

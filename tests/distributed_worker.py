@@ -25,9 +25,9 @@ from contrastive_ner.training.contrastive import (
     JointTrainer,
     SentenceTrainer,
 )
+from contrastive_ner.training.decoding import tag_scores
 from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.losses import semantic_classes
-from contrastive_ner.training.phases import tag_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 

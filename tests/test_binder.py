@@ -34,7 +34,7 @@ from contrastive_ner.models.modeling_binder import (
 )
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.types_binder import TypeEmbeddings
-from contrastive_ner.models.windows_ner import Span, best_labels, flat_spans
+from contrastive_ner.models.windows_ner import InputError, Span, best_labels, flat_spans
 
 RELEASED = json.loads(
     (Path(__file__).parent / "fixtures" / "binder_scores.json").read_text("utf-8")
@@ -894,6 +894,112 @@ def test_a_model_can_be_pickled_and_copied() -> None:
     model = small_model()
     for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         torch.testing.assert_close(other.types.vectors, model.types.vectors)
+
+
+# ------------------------------------------------------------------------------------- other types
+@pytest.mark.parametrize("way", ["argument", "configuration", "attribute"])
+def test_renamed_types_are_the_same_types(
+    saved_binder: tuple[Path, BinderModel], tmp_path: Path, way: str
+) -> None:
+    folder, model = saved_binder
+    model.config.margins = {"GPE": 0.25}
+    model.save_pretrained(folder)
+    names = {0: "PERSON", 1: "ORGANISATION", 2: "PLACE"}
+    if way == "argument":
+        renamed = BinderModel.from_pretrained(folder, id2label=names)
+    elif way == "configuration":
+        config = BinderConfig.from_pretrained(
+            folder, id2label={str(k): v for k, v in names.items()}
+        )
+        renamed = BinderModel.from_pretrained(folder, config=config)
+    else:
+        renamed = BinderModel.from_pretrained(folder)
+        renamed.config.label2id = {label: number for number, label in names.items()}
+    assert not renamed.vectors_are_stale
+    renamed.save_pretrained(tmp_path / "renamed")
+    for other in (renamed, BinderModel.from_pretrained(tmp_path / "renamed")):
+        assert other.config.id2label == names
+        assert other.config.labels == list(names.values())
+        assert list(other.config.descriptions.values()) == list(model.config.descriptions.values())
+        assert other.config.margins == {"PLACE": 0.25}
+        assert torch.equal(other.types.vectors, model.types.vectors)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id2label": {0: "A", 1: "B"}},
+        {"id2label": {0: "A", 1: "B", 2: "C", 3: "D"}},
+        {"id2label": {0: "A", 1: "A", 2: "C"}},
+        {"id2label": {0: "A", 1: "B", 5: "C"}},
+        {"num_labels": 4},
+    ],
+)
+def test_names_for_more_or_fewer_types_are_refused(
+    saved_binder: tuple[Path, BinderModel], change: dict
+) -> None:
+    for more in ({}, {"ignore_mismatched_sizes": True}):
+        with pytest.raises(InputError, match="further types need descriptions"):
+            BinderModel.from_pretrained(saved_binder[0], **change, **more)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"描述": ["河流：江、河、溪的名字，如长江、黄河、嘉陵江。"]},  # longer than all before
+        {"GPE": ["国家"]},
+        {"PER": ["人"], "TIME": ["时间", "日期", "年月日"]},  # more texts a type than before
+    ],
+)
+def test_other_descriptions_are_read_by_the_models_tokenizer(
+    saved_binder: tuple[Path, BinderModel],
+    character_tok: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    change: dict[str, list[str]],
+) -> None:
+    """Sizes differ, and nothing may hold what was in memory before."""
+    folder, model = saved_binder
+    texts = {**model.config.descriptions, **change}
+    loaded = BinderModel.from_pretrained(folder, descriptions=texts, ignore_mismatched_sizes=True)
+    firsts = {label: own[0] for label, own in texts.items()}
+    loaded.save_pretrained(tmp_path / "more")
+    for other in (loaded, BinderModel.from_pretrained(tmp_path / "more")):
+        assert other.config.labels == list(texts)
+        assert other.config.id2label == dict(enumerate(texts))
+        expected = model.encode_types(firsts, character_tok)
+        torch.testing.assert_close(other.types.vectors, expected.vectors)
+        assert other.type_fingerprint == model.type_fingerprint
+        for number, own in enumerate(texts.values()):
+            for variant in range(other.config.texts_per_type):
+                length = other.description_lengths[number, variant]
+                ids = character_tok(own[variant % len(own)])["input_ids"]
+                assert other.description_ids[number, variant, :length].tolist() == ids
+                assert not other.description_ids[number, variant, length:].any()
+
+
+def test_other_descriptions_without_a_tokenizer_are_refused(
+    saved_binder: tuple[Path, BinderModel],
+) -> None:
+    folder, model = saved_binder
+    texts = {**model.config.descriptions, "PER": ["人"]}
+    model.export_frozen(folder / "frozen")
+    with pytest.raises(InputError, match="exported without its type encoder"):
+        BinderModel.from_pretrained(folder / "frozen", descriptions=texts)
+    for path in folder.glob("token*"):
+        path.unlink()
+    with pytest.raises(InputError, match="there is no tokenizer to read them"):
+        BinderModel.from_pretrained(folder, descriptions=texts)
+
+
+def test_other_sizes_start_anew_and_finite(saved_binder: tuple[Path, BinderModel]) -> None:
+    folder, model = saved_binder
+    sizes = {"projection_size": 24, "max_span_width": 7, "description_tokens": 40}
+    loaded = BinderModel.from_pretrained(folder, **sizes, ignore_mismatched_sizes=True)
+    state = loaded.state_dict()
+    assert all(bool(value.isfinite().all()) for value in state.values())
+    assert max(float(value.abs().max()) for k, value in state.items() if "heads" in k) < 5
+    torch.testing.assert_close(loaded.types.vectors, fresh_vectors(loaded))
+    assert loaded.type_fingerprint != model.type_fingerprint
 
 
 # ------------------------------------------------------------------------------------------- faults

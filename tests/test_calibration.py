@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DataCollatorForTokenClassification
 
+import contrastive_ner as cn
 from contrastive_ner.evaluation.metrics import calibration
 from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_binder import BinderModel
@@ -254,3 +257,120 @@ def test_a_slope_that_no_configuration_may_hold_is_no_fit(saved_binder, monkeypa
 def test_slope_and_intercept_are_checked(saved_binder, name, wrong):
     with pytest.raises(ValueError, match=f"{name} is"):
         type(saved_binder[1].config)(**{**saved_binder[1].config.to_dict(), name: wrong})
+
+
+# ------------------------------------------------------------------------------- as a library user
+def half_right(model: torch.nn.Module, tokenizer) -> list[cn.Record]:
+    """Records whose mentions are those that the model finds, without a third of them."""
+    draw, pipe = np.random.default_rng(0), model.pipeline(tokenizer)
+    return [
+        cn.Record(
+            str(number),
+            text,
+            [
+                cn.Mention(m["start"], m["end"], m["entity_group"])
+                for m in found
+                if draw.random() < 0.66
+            ],
+        )
+        for number, (text, found) in enumerate(zip(TEXTS, pipe(TEXTS), strict=True))
+    ]
+
+
+@pytest.fixture(params=["nerco", "binder"])
+def model(request: pytest.FixtureRequest) -> torch.nn.Module:
+    """A model of each method."""
+    if request.param == "nerco":
+        return request.getfixturevalue("tiny_tagger")
+    return request.getfixturevalue("saved_binder")[1]
+
+
+def calibrated(model: torch.nn.Module) -> bool:
+    return any(
+        getattr(model.config, name) != value for name, value in type(model).uncalibrated.items()
+    )
+
+
+def test_a_library_user_can_fit_the_scores(model, character_tok):
+    records = half_right(model, character_tok)
+    fitted = cn.calibrate(model, records, tokenizer=character_tok)
+    assert set(fitted) == set(type(model).uncalibrated)
+    assert {name: getattr(model.config, name) for name in fitted} == fitted
+    assert calibrated(model)
+    reader = cn.text_reader(character_tok, label_unit="token", max_window_tokens=128)
+    if model.config.model_type == "nerco":
+        features, _ = cn.tag_features(records, reader, model.config.labels)
+        rows = [{name: row[name] for name in ("input_ids", "labels")} for row in features]
+        data = Dataset.from_list(rows)
+        stock = DataCollatorForTokenClassification(character_tok)
+        assert cn.calibrate(model, data, data_collator=stock) == fitted
+    else:
+        data, _ = cn.span_features(records, reader, model.config.labels, max_width=5, overlap=5)
+    assert cn.calibrate(model, data) == fitted
+    assert cn.calibrate(model.train(), data) == fitted
+    assert model.training
+    with pytest.raises(cn.ConfigError, match="need tokenizer="):
+        cn.calibrate(model, records)
+    assert cn.calibrate(model, records[:0], tokenizer=character_tok) == {}
+    assert not calibrated(model)
+
+
+def train_a_step(model: torch.nn.Module, tokenizer) -> None:
+    mask = torch.tensor([[False, True, True, False]])
+    inputs = {"input_ids": torch.tensor([[2, 7, 8, 3]]), "word_mask": mask}
+    if model.config.model_type == "binder":
+        inputs |= {"word_end_mask": mask, "labels": torch.tensor([[[0, 1, 2]]])}
+    else:
+        inputs |= {"labels": torch.tensor([[-100, 1, 2, -100]])}
+    model.train()(**inputs).loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+    model.eval()
+
+
+CHANGES = {
+    "a step": train_a_step,
+    "data": lambda model, _: [p.data.mul_(1.01) for p in model.encoder_of_texts().parameters()],
+    "a state": lambda model, _: model.load_state_dict(
+        {k: v * 1.01 if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    ),
+    "half": lambda model, _: model.bfloat16(),
+    "nothing": lambda model, _: None,
+    "an evaluation": lambda model, tokenizer: model.pipeline(tokenizer)(TEXTS),
+}
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_calibration_ends_with_the_weights_it_was_fitted_to(
+    model, character_tok, tmp_path, change, seen
+):
+    fields = dict.fromkeys(type(model).uncalibrated, 0.5)
+    for name, value in fields.items():
+        setattr(model.config, name, value)
+    model.save_pretrained(tmp_path / "calibrated")
+    loaded = type(model).from_pretrained(tmp_path / "calibrated")
+    assert calibrated(loaded)
+    body = getattr(loaded, "nerco", loaded).encoder
+    object.__setattr__(loaded, "encoder_of_texts", lambda: body)
+    CHANGES[change](loaded, character_tok)
+    keeps = change in ("half", "nothing", "an evaluation")
+    if seen:  # in use; otherwise only saved
+        loaded.pipeline(character_tok)(TEXTS[:1])
+        assert calibrated(loaded) == keeps
+    del loaded.encoder_of_texts
+    loaded.save_pretrained(tmp_path / "again")
+    again = type(model).from_pretrained(tmp_path / "again")
+    assert calibrated(again) == keeps
+    again.pipeline(character_tok)(TEXTS[:1])
+    assert calibrated(again) == keeps
+
+
+def test_what_is_set_after_training_stays(model, character_tok):
+    train_a_step(model, character_tok)
+    for name in type(model).uncalibrated:
+        setattr(model.config, name, 0.5)
+    model.pipeline(character_tok)(TEXTS[:1])
+    assert calibrated(model)

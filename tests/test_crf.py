@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from contrastive_ner.models import crf_ner
-from contrastive_ner.models.encoder_ner import IGNORED
-from contrastive_ner.models.modeling_nerco import (
+from contrastive_ner.models.crf_layer_ner import (
     FORBIDDEN,
     LinearChainCRF,
     arrays,
@@ -22,8 +21,9 @@ from contrastive_ner.models.modeling_nerco import (
     crf_marginals,
     crf_sequence_score,
     crf_viterbi,
-    pack_left,
 )
+from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.modeling_nerco import pack_left
 
 LABELS = {
     3: ["O", "B-PER", "I-PER"],

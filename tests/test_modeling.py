@@ -29,12 +29,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from contrastive_ner.models.crf_layer_ner import bio_penalties
 from contrastive_ner.models.encoder_ner import IGNORED, longest_input
 from contrastive_ner.models.modeling_nerco import (
     NercoConfig,
     NercoForTokenClassification,
     NercoModel,
-    bio_penalties,
     check_bio_labels,
 )
 from contrastive_ner.models.windows_ner import Span

@@ -31,8 +31,17 @@ from transformers import AutoModel
 AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 """
 SIBLINGS = {
-    "nerco": ["checks_ner.py", "crf_ner.py", "encoder_ner.py", "pipeline_ner.py", "windows_ner.py"],
+    "nerco": [
+        "adapters_ner.py",
+        "checks_ner.py",
+        "crf_layer_ner.py",
+        "crf_ner.py",
+        "encoder_ner.py",
+        "pipeline_ner.py",
+        "windows_ner.py",
+    ],
     "binder": [
+        "adapters_ner.py",
         "checks_ner.py",
         "encoder_ner.py",
         "pipeline_ner.py",

@@ -98,13 +98,13 @@ def test_binder_weights_count_in_training_only(tiny_encoder, character_tok, tmp_
     before = loss()
     model.eval()
     rated = loss()
-    model.type_weights = torch.tensor([0.5, 3.0])
+    model.mention_weights = torch.tensor([0.5, 3.0])
     assert loss() == rated
     model.train()
     assert loss() != before
     model.config.types_per_batch = 1
     assert loss() > 0
-    assert "type_weights" not in model.state_dict()
+    assert "mention_weights" not in model.state_dict()
 
 
 def test_trainer_weights_in_training_only(tiny_encoder, character_tok, tmp_path):

@@ -252,21 +252,3 @@ def refuse_label_smoothing() -> None:
                     "cross-entropy of each token; set it to 0"
                 )
         frame = frame.f_back
-
-
-def check_bio_labels(labels: Sequence[str]) -> None:
-    """Raise `InputError` unless `labels` is "O", then one B- and one I- tag for every type."""
-    if not labels or labels[0] != "O":
-        raise InputError(
-            f"labels start with {labels[:1]}: "
-            "expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
-        )
-    if len(set(labels)) != len(labels):
-        repeated = sorted(x for x in set(labels) if list(labels).count(x) > 1)
-        raise InputError(f"labels repeat: {repeated}; expected each label once")
-    for label in labels[1:]:
-        if label[:2] not in ("B-", "I-") or len(label) < 3:
-            raise InputError(f"label {label!r} is not BIO: expected 'B-TYPE' or 'I-TYPE'")
-        partner = ("I-" if label[0] == "B" else "B-") + label[2:]
-        if partner not in labels:
-            raise InputError(f"label {label!r} has no partner {partner!r}: expected both")

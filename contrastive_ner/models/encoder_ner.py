@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import cached_file
 
+from .adapters_ner import WeightsState, check_adapter, is_adapter, weights_state
 from .checks_ner import (
     INDEX,
     LARGEST_CONFIG,
@@ -43,39 +44,104 @@ class SafePreTrainedModel(PreTrainedModel):
 
     # Whether all weights must be there; a checkpoint of another model may serve as a start.
     must_be_complete = True
+    # Fields of the configuration that calibrate scores, as they are without calibration.
+    uncalibrated: ClassVar[dict[str, float]] = {}
+    _calibrated: WeightsState | None = None  # the weights whose calibration the configuration holds
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """`PreTrainedModel.from_pretrained`, safetensors only: pickled weights can execute code.
 
         A tagger with missing weights is refused, unless `output_loading_info=True` asks for their
-        names, as for a checkpoint of stage one that is to be trained further.
+        names, as for a checkpoint of stage one that is to be trained further. The folder of an
+        adapter opens the base model that it names, with the adapter (needs peft).
 
         Raises:
             InputError: pickled weights are requested or named; the folder holds another type of
                 model; weights are missing, NaN or infinite; config.json holds sizes that the
-                weights do not have.
+                weights do not have; an adapter is damaged or names no base model.
         """
         if kwargs.get("use_safetensors") is False or kwargs.get("gguf_file") is not None:
             raise InputError(
                 "use_safetensors=False: pickled weights are refused; "
                 "convert them to safetensors first"
             )
-        place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        if place is not None:
-            cls._check_files(place, kwargs)
+        place = args[0] if args else kwargs.pop("pretrained_model_name_or_path", None)
+        adapter, place, kwargs, adapter_options = split_adapter(place, kwargs)
+        content, files = ({}, []) if place is None else cls._check_files(place, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
-            *args, **{**kwargs, "use_safetensors": True, "output_loading_info": True}
+            place, *args[1:], **{**kwargs, "use_safetensors": True, "output_loading_info": True}
         )
         missing = sorted(info["missing_keys"])
         if missing and cls.must_be_complete and not wants_info:
             raise InputError(f"{place}: weights are missing: {listed(missing)}")
+        other_shape = {
+            entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]
+        }
+        model._after_loading(place, content, files, {*missing, *other_shape})
+        model.keep_calibration()
+        if adapter is not None:
+            model.load_adapter(adapter, **adapter_options)
         return (model, info) if wants_info else model
 
+    def _after_loading(
+        self, place: Any, content: dict[str, Any], files: list[Path], lacking: set[str]
+    ) -> None:
+        """Called once the weights of `files` are loaded, all but the `lacking` ones.
+
+        `content` is that of config.json, before `from_pretrained` changed settings.
+        """
+
+    def keep_calibration(self) -> None:
+        """Take the calibration in the configuration for that of the weights in force."""
+        self._calibrated = weights_state(*self.children())
+
+    def forget_calibration(self) -> None:
+        """Set the configuration back to scores without calibration."""
+        for name, value in self.uncalibrated.items():
+            setattr(self.config, name, value)
+        self._calibrated = None
+
+    def check_calibration(self) -> None:
+        """Forget the calibration if other weights are in force than those that it was fitted to.
+
+        A copy that was moved or rounded keeps it. Called before scores are used or saved.
+        """
+        now = weights_state(*self.children())
+        if self._calibrated is not None and not now.is_copy_of(self._calibrated):
+            self.forget_calibration()
+        self._calibrated = now
+
+    def forget_if_training(self, loss: Tensor) -> None:
+        """Forget the calibration if `loss` is that of a training step."""
+        if self.training and loss.requires_grad:
+            self.forget_calibration()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """`PreTrainedModel.save_pretrained`, without the calibration of other weights."""
+        self.check_calibration()
+        return super().save_pretrained(*args, **kwargs)
+
+    def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`PreTrainedModel.load_adapter`, safetensors only.
+
+        Raises:
+            InputError: the adapter is damaged, or holds pickled weights.
+        """
+        if peft_model_id is not None:
+            options = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
+            where = {name: options[name] for name in PLACE if name in options}
+            check_folder(peft_model_id, where, is_adapter=True)
+            check_adapter(peft_model_id, where)
+        return super().load_adapter(peft_model_id, *args, **kwargs)
+
     @classmethod
-    def _check_files(cls, place: Any, kwargs: dict[str, Any]) -> None:
-        """Check the files of a model before it is built; see `from_pretrained`."""
+    def _check_files(cls, place: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:
+        """Check the files of a model before it is built; see `from_pretrained`.
+
+        Returns the content of config.json and the files of the weights; none if these are given.
+        """
         where = {name: kwargs[name] for name in PLACE if name in kwargs}
         check_folder(place, where)
         try:
@@ -91,21 +157,26 @@ class SafePreTrainedModel(PreTrainedModel):
                 f"{cls.__name__} opens {cls.config_class.model_type!r}"
             )
         if kwargs.get("state_dict") is not None:
-            return
-        tensors = check_tensors(weight_files(place, where, kwargs.get("variant")))
+            return content, []
+        files = weight_files(place, where, kwargs.get("variant"))
+        tensors = check_tensors(files)
         faults = config_faults(content, tensors)
         if content.get("transformers_weights") is not None:
             faults.append("transformers_weights names other weights")
         if faults:
             raise InputError(f"{place}: config.json does not fit the weights: {'; '.join(faults)}")
         if found == cls.config_class.model_type:
-            cls._check_size(place, where, tensors)
+            names: dict[str, Any] = {
+                key: kwargs[key] for key in ("id2label", "label2id") if key in kwargs
+            }
+            cls._check_size(place, {**where, **names}, tensors)
+        return content, files
 
     @classmethod
-    def _check_size(cls, place: Any, where: dict[str, Any], tensors: dict[str, Entry]) -> None:
+    def _check_size(cls, place: Any, options: dict[str, Any], tensors: dict[str, Entry]) -> None:
         """Raise `InputError` if config.json describes a far larger model than the weights are."""
         with torch.device("meta"):  # takes no memory
-            model = cls(cls.config_class.from_pretrained(place, **where))
+            model = cls(cls.config_class.from_pretrained(place, **options))
         described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
         if described > 2 * number_of(tensors) + NUMBERS_BEYOND:
             raise InputError(
@@ -114,11 +185,43 @@ class SafePreTrainedModel(PreTrainedModel):
             )
 
 
-def check_folder(place: Any, where: dict[str, Any]) -> None:
+def split_adapter(
+    place: Any, kwargs: dict[str, Any]
+) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+    """What `from_pretrained` is asked for, as the adapter or None, and the place of the model.
+
+    Also returns the arguments for the model, and those of `load_adapter`. transformers' Auto
+    classes pass the base model and the place of the adapter apart.
+
+    Raises:
+        InputError: as in `check_adapter`; or the base model is a folder that is not there.
+    """
+    given = dict(kwargs)
+    options, name = dict(given.pop("adapter_kwargs", None) or {}), given.pop("adapter_name", None)
+    adapter = options.pop("_adapter_model_path", None)
+    where = {key: given[key] for key in PLACE if key in given}
+    if adapter is None and place is not None and is_adapter(place, where):
+        adapter, options = place, {**where, **options}
+        check_folder(adapter, options, is_adapter=True)
+        place = check_adapter(adapter, options)
+        if looks_like_folder(place) and not Path(place).is_dir():
+            raise InputError(
+                f"{adapter}: its base model {place!r} is not there (looked in {Path.cwd()})"
+            )
+        given = {key: own for key, own in given.items() if key not in ("revision", "subfolder")}
+    elif adapter is not None and str(adapter) == str(place):
+        raise InputError(
+            f"{place} holds a model and adapter_config.json, which names other weights: "
+            "an adapter needs a folder of its own"
+        )
+    return adapter, place, given, {"adapter_name": name, "adapter_kwargs": options}
+
+
+def check_folder(place: Any, where: dict[str, Any], *, is_adapter: bool = False) -> None:
     """Raise `InputError` if a model's folder holds what must not be opened.
 
     These are pipes and devices, adapters, which name other weights, and a config.json of more than
-    `LARGEST_CONFIG` bytes. Names on the Hub are not checked.
+    `LARGEST_CONFIG` bytes. Names on the Hub are not checked. `is_adapter`: an adapter is expected.
     """
     folder = Path(place) / where.get("subfolder", "")
     if not folder.is_dir():
@@ -126,8 +229,10 @@ def check_folder(place: Any, where: dict[str, Any]) -> None:
     special = special_files(folder)
     if special:
         raise InputError(f"{place}: {listed(special)}: not a regular file")
-    if (folder / "adapter_config.json").exists():
-        raise InputError(f"{place}: adapter_config.json names other weights: adapters are refused")
+    if (folder / "adapter_config.json").exists() and not is_adapter:
+        raise InputError(
+            f"{place}: adapter_config.json names other weights: adapters are refused here"
+        )
     config = folder / "config.json"
     if config.is_file() and config.stat().st_size > LARGEST_CONFIG:
         raise InputError(f"{place}: config.json has {config.stat().st_size:,} bytes, far too many")
@@ -181,9 +286,20 @@ def check_place(name_or_path: str) -> None:
     The Hub knows NAME and USER/NAME. Anything else that looks like a path is never asked of it, nor
     is a name under a folder that exists here, or under `encoders`, the folder of this project.
     """
+    if looks_like_folder(name_or_path) and not Path(name_or_path).is_dir():
+        raise InputError(
+            f"encoder {name_or_path!r}: there is no such folder (looked in {Path.cwd()}); give a "
+            "folder of an encoder with safetensors weights, or a name on the Hub, such as "
+            "google-bert/bert-base-chinese. The Chinese encoder of this project comes with a clone "
+            "of its repository: CLONE/encoders/zh-char-mini"
+        )
+
+
+def looks_like_folder(name_or_path: str) -> bool:
+    """Whether a name can only be that of a folder; see `check_place`."""
     path = Path(name_or_path)
     first, *rest = path.parts or ("",)
-    is_folder = (
+    return (
         len(rest) > 1
         or first in ("..", "~", "encoders")
         or name_or_path.startswith((".", "/"))
@@ -191,13 +307,6 @@ def check_place(name_or_path: str) -> None:
         or path.is_absolute()
         or (bool(rest) and Path(first).is_dir())
     )
-    if is_folder and not path.is_dir():
-        raise InputError(
-            f"encoder {name_or_path!r}: there is no such folder (looked in {Path.cwd()}); give a "
-            "folder of an encoder with safetensors weights, or a name on the Hub, such as "
-            "google-bert/bert-base-chinese. The Chinese encoder of this project comes with a clone "
-            "of its repository: CLONE/encoders/zh-char-mini"
-        )
 
 
 def read_encoder_config(name_or_path: str) -> PreTrainedConfig:

@@ -4,8 +4,9 @@ Sections: config; scores of starts, ends and spans; losses; model; registration.
 represents tokens and spans, the type encoder the descriptions of entity types. A span is a mention
 of a type if its score exceeds the type's threshold, which is the score of the text's first token.
 Mentions may therefore nest, a span may have several types, and a new type only needs a description.
-This file travels with the weights: loading a shared model executes only this file, `checks_ner.py`,
-`encoder_ner.py`, `types_binder.py`, `pipeline_ner.py` and `windows_ner.py`.
+This file travels with the weights: loading a shared model executes only this file,
+`adapters_ner.py`, `checks_ner.py`, `encoder_ner.py`, `types_binder.py`, `pipeline_ner.py` and
+`windows_ner.py`.
 
 Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W maximum span
 width, M rows of labels, N cells: (window, start, width - 1) triples.
@@ -20,10 +21,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .adapters_ner import WeightsState, files_digest, weights_digest, weights_state
 from .checks_ner import refuse_label_smoothing
 from .encoder_ner import (
     IGNORED,
@@ -35,7 +43,7 @@ from .encoder_ner import (
     read_encoder_config,
 )
 from .pipeline_ner import PIPELINES, NerPipeline
-from .types_binder import TypeEmbeddings, check_descriptions, description_ids, weights_digest
+from .types_binder import TypeEmbeddings, check_descriptions, description_ids
 from .windows_ner import DECODINGS, InputError, Span, best_labels, least_scores
 
 AUTO_MAP = {
@@ -83,6 +91,8 @@ class BinderConfig(PreTrainedConfig):
         score_slope, score_intercept: a span's score is sigmoid(slope * margin + intercept); fitted
             on development data.
         type_fingerprint: of the weights that encode types; written by `save_pretrained`.
+        type_weights: the same of the weights that are saved, where these are a rounded copy of
+            those that encoded the types (half precision); otherwise empty.
 
     Raises `InputError` for invalid values.
     """
@@ -111,6 +121,7 @@ class BinderConfig(PreTrainedConfig):
     score_slope: float = 1.0
     score_intercept: float = 0.0
     type_fingerprint: str = ""
+    type_weights: str = ""
     id2label: dict[int, str] | dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -131,10 +142,51 @@ class BinderConfig(PreTrainedConfig):
                     f"id2label names {sorted(ids.values())}: "
                     f"expected the types of descriptions, {sorted(self.descriptions)}"
                 )
-            self.descriptions = {ids[number]: self.descriptions[ids[number]] for number in numbers}
-            self.id2label, self.label2id = ids, {label: number for number, label in ids.items()}
+            self._set_types({ids[number]: self.descriptions[ids[number]] for number in numbers})
         super().__post_init__(**kwargs)
         self._validate()
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Set a field. Other names in `id2label` rename the types; other descriptions replace them.
+
+        Raises:
+            InputError: `id2label` or `num_labels` ask for more or fewer types than are described.
+        """
+        is_built = "type_weights" in self.__dict__
+        if is_built and key == "descriptions":
+            check_descriptions(value)
+            self.margins = {k: own for k, own in self.margins.items() if k in value}
+            self._set_types(value)
+        elif (
+            is_built
+            and self.descriptions
+            and key in ("id2label", "label2id")
+            and isinstance(value, Mapping)
+        ):
+            pairs = value.items() if key == "id2label" else ((v, k) for k, v in value.items())
+            ids = {int(number): label for number, label in pairs}
+            old, numbers = self.labels, range(len(self.labels))
+            if sorted(ids) != list(numbers) or len(set(ids.values())) != len(ids):
+                raise InputError(
+                    f"{key} has {len(ids)} entries, {sorted(set(ids.values()))}: expected a name "
+                    f"for each of the types {', '.join(old)}; further types need descriptions"
+                )
+            if [ids[number] for number in numbers] == old:
+                return
+            names = {old[number]: ids[number] for number in numbers}
+            self.margins = {names[label]: margin for label, margin in self.margins.items()}
+            self._set_types({names[label]: texts for label, texts in self.descriptions.items()})
+        else:
+            super().__setattr__(key, value)
+
+    def _set_types(self, descriptions: Mapping[str, list[str]]) -> None:
+        """Set the descriptions, in the order of the types' ids, and what follows from them."""
+        ids = dict(enumerate(descriptions))
+        self.__dict__.update(
+            descriptions={label: list(texts) for label, texts in descriptions.items()},
+            id2label=ids,
+            label2id={label: number for number, label in ids.items()},
+        )
 
     def _validate(self) -> None:
         for name, allowed in {
@@ -446,8 +498,10 @@ class BinderOutput(ModelOutput):
 class BinderModel(SafePreTrainedModel):
     """BINDER, for the standard Trainer, `AutoModel` and `pipeline("ner")`.
 
-    The vectors of the trained types are stored. Training encodes types at every step; the first use
-    after training stores new vectors.
+    The vectors of the trained types are stored. Training encodes types at every step. Each use
+    compares the weights with those that encoded the types, and stores new vectors if these are not
+    in force any more: after training, and after an adapter was loaded, switched or merged. A copy
+    that is only rounded or moved (`half()`, `to()`, loading in bfloat16) keeps the vectors.
     """
 
     config_class = BinderConfig
@@ -459,7 +513,8 @@ class BinderModel(SafePreTrainedModel):
     # average over all mentions.
     accepts_loss_kwargs = False
     # Weights of the types (E,) in the mention losses of training; not saved.
-    type_weights: Tensor | None = None
+    mention_weights: Tensor | None = None
+    uncalibrated = {"score_slope": 1.0, "score_intercept": 0.0}
 
     description_ids: Tensor
     description_lengths: Tensor
@@ -484,7 +539,8 @@ class BinderModel(SafePreTrainedModel):
         self.register_buffer(
             "type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size)
         )
-        self.vectors_are_stale, self._stored_version = True, -1
+        self._must_encode = True
+        self._stored_state: WeightsState | None = None
         self.register_load_state_dict_post_hook(_weights_were_loaded)
         self.post_init()
         self._freeze()
@@ -498,15 +554,68 @@ class BinderModel(SafePreTrainedModel):
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
             self.type_encoder.requires_grad_(False)
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """`PreTrainedModel.from_pretrained`, safetensors only, with the stored type vectors."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze()
-        if model.config.type_fingerprint:  # saved together with the vectors
-            model.vectors_are_stale, model._stored_version = False, model._weights_version()
-        return loaded
+    def _after_loading(
+        self, place: Any, content: dict[str, Any], files: list[Path], lacking: set[str]
+    ) -> None:
+        """Trust the stored vectors if they were saved together with the weights of the files.
+
+        Descriptions that are not those of the files are read by the tokenizer that is with them.
+
+        Raises:
+            InputError: there are such descriptions, and no tokenizer or no type encoder.
+        """
+        self._freeze()
+        expected = self.config.type_weights or self.config.type_fingerprint
+        is_new = self._texts_differ(content) or any("description_" in name for name in lacking)
+        if is_new:
+            self._read_descriptions(place)
+        if is_new or lacking or self.config.type_encoder == "none" or not (expected and files):
+            return
+        encoder = "encoder." if self.type_encoder is None else "type_encoder."
+        has_adapter = getattr(self, "_hf_peft_config_loaded", False)
+        if not has_adapter and files_digest(files, encoder, "type_heads.") == expected:
+            self._must_encode, self._stored_state = False, self._types_state()
+
+    def _texts_differ(self, content: dict[str, Any]) -> bool:
+        """Whether the model is to have other descriptions than the config.json it is read from."""
+        saved, ids = content.get("descriptions"), content.get("id2label")
+        if not isinstance(saved, Mapping) or not isinstance(ids, Mapping):
+            return False
+        labels = [ids[number] for number in sorted(ids, key=int)]
+        return [saved[label] for label in labels] != list(self.config.descriptions.values())
+
+    def _read_descriptions(self, place: Any) -> None:
+        """Token ids of all descriptions, by the tokenizer in the model's folder."""
+        self._check_type_encoder()
+        try:
+            revision = getattr(self.config, "_commit_hash", None) or "main"
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(place, revision=revision)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{place}: other descriptions were asked for, and there is no tokenizer to read "
+                "them: load the model with its own descriptions, then call add_labels"
+            ) from error
+        self._tokenize_descriptions(tokenizer)
+
+    def _tokenize_descriptions(self, tokenizer: Any) -> None:
+        """Token ids of all descriptions of the configuration; the vectors are then stale."""
+        config = self.config
+        type_config = config.type_encoder_config or config.encoder_config
+        ids = [
+            description_ids(tokenizer, label, texts, type_config)
+            for label, texts in config.descriptions.items()
+        ]
+        longest = max(len(row) for rows in ids for row in rows)
+        config.description_tokens = max(longest, config.description_tokens)
+        device, size = self.type_vectors.device, config.projection_size
+        shape = len(ids), config.texts_per_type
+        self.description_ids = torch.zeros(
+            *shape, config.description_tokens, dtype=torch.long, device=device
+        )
+        self.description_lengths = torch.zeros(shape, dtype=torch.long, device=device)
+        self.type_vectors = self.type_vectors.new_zeros(3, len(ids), size)
+        self._set_descriptions(ids)
+        self._must_encode = True
 
     @classmethod
     def from_encoders(
@@ -570,11 +679,54 @@ class BinderModel(SafePreTrainedModel):
         model._set_descriptions(list(ids.values()))
         return model
 
+    def add_labels(self, descriptions: Mapping[str, str | Sequence[str]], tokenizer: Any) -> None:
+        """Add entity types for good: they are saved, trained, and found by default.
+
+        No weight changes, and the spans of the other types keep their scores.
+
+        Args:
+            descriptions: {entity type: text, or several texts of which the first represents it}.
+            tokenizer: the model's tokenizer.
+
+        Raises:
+            InputError: a type is there already, a description is blank or too long, or the model
+                has no type encoder.
+        """
+        self._check_type_encoder()
+        new = {k: [v] if isinstance(v, str) else list(v) for k, v in descriptions.items()}
+        check_descriptions(new)
+        twice = sorted(set(new) & set(self.config.descriptions))
+        if twice:
+            raise InputError(f"entity type {', '.join(twice)} is there already")
+        before = self.config.descriptions
+        self.config.descriptions = {**before, **new}
+        try:
+            self._tokenize_descriptions(tokenizer)
+        except InputError:
+            self.config.descriptions = before
+            raise
+
+    def rename_labels(self, names: Mapping[str, str]) -> None:
+        """Give entity types other names: {old: new}. Descriptions and weights stay.
+
+        Raises:
+            InputError: a type is not there, or two would have the same name.
+        """
+        unknown = sorted(set(names) - set(self.config.labels))
+        if unknown:
+            raise InputError(
+                f"entity type {', '.join(unknown)} is not there: "
+                f"expected some of {', '.join(self.config.labels)}"
+            )
+        labels = [names.get(label, label) for label in self.config.labels]
+        self.config.id2label = dict(enumerate(labels))
+
     def _set_descriptions(self, ids: Sequence[Sequence[Sequence[int]]]) -> None:
         """Store the token ids of each type's texts; a type with fewer texts repeats them."""
         variants = range(self.config.texts_per_type)
         padded, lengths = pad_texts([rows[v % len(rows)] for rows in ids for v in variants])
-        self.description_ids.copy_(padded.view_as(self.description_ids))
+        stored = self.description_ids.zero_()
+        stored[..., : padded.shape[1]] = padded.view(*stored.shape[:2], -1).to(stored.device)
         self.description_lengths.copy_(lengths.view_as(self.description_lengths))
 
     def get_input_embeddings(self) -> nn.Module:
@@ -588,7 +740,7 @@ class BinderModel(SafePreTrainedModel):
     def train(self, mode: bool = True) -> "BinderModel":
         """Set training or evaluation mode. A frozen type encoder stays in evaluation mode."""
         super().train(mode)
-        self.vectors_are_stale |= mode  # the weights are about to change
+        self._must_encode |= mode  # the weights are about to change
         if self.config.type_encoder == "frozen" and self.type_encoder is not None:
             self.type_encoder.eval()
         return self
@@ -670,28 +822,50 @@ class BinderModel(SafePreTrainedModel):
         self._store_types()
         return self.config.type_fingerprint
 
-    def _weights_version(self) -> int:
-        """A number that changes when the weights that encode types are changed in place.
+    @property
+    def vectors_are_stale(self) -> bool:
+        """Whether the stored vectors are those of other weights than the ones in force.
 
-        Exception: changes by a fused optimiser.
+        The next use then encodes the types again. Set it to have that done in any case.
         """
         if self.config.type_encoder == "none":
-            return -1
-        weights = (*self._types_read_by.parameters(), *self.type_heads.parameters())
-        return sum(weight._version for weight in weights if not weight.is_inference())
+            return False
+        return self._must_encode or not self._types_state().same(self._stored_state)
 
-    def _store_types(self) -> None:
-        """Store new vectors of the trained types if the weights have changed, or may have."""
-        version = self._weights_version()
-        if self.config.type_encoder == "none" or not (
-            self.vectors_are_stale or version != self._stored_version
-        ):
-            return
+    @vectors_are_stale.setter
+    def vectors_are_stale(self, value: bool) -> None:
+        """Have the types encoded at the next use, or trust the vectors of `_stored_state`."""
+        self._must_encode = value
+
+    def _types_state(self) -> WeightsState:
+        """State of the weights that encode types."""
+        return weights_state(self._types_read_by, self.type_heads)
+
+    def _store_types(self) -> bool:
+        """Store new vectors of the trained types if other weights are in force; whether it did."""
+        if self.config.type_encoder == "none":
+            return False
+        state = self._types_state()
+        if not self._must_encode and state.same(self._stored_state):
+            return False
         self.type_vectors.copy_(
             self._encode_exactly(self.description_ids[:, 0], self.description_lengths[:, 0])
         )
         self.config.type_fingerprint = weights_digest(self._types_read_by, self.type_heads)
-        self.vectors_are_stale, self._stored_version = self.training, version
+        self.config.type_weights = ""
+        self._must_encode, self._stored_state = self.training, state
+        return True
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "BinderModel":
+        """Move or convert the weights, as `to` and `half` do; a copy keeps its stored vectors."""
+        state = None
+        if self.config.type_encoder != "none" and not self._must_encode:
+            state = self._types_state()
+        is_fresh = state is not None and state.same(self._stored_state)
+        super()._apply(fn, recurse)
+        if state is not None and is_fresh and (copied := self._types_state()).is_copy_of(state):
+            self._stored_state = copied
+        return self
 
     def _training_types(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that index these types.
@@ -701,7 +875,7 @@ class BinderModel(SafePreTrainedModel):
         """
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
-        self.vectors_are_stale = True
+        self._must_encode = True
         device, size = labels.device, self.config.types_per_batch
         count = len(self.config.descriptions)
         chosen = torch.arange(count, device=device)
@@ -786,8 +960,8 @@ class BinderModel(SafePreTrainedModel):
             if word_mask is None or word_end_mask is None:
                 raise InputError("labels need word_mask and word_end_mask: pass both")
             weights = None
-            if self.training and self.type_weights is not None:
-                by_type = self.type_weights.to(labels.device)
+            if self.training and self.mention_weights is not None:
+                by_type = self.mention_weights.to(labels.device)
                 weights = by_type[labels[..., 0].clamp_min(0)]  # (B, M)
             if torch.is_grad_enabled():
                 types, labels = self._training_types(labels)
@@ -798,6 +972,7 @@ class BinderModel(SafePreTrainedModel):
             kinds = ("start", "end", "span", "threshold")
             shares = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
             loss = total_loss(losses, **shares)
+            self.forget_if_training(loss)
         elif self.training:
             refuse_label_smoothing()
         result = BinderOutput(
@@ -835,8 +1010,10 @@ class BinderModel(SafePreTrainedModel):
         Raises:
             InputError: the types were encoded by other weights.
         """
-        types = self.types if types is None else types
-        if types.fingerprint != self.type_fingerprint:
+        self.check_calibration()
+        own = self.types
+        types = own if types is None else types
+        if types.fingerprint != own.fingerprint:
             raise InputError(
                 "the types are stale: they were encoded by other weights; "
                 "encode them again with this model's encode_types"
@@ -953,7 +1130,11 @@ class BinderModel(SafePreTrainedModel):
     # -- saving
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """`PreTrainedModel.save_pretrained`, with type vectors that match the weights."""
-        self._store_types()
+        is_new = self._store_types()
+        if not is_new and self.config.type_encoder != "none":
+            saved = weights_digest(self._types_read_by, self.type_heads)
+            is_same = saved == self.config.type_fingerprint
+            self.config.type_weights = "" if is_same else saved
         state = kwargs.get("state_dict")
         if state is not None and "type_vectors" in state:  # may hold outdated vectors
             kwargs["state_dict"] = {**state, "type_vectors": self.type_vectors}
@@ -965,6 +1146,7 @@ class BinderModel(SafePreTrainedModel):
         The saved model keeps the trained types but cannot encode others. Save the tokenizer
         separately.
         """
+        self.check_calibration()
         self._store_types()
         config = BinderConfig.from_dict(
             {**self.config.to_dict(), "type_encoder": "none", "type_encoder_config": None}
@@ -985,7 +1167,7 @@ class BinderModel(SafePreTrainedModel):
 
 
 def _weights_were_loaded(model: BinderModel, _: Any) -> None:
-    model.vectors_are_stale = True
+    model._must_encode = True
 
 
 def check_special_token(tokenizer: Any) -> None:

@@ -1,9 +1,9 @@
 """NerCo (Zhang et al., IJCAI 2023), encoder-only: encoder -> dropout -> linear layer -> CRF.
 
-Sections: config, linear-chain CRF, models, registration. Stage one trains `NercoModel` with a
-contrastive loss (`contrastive_ner.training.contrastive`); stage two trains
-`NercoForTokenClassification`. This file travels with the weights: loading a shared model executes
-only `crf_ner.py`, `checks_ner.py`, `encoder_ner.py`, `pipeline_ner.py`, `windows_ner.py` and this.
+Sections: config, models, registration. Stage one trains `NercoModel` with a contrastive loss
+(`contrastive_ner.training.contrastive`); stage two trains `NercoForTokenClassification`. This file
+travels with the weights: loading a shared model executes only `adapters_ner.py`, `checks_ner.py`,
+`crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `pipeline_ner.py`, `windows_ner.py` and this.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, D hidden size.
 """
@@ -12,16 +12,24 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
-from .checks_ner import check_bio_labels, refuse_label_smoothing
-from .crf_ner import ForwardBackward, decode_tags, forward_backward, viterbi
+from .adapters_ner import is_adapter  # noqa: F401 - transformers 5.6 copies direct imports only
+from .checks_ner import refuse_label_smoothing
+from .crf_layer_ner import (
+    LinearChainCRF,
+    arrays,
+    check_bio_labels,
+    crf_log_partition,
+    crf_sequence_score,
+    crf_viterbi,
+    with_new_tags,
+)
+from .crf_ner import decode_tags
 from .encoder_ner import (
     IGNORED,
     SafePreTrainedModel,
@@ -39,7 +47,6 @@ AUTO_MAP = {
     "AutoModel": "modeling_nerco.NercoModel",
     "AutoModelForTokenClassification": "modeling_nerco.NercoForTokenClassification",
 }
-FORBIDDEN = -1e4  # score of a step that BIO does not allow: finite, but its exp() is exactly 0
 
 
 # ------------------------------------------------------------------------------------------- config
@@ -114,128 +121,6 @@ class NercoConfig(PreTrainedConfig):
         return list(dict.fromkeys(label[2:] for label in self.labels if label != "O"))
 
 
-# --------------------------------------------------------------------------------- linear-chain CRF
-class _LogPartition(torch.autograd.Function):
-    """log Z, with its closed-form gradient: token marginals and expected transition counts."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
-    ) -> Tensor:
-        """log Z of each row: (B,)."""
-        fb = forward_backward(*arrays(emissions, transitions, start, lengths))
-        ctx.save_for_backward(transitions)
-        ctx.fb, ctx.emission_dtype = fb, emissions.dtype
-        return torch.from_numpy(fb.log_z).to(transitions.device, transitions.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Gradients of emissions (B, L, C) and transitions (C, C), from `grad` (B,)."""
-        (transitions,) = ctx.saved_tensors
-        fb: ForwardBackward = ctx.fb
-        weight = (grad.cpu().double().numpy() * fb.valid)[..., None]  # (L, B, 1)
-        d_emissions = fb.alpha * fb.beta * weight  # (L, B, C)
-        inward = fb.potentials * fb.beta / fb.scale[..., None] * weight  # (L, B, C)
-        size = inward.shape[-1]
-        pairs = fb.alpha[:-1].reshape(-1, size).T @ inward[1:].reshape(-1, size)  # (C, C)
-        d_transitions = torch.from_numpy(pairs) * transitions.cpu().double().exp()
-        device = transitions.device
-        by_row = torch.from_numpy(d_emissions).transpose(0, 1)  # (B, L, C)
-        by_row = by_row.to(device, ctx.emission_dtype)
-        return by_row, d_transitions.to(device, transitions.dtype), None, None
-
-
-def arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """Detached tensors as NumPy arrays on the CPU; half precision becomes float32."""
-    half = (torch.bfloat16, torch.float16)
-    detached = (tensor.detach().cpu() for tensor in tensors)
-    return [(t.float() if t.dtype in half else t).numpy() for t in detached]
-
-
-def crf_log_partition(
-    emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor
-) -> Tensor:
-    """log Z over all tag sequences: (B,), differentiable. Arguments as in `forward_backward`."""
-    return _LogPartition.apply(emissions, transitions, start, lengths)
-
-
-def crf_marginals(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
-    """P(y_t = c | x): (B, L, C), zero at padding, without gradient."""
-    fb = forward_backward(*arrays(emissions, transitions, start, lengths))
-    marginals = torch.from_numpy(fb.alpha * fb.beta * fb.valid[..., None])  # (L, B, C)
-    return marginals.transpose(0, 1).to(transitions)
-
-
-def crf_sequence_score(
-    emissions: Tensor, transitions: Tensor, start: Tensor, tags: Tensor, lengths: Tensor
-) -> Tensor:
-    """Scores of tag sequences (B, L), emissions + transitions + start: (B,), differentiable."""
-    valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]  # (B, L)
-    tags = tags.masked_fill(~valid, 0)
-    unary = emissions.gather(2, tags[..., None]).squeeze(2)  # (B, L)
-    binary = transitions[tags[:, :-1], tags[:, 1:]]  # (B, L - 1)
-    first = torch.where(valid[:, 0], start[tags[:, 0]], 0.0)
-    return first + (unary * valid).sum(1) + (binary * valid[:, 1:]).sum(1)
-
-
-def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
-    """Best tag sequences (B, L), `IGNORED` at padding. Arguments as in `forward_backward`."""
-    path = viterbi(*arrays(emissions, transitions, start, lengths))
-    return torch.from_numpy(path).to(emissions.device)
-
-
-def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """(C, C) transitions and (C,) first tags: 0 where BIO allows them, otherwise `FORBIDDEN`."""
-    size = len(labels)
-    transitions, start = torch.zeros(size, size), torch.zeros(size)
-    for j, label in enumerate(labels):
-        if label.startswith("I-"):
-            start[j] = FORBIDDEN
-            for i, previous in enumerate(labels):
-                if previous not in ("B-" + label[2:], label):
-                    transitions[i, j] = FORBIDDEN
-    return transitions, start
-
-
-class LinearChainCRF(nn.Module):
-    """Parameters of the CRF: transition scores, initially zero.
-
-    There are no start or end scores, as in the paper's code. With `use_transitions=False` the
-    transition scores stay zero and are not trained: tags are then independent, so the same decoder
-    and posterior serve the plain token classifier. `constrain` adds `FORBIDDEN` where BIO does not
-    allow a transition.
-    """
-
-    penalty: Tensor
-    start_penalty: Tensor
-
-    def __init__(
-        self, labels: Sequence[str], *, constrain: bool, use_transitions: bool = True
-    ) -> None:
-        super().__init__()
-        self.labels, self.constrain = list(labels), constrain
-        size = len(self.labels)
-        self.transitions = nn.Parameter(torch.empty(size, size)) if use_transitions else None
-        self.register_buffer("penalty", torch.empty(size, size), persistent=False)
-        self.register_buffer("start_penalty", torch.empty(size), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Zero transitions; penalties from the labels. `init` keeps what a checkpoint filled."""
-        transitions, start = bio_penalties(self.labels)
-        if self.transitions is not None:
-            init.zeros_(self.transitions)
-        init.copy_(self.penalty, transitions * self.constrain)
-        init.copy_(self.start_penalty, start * self.constrain)
-
-    def scores(self) -> tuple[Tensor, Tensor]:
-        """Transition scores (C, C) and start scores (C,) in float32."""
-        penalty = self.penalty.float()
-        transitions = penalty if self.transitions is None else self.transitions.float() + penalty
-        return transitions, self.start_penalty.float()
-
-
 # ------------------------------------------------------------------------------------------- models
 def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Move kept positions to the left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
@@ -255,6 +140,7 @@ class NercoPreTrainedModel(SafePreTrainedModel):
     _supports_sdpa = True
     # A mean over sentences: the Trainer must divide the loss by the number of accumulated batches.
     accepts_loss_kwargs = False
+    uncalibrated = {"score_temperature": 1.0}
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -324,6 +210,8 @@ class NercoModel(NercoPreTrainedModel):
 class NercoForTokenClassification(NercoPreTrainedModel):
     """The tagger: `NercoModel`, linear layer, CRF. Trained in stage two, and loaded by users."""
 
+    _saved_labels: list[str] | None = None  # of the head that was loaded
+
     def __init__(self, config: NercoConfig) -> None:
         super().__init__(config)
         check_bio_labels(config.labels)
@@ -333,6 +221,56 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf
         )
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, labels: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """A saved tagger; with `labels`, a new tagger on a saved `NercoModel` (stage two).
+
+        Args:
+            args, kwargs: of `SafePreTrainedModel.from_pretrained`.
+            labels: BIO tags of the new tagger, as in `from_encoder`.
+
+        Raises:
+            InputError: as there; the labels are not BIO; or the folder holds a tagger with a head
+                for other labels, or for these in another order.
+        """
+        if labels is None:
+            return super().from_pretrained(*args, **kwargs)
+        check_bio_labels(labels)
+        names = {label: number for number, label in enumerate(labels)}
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"id2label": dict(enumerate(labels)), "label2id": names}
+        model, info = super().from_pretrained(*args, **kwargs, output_loading_info=True)
+        missing = [
+            k for k in sorted(info["missing_keys"]) if not k.startswith(("classifier.", "crf."))
+        ]
+        if missing:
+            raise InputError(f"weights are missing: {', '.join(missing[:10])}")
+        if model._saved_labels not in (None, list(labels)):
+            raise InputError(
+                f"there is a tagger, with the labels {', '.join(model._saved_labels)}: expected a "
+                "NercoModel; open the tagger without labels, then call add_labels or rename_labels"
+            )
+        return (model, info) if wants_info else model
+
+    def _after_loading(
+        self, place: Any, content: dict[str, Any], files: list[Any], lacking: set[str]
+    ) -> None:
+        """Refuse the labels of a head in another order, which would exchange its types.
+
+        Renamed labels have the same types in the same order, under other names.
+        """
+        ids = content.get("id2label")
+        if "classifier.weight" in lacking or not isinstance(ids, Mapping):
+            return
+        self._saved_labels = [ids[number] for number in sorted(ids, key=int)]
+        saved, own = self._saved_labels, self.config.labels
+        kept = [label for number, label in enumerate(own) if saved[number : number + 1] == [label]]
+        if len(kept) < len(set(saved) & set(own)):
+            raise InputError(
+                f"{place}: its head has the labels {', '.join(saved)}, in this order, and "
+                f"{', '.join(own)} would exchange them: leave out the labels, or call rename_labels"
+            )
 
     @classmethod
     def from_encoder(
@@ -392,6 +330,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         if labels is not None:
             keep = labels != IGNORED
             loss = self.loss(logits, labels, keep if word_mask is None else keep & word_mask.bool())
+            self.forget_if_training(loss)
         elif self.training and self.config.use_crf:
             refuse_label_smoothing()
         result = TokenClassifierOutput(
@@ -425,6 +364,51 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         return (per_sentence * present).sum() / present.sum().clamp_min(1)
 
     @torch.no_grad()
+    def add_labels(self, *types: str) -> None:
+        """Add entity types: a B- and an I- tag each, behind the others.
+
+        Every other weight stays; the new tags begin far less likely than O, so that decoding finds
+        what it found before, until they are trained. Make optimisers afterwards.
+
+        Raises:
+            InputError: a type is there already, or is no name.
+        """
+        wrong = [
+            t for t in types if not isinstance(t, str) or not t or t in self.config.entity_types
+        ]
+        if wrong or len(set(types)) < len(types):
+            raise InputError(
+                f"{', '.join(map(repr, wrong or types))}: expected new names of entity types, "
+                f"other than {', '.join(self.config.entity_types)}, each once"
+            )
+        labels = [*self.config.labels, *(f"{tag}-{t}" for t in types for tag in "BI")]
+        self.classifier, self.crf = with_new_tags(self.classifier, self.crf, labels)
+        self._set_labels(labels)
+
+    def rename_labels(self, names: Mapping[str, str]) -> None:
+        """Give entity types other names: {old: new}. No weight changes.
+
+        Raises:
+            InputError: a type is not there, or two would have the same name.
+        """
+        unknown = sorted(set(names) - set(self.config.entity_types))
+        if unknown:
+            raise InputError(
+                f"entity type {', '.join(unknown)} is not there: "
+                f"expected some of {', '.join(self.config.entity_types)}"
+            )
+        labels = [x[:2] + names.get(x[2:], x[2:]) if x != "O" else x for x in self.config.labels]
+        check_bio_labels(labels)
+        self.crf.labels = labels
+        self._set_labels(labels)
+
+    def _set_labels(self, labels: Sequence[str]) -> None:
+        self.num_labels = len(labels)
+        self.config.id2label = dict(enumerate(labels))
+        self.config.label2id = {label: number for number, label in enumerate(labels)}
+        self.keep_calibration()
+
+    @torch.no_grad()
     def viterbi(self, logits: Tensor, word_mask: Tensor) -> Tensor:
         """Best tags at the labelled positions, -100 elsewhere: (B, T, C), (B, T) -> (B, T)."""
         emissions, lengths = pack_left(logits.float(), word_mask.bool())
@@ -454,6 +438,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             min_score: in (0, 1), for all entity types or by type; keep only spans that exceed it.
             top_k: also return the posteriors of the K best types of each span.
         """
+        self.check_calibration()
         packed = pack_left(outputs.logits, word_mask.bool())  # (B, L, C), (B,)
         emissions, lengths, transitions, start = arrays(*packed, *self.crf.scores())
         found = decode_tags(

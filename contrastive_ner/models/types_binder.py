@@ -3,7 +3,6 @@
 This file travels with the weights.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .encoder_ner import longest_input
@@ -173,13 +172,3 @@ def description_ids(
                 f"expected at most {longest}, the longest input of the encoder"
             )
     return rows
-
-
-def weights_digest(*modules: nn.Module) -> str:
-    """SHA-256 of the modules' weights in float32, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -31,7 +31,7 @@ from contrastive_ner.files import read_json, sha256, write_json
 from contrastive_ner.hub.weights import weights_sha256
 from contrastive_ner.models import crf_ner, windows_ner
 from contrastive_ner.models.modeling_binder import Projected
-from contrastive_ner.serving.inference import evaluate_records, load_pipeline
+from contrastive_ner.serving.inference import base_of_adapter, evaluate_records, load_pipeline
 
 if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline
@@ -148,6 +148,7 @@ def export(
     if target.exists():
         raise ConfigError(f"{target} exists; choose another folder")
     check_packages()
+    check_whole(Path(model_dir))
     pipeline = load_pipeline(model_dir, trust_remote_code=trust_remote_code)
     if types is not None and pipeline.model.config.model_type != "binder":
         raise ConfigError(
@@ -180,6 +181,15 @@ def export(
         )
         os.replace(folder, target)  # fails if something has appeared there in the meantime
     return measured
+
+
+def check_whole(model_dir: Path) -> None:
+    """Raise ConfigError for the folder of an adapter: a graph needs the merged weights."""
+    if base_of_adapter(model_dir) is not None:
+        raise ConfigError(
+            f"{model_dir} is an adapter: merge it into its base model and save that "
+            "(peft: merge_and_unload), then export the folder"
+        )
 
 
 def check_packages() -> None:

@@ -30,9 +30,10 @@ def load_pipeline(
     dtype: str = "float32",
     compile_encoder: bool = False,
 ) -> "NerPipeline":
-    """Load the pipeline of a model folder, with this project's classes.
+    """Load the pipeline of a model folder, or of an adapter's, with this project's classes.
 
-    The folder's own code runs only if it differs from this project's and is trusted.
+    The folder's own code runs only if it differs from this project's and is trusted. An adapter is
+    used with the base model that it names, which must be a folder with this project's code.
 
     Args:
         dtype: data type of the weights: float32, or bfloat16, which is faster on processors that
@@ -50,12 +51,14 @@ def load_pipeline(
     from transformers import pipeline as library_pipeline
 
     folder = Path(model_dir)
-    kind = check_model_folder(folder)
-    is_own_code = check_code(folder, trust_remote_code=trust_remote_code)
+    base = base_of_adapter(folder)
+    whole = folder if base is None else base  # where configuration, tokenizer and code are
+    kind = check_model_folder(whole)
+    is_own_code = check_code(whole, trust_remote_code=trust_remote_code and base is None)
     try:
         if is_own_code:
             model = model_class(kind).from_pretrained(folder, dtype=dtype)
-            pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(folder))
+            pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(whole))
         else:
             damaged = tensor_faults(folder, read_config(folder), is_own_code=False)
             if damaged:
@@ -73,6 +76,35 @@ def load_pipeline(
             f"{folder} cannot be loaded: its files are damaged ({type(error).__name__}: {error}); "
             "copy or train the model again"
         ) from error
+
+
+def base_of_adapter(folder: Path) -> Path | None:
+    """The folder of the base model that an adapter names; None for any other folder.
+
+    Raises:
+        ConfigError: the base model is not there.
+        RepositoryError: the folder holds pickles or other files that do not belong.
+        InputError: the adapter is damaged, or there is no peft.
+    """
+    if not (folder / "adapter_config.json").is_file() or (folder / "config.json").exists():
+        return None
+    from contrastive_ner.models.adapters_ner import (
+        ADAPTER_CONFIG,
+        ADAPTER_WEIGHTS,
+        check_adapter,
+    )
+
+    own = {f"{n}: does not belong in a model repository" for n in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
+    refused = [fault for fault in use_faults(folder) if fault not in own]
+    if refused:
+        raise RepositoryError(folder, refused)
+    base = Path(check_adapter(folder, {}))
+    if not base.is_dir():
+        raise ConfigError(
+            f"{folder}: its base model {str(base)!r} is not there (looked in {Path.cwd()}): "
+            "expected the folder of a model; download it, or correct adapter_config.json"
+        )
+    return base
 
 
 def check_model_folder(folder: Path) -> str:

@@ -61,11 +61,14 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Everything the output depends on, including the hashes of the model's files."""
-        folder = Path(self.model)
-        files = sorted(
-            path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".py")
-        )
-        return {**asdict(self), "model": {path.name: sha256(path) for path in files}}
+        from contrastive_ner.serving.inference import base_of_adapter
+
+        base, hashes = base_of_adapter(Path(self.model)), {}
+        for folder, prefix in ((Path(self.model), ""), *(((base, "base/"),) if base else ())):
+            for path in sorted(folder.glob("*")):
+                if path.suffix in (".json", ".safetensors", ".py"):
+                    hashes[prefix + path.name] = sha256(path)
+        return {**asdict(self), "model": hashes}
 
 
 class Tagged(NamedTuple):

@@ -14,12 +14,19 @@ from contrastive_ner.training.losses import OUTSIDE
 
 # --------------------------------------------------------------------------------------- collators
 class TagCollator:
-    """Pad `tag_features` on the right: input_ids, attention_mask, word_mask, labels (B, T)."""
+    """Pad `tag_features` on the right: input_ids, attention_mask, word_mask, labels (B, T).
+
+    Features of the usual scripts have no `word_mask`: it is then where a label is.
+    """
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
+        if any("word_mask" not in row for row in features):
+            features = [
+                {"word_mask": [tag != IGNORED for tag in row["labels"]], **row} for row in features
+            ]
         return pad_rows(
             features, {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False}
         )

@@ -36,17 +36,30 @@ class BinderTrainer(SentenceTrainer):
         if prediction_loss_only:
             return loss, None, None
         word_mask = inputs["word_mask"]
-        decoded = self.model.decode(outputs, word_mask, inputs["word_end_mask"])
-        if self.model.config.decoding == "flat":
-            decoded = [flat_spans(spans) for spans in decoded]
-        gold = gold_spans(inputs["labels"], word_mask, self.model.config.labels)
-        counts = [
-            (len(wanted & found), len(found), len(wanted))
-            for found, wanted in zip(
-                ({tuple(span[:3]) for span in spans} for spans in decoded), gold, strict=True
-            )
-        ]
-        return loss, torch.tensor(counts, device=word_mask.device), inputs["labels"]
+        counts = span_counts(
+            self.model, outputs, word_mask, inputs["word_end_mask"], inputs["labels"]
+        )
+        return loss, counts, inputs["labels"]
+
+
+def span_counts(
+    model: Any, outputs: Any, word_mask: Tensor, word_end_mask: Tensor, labels: Tensor
+) -> Tensor:
+    """Counts (B, 3) of correct, predicted and gold mentions of each window.
+
+    outputs: of the model's forward pass; word_mask, word_end_mask (B, L), labels (B, M, 3).
+    """
+    decoded = model.decode(outputs, word_mask, word_end_mask)
+    if model.config.decoding == "flat":
+        decoded = [flat_spans(spans) for spans in decoded]
+    gold = gold_spans(labels, word_mask, model.config.labels)
+    counts = [
+        (len(wanted & found), len(found), len(wanted))
+        for found, wanted in zip(
+            ({tuple(span[:3]) for span in spans} for spans in decoded), gold, strict=True
+        )
+    ]
+    return torch.tensor(counts, device=word_mask.device)
 
 
 def gold_spans(

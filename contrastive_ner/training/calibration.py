@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from contrastive_ner.data.records import Record
 from contrastive_ner.data.schemes import tags_to_spans
+from contrastive_ner.errors import ConfigError
 from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.pipeline_ner import text_reader
+from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE
+from contrastive_ner.training.batches import SpanCollator, TagCollator
 from contrastive_ner.training.binder import gold_spans
+from contrastive_ner.training.decoding import decoding_model
+from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.task import Task
 
 WINDOWS = 2000  # dev windows that are used
@@ -26,22 +33,75 @@ LEAST_MENTIONS = 20  # no fit on fewer
 TEMPERATURES = (0.25, 4.0)  # range of the search
 
 
-def calibrate(model: Any, task: Task) -> dict[str, float]:
-    """Fit a model's scores on dev and set the fields of its configuration.
+def calibrate_run(model: Any, task: Task) -> dict[str, float]:
+    """`calibrate` on the dev data of a run."""
+    size = task.config.eval_batch_size
+    return calibrate(model, task.features["dev"], data_collator=task.collator, batch_size=size)
 
-    Returns the fields; empty where dev allows no fit (too few mentions, or all right or all wrong).
+
+def calibrate(
+    model: Any,
+    dataset: Sequence[Any],
+    *,
+    tokenizer: Any = None,
+    data_collator: Callable[[list[dict]], dict[str, torch.Tensor]] | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+) -> dict[str, float]:
+    """Fit a model's scores and set the fields of its configuration.
+
+    They hold for the weights in force: a training step, an adapter or other weights set them back.
+
+    Args:
+        model: a tagger or BINDER model, or either of them with adapters.
+        dataset: annotated data that the model was not trained on, as the Trainer takes them
+            (`tag_features`, `span_features`, or a `datasets.Dataset` with `input_ids` and
+            `labels`), or records, which need the `tokenizer`.
+        data_collator: of the features; by default `TagCollator` or `SpanCollator`.
+
+    Returns the fields; empty where the data allow no fit (too few mentions, or all right or all
+    wrong): scores are then uncalibrated.
+
+    Raises:
+        ConfigError: the model decodes no mentions, or records come without a tokenizer.
     """
-    features, size, collator = (
-        task.features["dev"][:WINDOWS],
-        task.config.eval_batch_size,
-        task.collator,
-    )
-    batches = [collator(features[first : first + size]) for first in range(0, len(features), size)]
-    fit = fit_logistic if task.config.method == "binder" else fit_temperature
-    fitted = fit(model.eval(), batches)
+    own = decoding_model(model)
+    is_binder = own.config.model_type == "binder"
+    rows = [dataset[number] for number in range(min(len(dataset), WINDOWS))]
+    if rows and isinstance(rows[0], Record):
+        rows = features_of(own, rows, tokenizer)[:WINDOWS]
+    if data_collator is None:
+        pad_token_id = own.config.encoder_config.pad_token_id or 0
+        data_collator = (SpanCollator if is_binder else TagCollator)(pad_token_id)
+    batches = []
+    for first in range(0, len(rows), batch_size):
+        batch = dict(data_collator(rows[first : first + batch_size]))
+        batch.setdefault("word_mask", batch["labels"] != IGNORED)
+        batches.append({name: tensor.to(own.device) for name, tensor in batch.items()})
+    modes = {module: module.training for module in own.modules()}
+    own.eval()
+    own.forget_calibration()
+    fitted = (fit_logistic if is_binder else fit_temperature)(own, batches)
+    own.forget_calibration()
     for name, value in fitted.items():
-        setattr(model.config, name, value)
+        setattr(own.config, name, value)
+    for module, mode in modes.items():
+        module.training = mode
+    own.keep_calibration()
     return fitted
+
+
+def features_of(model: Any, records: Sequence[Record], tokenizer: Any) -> list[dict]:
+    """Features of records, as the model reads them."""
+    config = model.config
+    if tokenizer is None:
+        raise ConfigError("records need tokenizer=, the tokenizer of the model")
+    reader = text_reader(
+        tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
+    )
+    if config.model_type == "nerco":
+        return tag_features(records, reader, config.labels)[0]
+    width = config.max_span_width
+    return span_features(records, reader, config.labels, max_width=width, overlap=width)[0]
 
 
 @torch.inference_mode()

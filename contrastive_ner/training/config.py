@@ -193,6 +193,11 @@ class RunConfig:
         "weight of rare types in training: a type with n of N mentions of T types weighs about "
         "(N / (T n)) ** power; 0: all alike, 1: the same total for each type",
     )
+    lora_rank: int = option(
+        0,
+        "full phase: train low-rank changes of this rank of the encoder's linear layers (LoRA; the "
+        "extra peft) instead of its weights, and merge them; 0: all weights",
+    )
 
     types_file: str = option("", "binder: YAML file that describes the entity types (required)")
     type_encoder: str = option(
@@ -283,6 +288,7 @@ MAY_BE_ZERO = {
     "stage1_chunk_size",
     "head_epochs",
     "stage1_freeze_layers",
+    "lora_rank",
     "types_per_batch",
     "max_span_width",
     "window_overlap",
@@ -290,7 +296,12 @@ MAY_BE_ZERO = {
     "seed",
     "token_column",
 }
-LARGEST = {"projection_size": 2**16, "batch_size": 2**20, "": 2**32 - 1}  # by the end of a key
+LARGEST = {
+    "projection_size": 2**16,
+    "rank": 2**16,
+    "batch_size": 2**20,
+    "": 2**32 - 1,
+}  # by the end of a key
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a key
     "learning_rate": ("(0, 1]", lambda x: 0 < x <= 1),
     "temperature": ("(0, 100]", lambda x: 0 < x <= 100),

@@ -25,7 +25,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
-from contrastive_ner.training.batches import EpochBatches
+from contrastive_ner.training.batches import EpochBatches, TagCollator
 from contrastive_ner.training.checked import CheckedTrainer
 from contrastive_ner.training.criteria import (
     chunks_of,
@@ -37,6 +37,7 @@ from contrastive_ner.training.criteria import (
 )
 from contrastive_ner.training.losses import (
     pairwise_contrastive_loss,
+    semantic_classes,
     supervised_contrastive_loss,
 )
 
@@ -178,6 +179,29 @@ def gather_tokens(embeddings: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     return GatherRows.apply(embeddings), GatherRows.apply(classes[:, None])[:, 0]
 
 
+def labelled(feature: dict) -> int:
+    """Number of tokens that have a label."""
+    return sum(label >= 0 for label in feature["labels"])
+
+
+def label_names(model: Any, dataset: Any) -> list[str]:
+    """BIO labels of a tagger, or those that a data set of `datasets` declares for `labels`.
+
+    Raises:
+        ConfigError: neither names them.
+    """
+    if hasattr(model, "crf"):
+        return model.config.labels
+    declared = (getattr(dataset, "features", None) or {}).get("labels")
+    names = getattr(getattr(declared, "feature", None), "names", None)
+    if names is None:
+        raise ConfigError(
+            "label_classes is missing: pass semantic_classes(labels), the class of each label id; "
+            "a tagger or a data set whose `labels` are a list of ClassLabel names them itself"
+        )
+    return list(names)
+
+
 class RandomState:
     """Saved state of the random generators, to embed a chunk again with the same dropout masks."""
 
@@ -229,13 +253,21 @@ class SentenceTrainer(CheckedTrainer):
     def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
         return DataLoader(
             dataset,
-            collate_fn=self.data_collator,
+            collate_fn=self._collated,
             pin_memory=self.args.dataloader_pin_memory,
             num_workers=self.args.dataloader_num_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             persistent_workers=self.args.dataloader_persistent_workers,
             **sampling,
         )
+
+    def _collated(self, rows: list[dict]) -> Any:
+        """A batch of the collator's, without other columns if `remove_unused_columns` is on."""
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            used = {*self._signature_columns, "labels", "word_mask"}
+            rows = [{name: row[name] for name in row if name in used} for row in rows]
+        return self.data_collator(rows)
 
 
 class ContrastiveTrainer(SentenceTrainer):
@@ -247,18 +279,32 @@ class ContrastiveTrainer(SentenceTrainer):
     independent of batches) and `eval_loss` (depends on which sentences share a batch).
 
     Args:
+        model: a `NercoModel`; of a tagger, the model below its head is trained.
         label_classes: class of each label id in `labels` of the features: 0 for O, 1.. for entity
-            types (`losses.semantic_classes`). All other arguments are those of `Trainer`.
+            types (`losses.semantic_classes`). By default those of the labels that the tagger, or
+            else the data set, names. All other arguments are those of `Trainer`.
+        data_collator: by default a `TagCollator`.
 
     Raises:
         ConfigError: `args` is not a `ContrastiveTrainingArguments`, or its `freeze_layers` does not
-            suit the encoder.
+            suit the encoder; or nothing names the labels.
     """
 
     is_stage_one = True
 
-    def __init__(self, *args: Any, label_classes: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: Any = None,
+        *args: Any,
+        label_classes: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if label_classes is None:
+            label_classes = semantic_classes(label_names(model, kwargs.get("train_dataset")))
+        model = getattr(model, "nerco", model)
+        if len(args) < 2 and kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = TagCollator(model.config.encoder_config.pad_token_id or 0)
+        super().__init__(model, *args, **kwargs)
         if not isinstance(self.args, ContrastiveTrainingArguments):
             raise ConfigError(
                 f"args is a {type(self.args).__name__}: expected ContrastiveTrainingArguments"
@@ -346,7 +392,7 @@ class ContrastiveTrainer(SentenceTrainer):
             return embed_tokens(
                 self.model,
                 features,
-                self.data_collator,
+                self._collated,
                 self.label_classes,
                 self.args.per_device_eval_batch_size,
             )
@@ -361,7 +407,7 @@ class ContrastiveTrainer(SentenceTrainer):
             if tokens >= self.args.reference_tokens:
                 break
             chosen.append(self.train_dataset[number])
-            tokens += sum(self.train_dataset[number]["word_mask"])
+            tokens += labelled(self.train_dataset[number])
         return chosen
 
     def evaluation_loop(
@@ -401,7 +447,7 @@ class ContrastiveTrainer(SentenceTrainer):
         The batches follow the order of the data.
         """
         batch_size = self.args.per_device_train_batch_size * self.args.world_size
-        sizes = [sum(feature["word_mask"]) for feature in features]
+        sizes = [labelled(feature) for feature in features]
         bounds: dict[int, int] = defaultdict(int)
         for number, size in enumerate(sizes):
             bounds[number // batch_size] += size

@@ -8,7 +8,7 @@ incomplete one from its newest complete checkpoint. `requires_grad` never change
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from transformers import (
     set_seed,
 )
 
-from contrastive_ner.data.schemes import tags_to_spans
-from contrastive_ner.evaluation.metrics import span_scores
 from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
 from contrastive_ner.models.modeling_binder import BinderModel
@@ -50,6 +48,8 @@ from contrastive_ner.training.contrastive import (
     JointTrainer,
     SentenceTrainer,
 )
+from contrastive_ner.training.decoding import decoded_metrics
+from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.start import continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
@@ -119,6 +119,7 @@ def leave_model(trainer: Trainer, folder: Path) -> dict[str, Any]:
 
     Returns the content of the marker.
     """
+    merge_lora(trainer.model)
     partial = fresh_folder(folder / ".model-partial")
     trainer.model.save_pretrained(partial)
     move_folder(partial, folder / "model")
@@ -185,6 +186,8 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
     model = ready_for_training(_tagger(task, start), config)
     for parameter in model.nerco.parameters():
         parameter.requires_grad = not head_only
+    if config.lora_rank and not head_only:
+        add_lora(encoders_of(model), config.lora_rank)
     head_rate = config.head_only_learning_rate if head_only else config.stage2_head_learning_rate
     # A short head-only phase may find no mention yet. Then only the loss ranks its epochs; F1, the
     # paper's criterion, is 0 in all of them.
@@ -213,10 +216,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
-        compute_metrics=lambda prediction: tag_scores(
-            prediction.predictions, prediction.label_ids, task.labels
-        ),
-        preprocess_logits_for_metrics=lambda logits, labels: model.viterbi(logits, labels != -100),
+        **decoded_metrics(model),
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, head_rate), None),
     )
@@ -243,20 +243,6 @@ def full_epochs(config: RunConfig) -> int:
     )
 
 
-def tag_scores(
-    predicted: Sequence[Sequence[int]], gold: Sequence[Sequence[int]], labels: Sequence[str]
-) -> dict[str, float]:
-    """Micro precision, recall and F1 of spans from tag ids (N, T); -100 where there is no tag."""
-
-    def spans(rows: Sequence[Sequence[int]]) -> list[list[tuple[int, int, str]]]:
-        return [
-            tags_to_spans([labels[tag] for tag in row if tag != -100], "BIO")[0] for row in rows
-        ]
-
-    micro = span_scores(spans(predicted), spans(gold))["micro"]
-    return {name: micro[name] for name in ("precision", "recall", "f1")}
-
-
 # ------------------------------------------------------------------------------------------- BINDER
 def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     """Trainer for BINDER, evaluated on decoded spans."""
@@ -264,7 +250,9 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
     continue_binder(model, config)
     if task.weights:
-        model.type_weights = torch.tensor([task.weights[label] for label in model.config.labels])
+        model.mention_weights = torch.tensor([task.weights[x] for x in model.config.labels])
+    if config.lora_rank:
+        add_lora(encoders_of(model), config.lora_rank)
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_f1"),
         num_train_epochs=full_epochs(config),

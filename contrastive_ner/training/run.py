@@ -218,13 +218,13 @@ def assemble_model(task: Task, trained: Path) -> Path:
     """
     from transformers import AutoTokenizer
 
-    from contrastive_ner.training.calibration import calibrate
+    from contrastive_ner.training.calibration import calibrate_run
 
     folder = fresh_folder(task.config.run_dir / ".model-partial")
     model = model_class("binder" if task.config.method == "binder" else "nerco").from_pretrained(
         trained
     )
-    calibrate(model, task)
+    calibrate_run(model, task)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(task.encoder, trust_remote_code=False).save_pretrained(folder)
     return folder
