@@ -6,6 +6,7 @@ into windows and turns spans of windows into mentions. This file travels with th
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import Pipeline, PreTrainedTokenizerBase
 
+from .encoder_ner import check_window
 from .windows_ner import (
     DEFAULT_BATCH_SIZE,
     InputError,
@@ -52,7 +54,8 @@ def text_reader(
         raise InputError(
             f"{type(tokenizer).__name__} is a slow tokenizer: expected a fast one, with offsets"
         )
-    with_special = tokenizer("a", return_special_tokens_mask=True)
+    with refused_panic():
+        with_special = tokenizer("a", return_special_tokens_mask=True)
     ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
     inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
     prefix, suffix = ids[: inner[0]], ids[inner[-1] + 1 :]
@@ -69,15 +72,38 @@ def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> Iterable[tuple[list[int], list[tuple[int, int]]]]:
     """Token ids and character offsets of each text, without special tokens."""
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # texts longer than the model's input are fine: they become windows
-    )
+    with refused_panic():
+        encoded = tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # texts longer than the model's input are fine: they become windows
+        )
     return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+
+
+@contextmanager
+def refused_panic() -> Iterator[None]:
+    """Turn the tokenizers library's panic, which is no `Exception`, into an `InputError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"the tokenizer cannot read a text: {error}") from error
+
+
+def check_token_ids(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """Raise `InputError` if a tokenizer has token ids that a model has no vector for."""
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if rows is not None and largest >= rows:
+        raise InputError(
+            f"the tokenizer has token ids up to {largest}, but the encoder has vectors for {rows} "
+            "tokens: they do not belong together"
+        )
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -161,6 +187,8 @@ class NerPipeline(Pipeline):
                 "NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)"
             )
         config = self.model.config
+        check_window(config)
+        check_token_ids(self.tokenizer, self.model)
         self.reader = text_reader(
             self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
         )
