@@ -86,7 +86,7 @@ def enclose(folder: Path, scratch: Path) -> None:
     ):
         Path(f"/proc/self/{name}").write_text(line)
     check(libc.mount(b"none", b"/", None, PRIVATE, None))
-    needed = [Path(path).resolve() for path in (*needed_paths(), folder, scratch)]
+    needed = [path.resolve() for path in (*map(Path, needed_paths()), folder, scratch)]
     for place in private_places():
         hide(libc, place, needed)
     read_only = (ctypes.c_uint64 * 4)(READ_ONLY, 0, 0, 0)

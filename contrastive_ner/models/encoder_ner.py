@@ -1,6 +1,11 @@
 """Safe loading and the pretrained encoder, for both models. This file travels with the weights."""
 
 import inspect
+import sys
+import warnings
+from collections.abc import Iterable
+from contextvars import ContextVar
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,7 @@ from .checks_ner import (
 from .windows_ner import InputError
 
 IGNORED = -100
+STOCK_PIPELINE = "TokenClassificationPipeline"
 # Arguments of `from_pretrained` that locate a model.
 PLACE = (
     "cache_dir",
@@ -38,11 +44,86 @@ PLACE = (
 )
 
 
+# What a configuration takes besides its fields; `_name` is transformers' own.
+ALSO_TAKEN = {
+    "auto_map",
+    "custom_pipelines",
+    "num_labels",
+    "torch_dtype",
+    "name_or_path",
+    "attn_implementation",
+    "experts_implementation",
+    "output_attentions",
+    "transformers_version",
+    "model_type",
+    "return_unused_kwargs",
+    "trust_remote_code",
+    "code_revision",
+}
+_is_read: ContextVar[bool] = ContextVar("a configuration is read from a file", default=False)
+
+
+def check_names(
+    found: Iterable[str], known: Iterable[str], what: str, also: Iterable[str] = ()
+) -> None:
+    """Raise `InputError` if a name is not among the known ones, with the one that is like it.
+
+    Names of `also` are known, but not proposed.
+
+    >>> check_names(["use_crff"], ["use_crf", "label_unit"], "argument")
+    Traceback (most recent call last):
+    contrastive_ner.models.windows_ner.InputError: unknown argument use_crff: did you mean use_crf?
+    """
+    every = sorted(known)
+    for name in sorted(set(found) - {*every, *also}):
+        close = get_close_matches(name, every, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(every)}"
+        raise InputError(f"unknown {what} {name}: {hint}")
+
+
+class StrictConfig(PreTrainedConfig):
+    """A `PreTrainedConfig` that takes only what it knows, except from a file.
+
+    A file may hold entries of another version.
+    """
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """`PreTrainedConfig.from_dict`: unknown entries are kept, unknown arguments refused."""
+        if not kwargs.get("return_unused_kwargs"):
+            cls._check_arguments(kwargs)
+        token = _is_read.set(True)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        finally:
+            _is_read.reset(token)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not _is_read.get():
+            self._check_arguments(kwargs)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def _check_arguments(cls, names: Iterable[str]) -> None:
+        every, shared = set(cls.__dataclass_fields__), set(PreTrainedConfig.__dataclass_fields__)
+        found = [name for name in names if not name.startswith("_")]
+        own = (every - shared) | {"id2label", "label2id"}
+        check_names(found, own, f"argument of {cls.__name__}", (*every, *ALSO_TAKEN))
+
+
 class SafePreTrainedModel(PreTrainedModel):
     """A `PreTrainedModel` that loads complete and finite weights, from safetensors only."""
 
     # Whether all weights must be there; a checkpoint of another model may serve as a start.
     must_be_complete = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are. A pipeline asks when it is made: so the stock one is noticed."""
+        frame = sys._getframe(1)
+        if frame.f_code.co_name == "__init__":
+            warn_of_stock_pipeline(frame.f_locals.get("self"))
+        return super().device
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -112,6 +193,20 @@ class SafePreTrainedModel(PreTrainedModel):
                 f"{place}: config.json does not fit the weights: it describes a model of "
                 f"{described:,} numbers, and the weights hold {number_of(tensors):,}"
             )
+
+
+def warn_of_stock_pipeline(made: Any) -> None:
+    """Warn, once, if an object is the pipeline that `pipeline("ner", model=OBJECT)` makes."""
+    if not any(kind.__name__ == STOCK_PIPELINE for kind in type(made).__mro__):
+        return
+    if not vars(made).get("_has_warned"):
+        made._has_warned = True
+        warnings.warn(
+            "pipeline() with a model object makes the stock pipeline of transformers, which does "
+            "not decode this model: its results are wrong. Use model.pipeline(tokenizer), or "
+            "pipeline('ner', model=FOLDER, trust_remote_code=True)",
+            stacklevel=4,
+        )
 
 
 def check_folder(place: Any, where: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -28,6 +28,7 @@ from .checks_ner import WEIGHTS  # noqa: F401 - transformers 5.6 copies direct i
 from .encoder_ner import (
     IGNORED,
     SafePreTrainedModel,
+    StrictConfig,
     config_object,
     empty_encoder,
     encode,
@@ -52,7 +53,7 @@ CELL_BUDGET = 2**20
 
 
 # ------------------------------------------------------------------------------------------- config
-class BinderConfig(PreTrainedConfig):
+class BinderConfig(StrictConfig):
     """Configuration of BINDER.
 
     Args:
@@ -84,7 +85,7 @@ class BinderConfig(PreTrainedConfig):
             on development data.
         type_fingerprint: of the weights that encode types; written by `save_pretrained`.
 
-    Raises `InputError` for invalid values.
+    Raises `InputError` for invalid values and unknown names.
     """
 
     model_type = "binder"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
@@ -26,6 +26,7 @@ from .crf_ner import ForwardBackward, decode_tags, forward_backward, viterbi
 from .encoder_ner import (
     IGNORED,
     SafePreTrainedModel,
+    StrictConfig,
     config_object,
     empty_encoder,
     encode,
@@ -44,7 +45,7 @@ FORBIDDEN = -1e4  # score of a step that BIO does not allow: finite, but its exp
 
 
 # ------------------------------------------------------------------------------------------- config
-class NercoConfig(PreTrainedConfig):
+class NercoConfig(StrictConfig):
     """Configuration of both NerCo models.
 
     Args:

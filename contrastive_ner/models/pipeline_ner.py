@@ -7,6 +7,7 @@ into windows and turns spans of windows into mentions. This file travels with th
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from itertools import count
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Pipeline, PreTrainedTokenizerBase
 
-from .encoder_ner import check_window
+from .encoder_ner import check_names, check_window
 from .windows_ner import (
     DEFAULT_BATCH_SIZE,
     InputError,
@@ -39,6 +40,22 @@ PIPELINES = {
     }
     for task in ("ner", "token-classification")
 }
+OPTIONS = (
+    "stride",
+    "long_text",
+    "coverage",
+    "batch_size",
+    "is_split_into_words",
+    "delimiter",
+    "aggregation_strategy",
+    "ignore_labels",
+    "types",
+    "decoding",
+    "min_score",
+    "abstain_below",
+    "top_k",
+)
+STRATEGIES = ("simple", "first", "average", "max")
 
 
 # ------------------------------------------------------------------------------------------- tokens
@@ -160,9 +177,10 @@ class NerPipeline(Pipeline):
             `start_word, end_word`, half-open.
         delimiter: text between words; by default a space, or nothing for models that label every
             token, such as the Chinese ones.
-        aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so
-            every strategy, including "none", returns mentions.
-        ignore_labels: entity groups to leave out.
+        aggregation_strategy: accepted for compatibility ("simple", "first", "average", "max"); the
+            model decodes whole mentions, so every strategy returns them. "none", which elsewhere
+            gives tokens, is refused.
+        ignore_labels: entity groups to leave out; "O" is accepted, and no mention has it.
         types: BINDER only: entity types to use instead of the trained ones, as
             {label: description} or the result of `encode_types`.
         decoding: BINDER only: "nested" or "flat"; by default the model's setting.
@@ -192,7 +210,17 @@ class NerPipeline(Pipeline):
         self.reader = text_reader(
             self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
         )
+        self._check_groups(self._forward_params, self._postprocess_params)
         self.model.eval()
+
+    def _groups(self, forward: dict) -> list[str]:
+        """The entity groups that a call with these options can find."""
+        return forward["types"].labels if "types" in forward else self.model.config.entity_types
+
+    def _check_groups(self, forward: dict, writing: dict) -> None:
+        """Raise `InputError` if `ignore_labels` names a group that is never found."""
+        ignored = set(writing.get("ignore_labels", ())) - {"O"}
+        check_names(map(str, ignored), self._groups(forward), "entity group in ignore_labels")
 
     def _sanitize_parameters(
         self,
@@ -211,11 +239,12 @@ class NerPipeline(Pipeline):
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
+            close = ", ".join(get_close_matches(min(unknown), OPTIONS, n=1))
             raise InputError(
-                f"unknown pipeline arguments {sorted(unknown)}: expected stride, long_text, "
-                "coverage, batch_size, is_split_into_words, delimiter, aggregation_strategy, "
-                "ignore_labels, types, decoding, min_score, abstain_below, top_k"
+                f"unknown pipeline arguments {sorted(unknown)}: expected {', '.join(OPTIONS)}"
+                + f" (did you mean {close}?)" * bool(close)
             )
+        check_strategy(aggregation_strategy)
         check_options(
             ignore_labels=ignore_labels,
             decoding=decoding,
@@ -290,11 +319,10 @@ class NerPipeline(Pipeline):
         self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict
     ) -> Iterator[Any]:
         """Results in input order; reads a few batches ahead."""
+        self._check_groups(forward, writing)
         limits = writing.get("abstain_below")
         if limits is not None:
-            types = (
-                forward["types"].labels if "types" in forward else self.model.config.entity_types
-            )
+            types = self._groups(forward)
             writing = {**writing, "abstain_below": least_scores(limits, types, "abstain_below")}
 
         def read(texts: list[str], first: int) -> list[Prepared]:
@@ -373,6 +401,16 @@ class NerPipeline(Pipeline):
             return mentions
         share = self.reader.coverage(row.tokenized, row.windows)
         return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raise `InputError` for an `aggregation_strategy` that does not give whole mentions."""
+    name = getattr(strategy, "value", strategy)  # transformers has an enumeration of them
+    if name is not None and name not in STRATEGIES:
+        raise InputError(
+            f"aggregation_strategy is {name!r}: expected one of {', '.join(STRATEGIES)}; the model "
+            "finds whole mentions and gives no tokens"
+        )
 
 
 def given(**options: Any) -> dict[str, Any]:
