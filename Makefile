@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint samples wheel clean
+.PHONY: help lock demo test test-slow lint samples wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,8 +38,15 @@ clean:  ## remove runs, builds and the environment
 	$(PIP) --no-deps --editable .
 	touch $@
 
-.venv/dev: requirements.txt requirements-onnx.txt requirements-dev.txt pyproject.toml
+# Every file is compared with the hash in the lock; on Linux with Python 3.11, it names the CPU build of torch.
+.venv/dev: requirements.lock requirements-pip.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) -r requirements-dev.txt
-	$(PIP) --no-deps --editable .
+	$(PIP) --require-hashes -r requirements-pip.lock
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@ .venv/run
+
+# LOCK_OPTIONS="--find-links FOLDER" where the CPU build of torch lies in a folder.
+lock: .venv/dev  ## write requirements.lock anew from requirements-dev.txt
+	$(PIP) uv==0.13.9
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links $(LOCK_OPTIONS) requirements-dev.txt --output-file requirements.lock

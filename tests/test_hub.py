@@ -268,11 +268,11 @@ def test_code_in_a_subfolder_is_other_code(repository):
 
 
 def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
-    run, seen = subprocess.run, {}
+    start, seen = subprocess.Popen, {}
 
     def noted(*given, env, **options):
         seen.update(env)
-        return run(*given, env=env, **options)
+        return start(*given, env=env, **options)
 
     for name in (
         "HF_TOKEN",
@@ -282,7 +282,7 @@ def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
         "PYTHONPATH",
     ):
         monkeypatch.setenv(name, "secret")
-    monkeypatch.setattr(subprocess, "run", noted)
+    monkeypatch.setattr(subprocess, "Popen", noted)
     clean_process.check_loads(repository)
     assert seen
     assert "secret" not in seen.values()

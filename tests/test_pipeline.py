@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +21,15 @@ from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, pip
 from transformers.pipelines.pt_utils import KeyDataset
 
 from contrastive_ner.data.schemes import tags_to_spans
-from contrastive_ner.models.modeling_nerco import NercoConfig, NercoForTokenClassification
+from contrastive_ner.models.modeling_binder import BinderConfig, BinderModel
+from contrastive_ner.models.modeling_nerco import (
+    NercoConfig,
+    NercoForTokenClassification,
+    NercoModel,
+)
 from contrastive_ner.models.pipeline_ner import NerPipeline, text_reader
 from contrastive_ner.models.windows_ner import (
+    InputError,
     Prepared,
     TextReader,
     Tokenized,
@@ -700,7 +707,7 @@ def test_stride_is_the_overlap_of_the_windows(
     assert overlaps == [5, 0]
 
 
-@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
 def test_every_aggregation_strategy_gives_whole_mentions(
     firing: NerPipeline, character_tok: PreTrainedTokenizerFast, strategy: str
 ) -> None:
@@ -1121,3 +1128,61 @@ def test_reading_many_texts_is_reading_each(
     reader = text_reader(character_tok, label_unit=unit, max_window_tokens=16)
     assert reader.tokenize(TEXTS) == [reader.tokenize([text])[0] for text in TEXTS]
     assert reader.tokenize([]) == []
+
+
+# ------------------------------------------------------------- what would silently have no effect
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"aggregation_strategy": "bogus"}, "expected one of simple, first, average, max"),
+        ({"aggregation_strategy": "none"}, "gives no tokens"),
+        ({"ignore_labels": ["NOPE"]}, "unknown entity group in ignore_labels NOPE"),
+        ({"ignore_labels": ["PERS"]}, r"did you mean PER\?"),
+        ({"min_scores": 0.5}, r"did you mean min_score\?"),
+    ],
+)
+def test_options_without_effect_are_refused_in_the_constructor_and_the_call(
+    tiny_tagger, character_tok, options, said
+):
+    with pytest.raises(InputError, match=said):
+        tiny_tagger.pipeline(character_tok, **options)
+    with pytest.raises(InputError, match=said):
+        tiny_tagger.pipeline(character_tok)("张三", **options)
+    assert tiny_tagger.pipeline(character_tok, ignore_labels=["O"])("张三昨天去了华为。")
+
+
+def test_arguments_without_effect_are_refused_by_models_and_configurations(tiny_encoder, tmp_path):
+    encoder, texts = str(tiny_encoder), {"PER": "人名"}
+    for build, said in (
+        (lambda: NercoConfig(use_crff=False), r"NercoConfig use_crff: did you mean use_crf\?"),
+        (lambda: NercoConfig(max_length=64), "unknown argument of NercoConfig max_length"),
+        (lambda: BinderConfig(max_span_widht=3), r"did you mean max_span_width\?"),
+        (lambda: NercoModel.from_encoder(encoder, output_dropuot=0), "output_dropuot"),
+        (
+            lambda: NercoForTokenClassification.from_encoder(encoder, ["O"], class_weights=[1]),
+            "unknown argument of NercoConfig class_weights",
+        ),
+        (
+            lambda: BinderModel.from_encoders(encoder, descriptions=texts, class_weights=[1]),
+            "unknown argument of BinderConfig class_weights",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            build()
+    config = NercoConfig(use_crf=False)
+    assert NercoConfig(**config.to_dict()).to_dict() == config.to_dict()
+    config.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**content, "of_a_later_version": 1}))
+    assert NercoConfig.from_pretrained(tmp_path).of_a_later_version == 1  # from a file: kept
+    with pytest.raises(InputError, match=r"did you mean use_crf\?"):
+        NercoConfig.from_pretrained(tmp_path, use_crff=True)
+    assert NercoConfig.from_pretrained(tmp_path, use_crf=True).use_crf
+
+
+def test_the_stock_pipeline_with_a_model_object_warns(tiny_tagger, character_tok):
+    with pytest.warns(UserWarning, match="makes the stock pipeline"):
+        pipeline("ner", model=tiny_tagger, tokenizer=character_tok)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_tagger.pipeline(character_tok)

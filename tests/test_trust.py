@@ -24,6 +24,7 @@ from contrastive_ner.models.checks_ner import not_finite, read_header
 from contrastive_ner.models.encoder_ner import read_encoder_config
 from contrastive_ner.models.modeling_binder import BinderConfig, BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
+from contrastive_ner.models.pipeline_ner import refused_panic
 from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.serving.inference import load_pipeline
 
@@ -122,6 +123,8 @@ def test_an_encoder_that_names_code_is_refused_and_nobody_is_asked(repository, t
         ("tokenizer_config.json", {"extra": {"custom_pipelines": {"ner": {"impl": "a.B"}}}}),
         ("tokenizer.json", {"auto_map": {"AutoTokenizer": ["/tmp--a.B", None]}}),
         ("metrics.json", {"a": [[{"_attn_implementation": "some/kernel"}]]}),
+        ("config.json", {"_attn_implementation_internal": "some/kernel"}),
+        ("config.json", {"encoder_config": {"experts_implementation": {"": "some/kernel"}}}),
     ],
 )
 def test_references_to_code_are_refused_in_every_file_at_every_depth(repository, name, values):
@@ -442,3 +445,118 @@ def test_unpacking_shows_a_whole_folder_or_none(repository, tmp_path, monkeypatc
     (tmp_path / ".out-partial" / "rest").touch()
     assert main(["verify", str(repository), "--unpack", str(target)]) == 0
     assert sorted(os.listdir(target)) == sorted(os.listdir(repository))
+
+
+# --------------------------------------------------------------- what loading would not survive
+def refused_at_once(repository: Path, said: str) -> None:
+    """Check that `verify` and loading name a fault in under 5 s."""
+    write_manifest(repository)
+    begun = time.monotonic()
+    assert any(said in fault for fault in checks.faults_of(repository))
+    with pytest.raises((InputError, ConfigError, RepositoryError), match=said):
+        load_pipeline(repository)
+    assert time.monotonic() - begun < 5
+
+
+def tokenizer_with(folder: Path, **values: Any) -> None:
+    """Set entries of tokenizer.json; `vocab` is merged into the vocabulary."""
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content["model"]["vocab"].update(values.pop("vocab", {}))
+    content.update(values)
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+
+
+TENFOLD = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+BEYOND = {"id": 99_999, "content": "x", "special": False} | dict.fromkeys(
+    ("single_word", "lstrip", "rstrip", "normalized"), False
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [TENFOLD] * 8}}, "times longer"),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 9999}}, "times longer"),
+        ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}}}, "may never end"),
+        ({"normalizer": {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}}}, "may never end"),
+        ({"vocab": {"华": 99_999}}, "token ids up to 99999"),
+        ({"added_tokens": [BEYOND]}, "token ids up to 99999"),
+        ({"padding": [[]] * 5_000_000}, "far too many"),
+    ],
+)
+def test_tokenizers_that_loading_would_not_survive_are_refused_at_once(repository, values, said):
+    tokenizer_with(repository, **values)
+    refused_at_once(repository, said)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "vocab.json", "special_tokens_map.json"])
+def test_no_json_file_of_millions_of_values_is_read(repository, name):
+    (repository / name).write_text("[" + "[]," * 5_000_000 + "[]]", "utf-8")
+    refused_at_once(repository, "far too many")
+
+
+def test_half_a_million_types_are_refused_before_they_are_read(saved_binder):
+    types = {f"T{i}": ["x"] for i in range(500_000)}
+    change(saved_binder[0], "config.json", descriptions=types)
+    begun = time.monotonic()
+    with pytest.raises(ConfigError):
+        load_pipeline(saved_binder[0])
+    with pytest.raises(InputError, match="far too many"):
+        BinderModel.from_pretrained(saved_binder[0])
+    assert time.monotonic() - begun < 5
+
+
+def test_a_header_of_a_million_tensors_is_not_read(repository):
+    entry = b'{"dtype":"F32","shape":[],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(b'"%d":%b' % (i, entry) for i in range(1_500_000)) + b"}"
+    (repository / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+    refused_at_once(repository, "a header of")
+
+
+def test_windows_longer_than_the_encoder_reads_are_refused(repository, saved_binder):
+    for folder in (repository, saved_binder[0]):
+        change(folder, "config.json", max_window_tokens=513)
+        with pytest.raises(InputError, match="the encoder reads 512 at most"):
+            load_pipeline(folder)
+    write_manifest(repository)
+    assert "reads 512 at most" in checks.faults_of(repository)[0]
+
+
+def test_a_tokenizer_of_another_encoder_is_refused(tiny_tagger, character_tok, tmp_path):
+    character_tok.save_pretrained(tmp_path)
+    tokenizer_with(tmp_path, vocab={"华": 99_999})
+    with pytest.raises(InputError, match="do not belong together"):
+        tiny_tagger.pipeline(PreTrainedTokenizerFast.from_pretrained(tmp_path))
+
+
+def test_a_panic_of_the_tokenizers_library_is_one_line():
+    panic = type("PanicException", (BaseException,), {})
+    with pytest.raises(InputError, match="cannot read a text: boom"), refused_panic():
+        raise panic("boom")
+    with pytest.raises(KeyboardInterrupt), refused_panic():
+        raise KeyboardInterrupt
+
+
+def test_numbers_that_float32_cannot_hold_count_as_infinite(tmp_path):
+    save_file(
+        {
+            "a": torch.tensor([1.0, 1e300], dtype=torch.float64),
+            "b": torch.tensor([3.4e38, -3.4e38], dtype=torch.float64),
+            "c": torch.tensor([complex(0, float("nan"))]),
+        },
+        tmp_path / WEIGHTS,
+    )
+    assert not_finite(tmp_path / WEIGHTS, as_float32=True) == ["a", "c"]
+
+
+def test_the_library_asks_nobody_about_code_of_an_inner_encoder(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    named = {"model_type": "clap_text_model", "auto_map": {"AutoModel": f"{tmp_path}--evil.Evil"}}
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')\n", "utf-8")
+    config = {"model_type": "vision-text-dual-encoder", "text_config": named}
+    config["vision_config"] = {"model_type": "clip_vision_model"}
+    content = json.loads((repository / "config.json").read_text("utf-8"))
+    content["encoder_config"] = config
+    (repository / "config.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(ValueError, match=r"ClapTextConfig|weights"):
+        NercoForTokenClassification.from_pretrained(repository)

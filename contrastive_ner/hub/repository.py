@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from contrastive_ner import __version__, models
 from contrastive_ner.errors import RepositoryError
 from contrastive_ner.files import fresh_folder, read_json, sha256
+from contrastive_ner.hub.tokenizer_files import file_faults
 from contrastive_ner.hub.weights import tensor_faults, weight_faults
-from contrastive_ner.models.checks_ner import KERNELS, LARGEST_CONFIG, values_of
+from contrastive_ner.models.checks_ner import KERNELS, size_fault, values_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MODELS = Path(models.__file__).resolve().parent
 MANIFEST = "MANIFEST.sha256"
+LARGEST_MANIFEST = 1_000_000  # bytes: ten thousand files
 MODELING_FILES = {"nerco": "modeling_nerco.py", "binder": "modeling_binder.py"}  # by model_type
 # {version: {file: SHA-256}} of the code that models of earlier releases carry.
 RELEASED = Path(__file__).resolve().with_name("released_code.json")
@@ -133,10 +135,8 @@ def read_value(folder: Path, name: str) -> Any:
     try:
         if not path.is_file():
             raise FileNotFoundError("no regular file")
-        if name in ("config.json", "tokenizer_config.json"):
-            size = path.stat().st_size
-            if size > LARGEST_CONFIG:
-                raise ValueError(f"{size:,} bytes are far too many")
+        if fault := size_fault(path):
+            raise ValueError(fault)
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RepositoryError(folder, [f"{name} cannot be read ({error})"]) from error
@@ -295,9 +295,8 @@ def use_faults(folder: Path) -> list[str]:
         if name.endswith((".py", *UNREAD)) or name in (*SAVED_BY_OTHERS, MANIFEST)
     ]
     lacking = tuple(f"{name} is missing" for name in (*REQUIRED, "model.safetensors"))
-    return faults + [
-        fault for fault in content_faults(set(names) - set(unread)) if fault not in lacking
-    ]
+    faults += [fault for fault in content_faults(set(names) - set(unread)) if fault not in lacking]
+    return faults or file_faults(folder)
 
 
 # ----------------------------------------------------------------------------------------- manifest
@@ -318,6 +317,8 @@ def read_manifest(folder: Path) -> dict[str, str]:
         RepositoryError: it cannot be read, or is not exactly in the format of `write_manifest`.
     """
     try:
+        if (size := (folder / MANIFEST).stat().st_size) > LARGEST_MANIFEST:
+            raise ValueError(f"{size:,} bytes are far too many")
         lines = (folder / MANIFEST).read_bytes().decode("utf-8").splitlines(keepends=True)
     except (OSError, ValueError) as error:
         raise RepositoryError(folder, [f"{MANIFEST} cannot be read ({error})"]) from error
@@ -348,7 +349,7 @@ def faults_of(folder: Path) -> list[str]:
     if faults:
         return faults
     faults = content_faults(names) + manifest_faults(folder, names)
-    return faults or structure_faults(folder)
+    return faults or file_faults(folder) or structure_faults(folder)
 
 
 def manifest_faults(folder: Path, names: Collection[str]) -> list[str]:

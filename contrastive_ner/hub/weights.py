@@ -66,10 +66,11 @@ def tensor_faults(folder: Path, config: dict[str, Any], *, is_own_code: bool = T
             weights belong to the model, and none are missed.
     """
     from contrastive_ner.models import model_class
+    from contrastive_ner.models.encoder_ner import check_window
 
     quiet_libraries()
     files = [folder / name for name in names_of_weights(folder)]
-    wrong = [name for path in files for name in not_finite(path)]
+    wrong = [name for path in files for name in not_finite(path, as_float32=True)]
     if wrong:
         return [f"weights are NaN or infinite: {listed(wrong)}"]
     tensors = {name: entry for path in files for name, entry in read_header(path).items()}
@@ -77,7 +78,8 @@ def tensor_faults(folder: Path, config: dict[str, Any], *, is_own_code: bool = T
     if faults or not is_own_code:
         return faults
     try:
-        model_class(config["model_type"]).from_pretrained(folder, device_map="meta")
+        model = model_class(config["model_type"]).from_pretrained(folder, device_map="meta")
+        check_window(model.config)
     except Exception as error:  # hostile settings can raise anything
         said = " ".join(str(error).split())
         return [f"the model cannot be built: {said.removeprefix(f'{folder}: '):.500}"]

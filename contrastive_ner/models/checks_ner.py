@@ -18,8 +18,11 @@ from .windows_ner import InputError
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
-LARGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
-LARGEST_CONFIG = 32_000_000  # bytes
+LARGEST_CONFIG = 16_000_000  # bytes of config.json, or of the header or the index of weights
+LARGEST_FILE = 64_000_000  # bytes of any other JSON or text file: the largest tokenizers have half
+# Values that a JSON file may hold, by which a small file could take gigabytes.
+MOST_VALUES = 4_000_000
+MOST_SETTINGS = 250_000  # of them in config.json
 # What every model may have, however few tensors it has: some encoders share their layers.
 LAYERS_AT_LEAST = 64
 LAYERS_AT_MOST = 1000
@@ -29,17 +32,22 @@ NUMBERS_BEYOND = 2**24
 LAYERS = re.compile(r"(num_|n_)?(\w+_)?(layers?|blocks|groups|depths?)")
 LABELS = ("num_labels", "id2label", "label2id", "descriptions")
 EPSILONS = re.compile(r"(\w+_)?(eps|epsilon)")
-KERNELS = ("attn_implementation", "_attn_implementation")
-# {dtype: (type of its bits, bits of the exponent)}: a number whose exponent bits are all set is NaN
-# or infinite. In F8_E4M3 only NaN exists, and has all bits but the sign.
-EXPONENTS = {
-    "F64": ("u8", 0x7FF0000000000000),
-    "F32": ("u4", 0x7F800000),
-    "F16": ("u2", 0x7C00),
-    "BF16": ("u2", 0x7F80),
-    "F8_E5M2": ("u1", 0x7C),
-    "F8_E4M3": ("u1", 0x7F),
+KERNELS = (
+    *(f"{sign}attn_implementation{end}" for sign in ("", "_") for end in ("", "_internal")),
+    *(f"{sign}experts_implementation{end}" for sign in ("", "_") for end in ("", "_internal")),
+)
+# {dtype: (type of its bits, bits without the sign, least of them that are NaN or infinite)}. In
+# F8_E4M3 only NaN exists, and has all bits.
+BITS = {
+    "F64": ("u8", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
+    "F32": ("u4", 0x7FFFFFFF, 0x7F800000),
+    "F16": ("u2", 0x7FFF, 0x7C00),
+    "BF16": ("u2", 0x7FFF, 0x7F80),
+    "F8_E5M2": ("u1", 0x7F, 0x7C),
+    "F8_E4M3": ("u1", 0x7F, 0x7F),
 }
+BEYOND_FLOAT32 = 0x47EFFFFFF0000000  # bits of the least F64 that becomes infinite there
+WHOLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}  # always finite
 AT_ONCE = 2**22  # numbers read at a time
 
 
@@ -65,6 +73,21 @@ def special_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def size_fault(path: Path) -> str | None:
+    """Why a JSON or text file is too large to be read; None if it is not."""
+    size, is_config = path.stat().st_size, path.name in ("config.json", INDEX)
+    if size > (LARGEST_CONFIG if is_config else LARGEST_FILE):
+        return f"{path.name} has {size:,} bytes, far too many"
+    return None if path.suffix != ".json" else values_fault(path.read_bytes(), path.name)
+
+
+def values_fault(content: bytes, name: str) -> str | None:
+    """Why a JSON text holds too many values to be parsed; None if it does not."""
+    most = MOST_SETTINGS if name == "config.json" else MOST_VALUES
+    values = sum(map(content.count, (b",", b"[", b"{")))
+    return f"{name} holds about {values:,} values, far too many" if values > most else None
+
+
 def shards_of(index: Path) -> list[str]:
     """The files that an index of sharded weights names.
 
@@ -72,8 +95,10 @@ def shards_of(index: Path) -> list[str]:
         InputError: it names something else than safetensors files of its own folder, or is damaged.
     """
     try:
-        if not index.is_file() or index.stat().st_size > LARGEST_HEADER:
-            raise ValueError("not a regular file, or far too large")
+        if not index.is_file():
+            raise ValueError("not a regular file")
+        if fault := size_fault(index):
+            raise ValueError(fault)
         places = json.loads(index.read_text("utf-8"))["weight_map"]
         names = sorted(set(places.values()), key=str)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -102,9 +127,12 @@ def read_header(path: Path) -> dict[str, Entry]:
             raise ValueError("not a regular file")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > LARGEST_HEADER:
+            if length > LARGEST_CONFIG:
                 raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
+            content = file.read(length)
+        if fault := values_fault(content, "its header"):
+            raise ValueError(fault)
+        header = json.loads(content)
         size = path.stat().st_size - 8 - length
         entries = {}
         for name, value in header.items():
@@ -121,8 +149,11 @@ def read_header(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def not_finite(path: Path) -> list[str]:
+def not_finite(path: Path, *, as_float32: bool = False) -> list[str]:
     """Tensors of a safetensors file that hold NaN or infinite numbers, in order.
+
+    Complex numbers and those of unknown types count as such. With `as_float32`, so do numbers that
+    are too large for it.
 
     Raises:
         InputError: as in `read_header`.
@@ -131,15 +162,20 @@ def not_finite(path: Path) -> list[str]:
 
     found = []
     for name, entry in sorted(read_header(path).items()):
-        if entry.dtype not in EXPONENTS or entry.begin == entry.end:
+        if entry.dtype in WHOLE or entry.begin == entry.end:
             continue
-        bits, exponent = EXPONENTS[entry.dtype]
+        if entry.dtype not in BITS:
+            found.append(name)
+            continue
+        bits, unsigned, least = BITS[entry.dtype]
+        if as_float32 and entry.dtype == "F64":
+            least = BEYOND_FLOAT32
         raw = np.memmap(path, dtype=np.uint8, mode="r", offset=entry.begin)
         width = np.dtype(bits).itemsize
         numbers = (entry.end - entry.begin) // width
-        values, mask = raw[: numbers * width].view(bits), np.array(exponent, dtype=bits)
+        values, mask = raw[: numbers * width].view(bits), np.array(unsigned, dtype=bits)
         parts = (values[at : at + AT_ONCE] for at in range(0, numbers, AT_ONCE))
-        if any(bool(((part & mask) == mask).any()) for part in parts):
+        if any(bool(((part & mask) >= np.array(least, dtype=bits)).any()) for part in parts):
             found.append(name)
     return found
 
@@ -154,7 +190,7 @@ def check_tensors(paths: Sequence[Path]) -> dict[str, Entry]:
     wrong = []
     for path in paths:
         entries |= read_header(path)
-        wrong += not_finite(path)
+        wrong += not_finite(path, as_float32=True)
     if wrong:
         raise InputError(f"weights are NaN or infinite: {listed(wrong)}")
     return entries
@@ -205,7 +241,7 @@ def config_faults(content: Mapping[str, Any], tensors: Mapping[str, Entry]) -> l
             faults.append(f"{key} has {size} entries, but no tensor of the weights has so many")
         elif EPSILONS.fullmatch(key) and any(not 0 <= n < 1 for n in numbers):
             faults.append(f"{key} is {value!r:.60}: expected a number in [0, 1)")
-        elif key in KERNELS and isinstance(value, str) and re.search(r"[/\\:]", value):
+        elif key in KERNELS and re.search(r"[/\\:]", json.dumps(value)):
             faults.append(f"{key} names code of another repository or folder ({value!r})")
     return faults + label_faults(content, tensors)
 

@@ -5,6 +5,7 @@ The inference itself is in `crf_ner.py`. This file travels with the weights.
 Notation: B batch, L labelled positions (packed left), C tags.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,14 +93,11 @@ def crf_viterbi(emissions: Tensor, transitions: Tensor, start: Tensor, lengths: 
 
 def bio_penalties(labels: Sequence[str]) -> tuple[Tensor, Tensor]:
     """(C, C) transitions and (C,) first tags: 0 where BIO allows them, otherwise `FORBIDDEN`."""
-    size = len(labels)
-    transitions, start = torch.zeros(size, size), torch.zeros(size)
-    for j, label in enumerate(labels):
+    start = torch.tensor([FORBIDDEN if label.startswith("I-") else 0.0 for label in labels])
+    transitions, at = start.repeat(len(labels), 1), {label: i for i, label in enumerate(labels)}
+    for label, i in at.items():
         if label.startswith("I-"):
-            start[j] = FORBIDDEN
-            for i, previous in enumerate(labels):
-                if previous not in ("B-" + label[2:], label):
-                    transitions[i, j] = FORBIDDEN
+            transitions[[i, at.get("B-" + label[2:], i)], i] = 0.0
     return transitions, start
 
 
@@ -150,13 +148,14 @@ def check_bio_labels(labels: Sequence[str]) -> None:
             "expected 'O' first, then BIO tags such as 'B-PER', 'I-PER'"
         )
     if len(set(labels)) != len(labels):
-        repeated = sorted(x for x in set(labels) if list(labels).count(x) > 1)
+        repeated = sorted(label for label, times in Counter(labels).items() if times > 1)
         raise InputError(f"labels repeat: {repeated}; expected each label once")
+    known = set(labels)
     for label in labels[1:]:
         if label[:2] not in ("B-", "I-") or len(label) < 3:
             raise InputError(f"label {label!r} is not BIO: expected 'B-TYPE' or 'I-TYPE'")
         partner = ("I-" if label[0] == "B" else "B-") + label[2:]
-        if partner not in labels:
+        if partner not in known:
             raise InputError(f"label {label!r} has no partner {partner!r}: expected both")
 
 

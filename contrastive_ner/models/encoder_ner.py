@@ -1,6 +1,8 @@
 """Safe loading and the pretrained encoder, for both models. This file travels with the weights."""
 
 import inspect
+import sys
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +15,6 @@ from transformers.utils import cached_file
 from .adapters_ner import WeightsState, check_adapter, is_adapter, weights_state
 from .checks_ner import (
     INDEX,
-    LARGEST_CONFIG,
     NUMBERS_BEYOND,
     WEIGHTS,
     Entry,
@@ -22,11 +23,13 @@ from .checks_ner import (
     listed,
     number_of,
     shards_of,
+    size_fault,
     special_files,
 )
 from .windows_ner import InputError
 
 IGNORED = -100
+STOCK_PIPELINE = "TokenClassificationPipeline"
 # Arguments of `from_pretrained` that locate a model.
 PLACE = (
     "cache_dir",
@@ -47,6 +50,14 @@ class SafePreTrainedModel(PreTrainedModel):
     # Fields of the configuration that calibrate scores, as they are without calibration.
     uncalibrated: ClassVar[dict[str, float]] = {}
     _calibrated: WeightsState | None = None  # the weights whose calibration the configuration holds
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are. A pipeline asks when it is made: so the stock one is noticed."""
+        frame = sys._getframe(1)
+        if frame.f_code.co_name == "__init__":
+            warn_of_stock_pipeline(frame.f_locals.get("self"))
+        return super().device
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -185,6 +196,20 @@ class SafePreTrainedModel(PreTrainedModel):
             )
 
 
+def warn_of_stock_pipeline(made: Any) -> None:
+    """Warn, once, if an object is the pipeline that `pipeline("ner", model=OBJECT)` makes."""
+    if not any(kind.__name__ == STOCK_PIPELINE for kind in type(made).__mro__):
+        return
+    if not vars(made).get("_has_warned"):
+        made._has_warned = True
+        warnings.warn(
+            "pipeline() with a model object makes the stock pipeline of transformers, which does "
+            "not decode this model: its results are wrong. Use model.pipeline(tokenizer), or "
+            "pipeline('ner', model=FOLDER, trust_remote_code=True)",
+            stacklevel=4,
+        )
+
+
 def split_adapter(
     place: Any, kwargs: dict[str, Any]
 ) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
@@ -220,8 +245,8 @@ def split_adapter(
 def check_folder(place: Any, where: dict[str, Any], *, is_adapter: bool = False) -> None:
     """Raise `InputError` if a model's folder holds what must not be opened.
 
-    These are pipes and devices, adapters, which name other weights, and a config.json of more than
-    `LARGEST_CONFIG` bytes. Names on the Hub are not checked. `is_adapter`: an adapter is expected.
+    These are pipes and devices, adapters, which name other weights, and a config.json that is
+    far too large. Names on the Hub are not checked. `is_adapter`: an adapter is expected.
     """
     folder = Path(place) / where.get("subfolder", "")
     if not folder.is_dir():
@@ -234,8 +259,8 @@ def check_folder(place: Any, where: dict[str, Any], *, is_adapter: bool = False)
             f"{place}: adapter_config.json names other weights: adapters are refused here"
         )
     config = folder / "config.json"
-    if config.is_file() and config.stat().st_size > LARGEST_CONFIG:
-        raise InputError(f"{place}: config.json has {config.stat().st_size:,} bytes, far too many")
+    if config.is_file() and (fault := size_fault(config)):
+        raise InputError(f"{place}: {fault}")
 
 
 def weight_files(
@@ -276,8 +301,17 @@ def config_object(name: str, value: Any) -> Any:
         return value
     if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
         raise InputError(f"{name} has no model_type: expected the config.json of an encoder")
-    # Code of the encoder's own repository is never used, nor its place saved.
-    return AutoConfig.for_model(**{key: own for key, own in value.items() if key != "auto_map"})
+    return AutoConfig.for_model(**without_code(value))
+
+
+def without_code(value: Any) -> Any:
+    """A JSON value without `auto_map`, at any depth.
+
+    Code of an encoder's own repository is never used, nor its place saved.
+    """
+    if isinstance(value, dict):
+        return {key: without_code(own) for key, own in value.items() if key != "auto_map"}
+    return [without_code(own) for own in value] if isinstance(value, list) else value
 
 
 def check_place(name_or_path: str) -> None:
@@ -375,16 +409,35 @@ def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTraine
 
 
 def longest_input(config: PreTrainedConfig, tokenizer: Any) -> int:
-    """Tokens that an encoder reads at most, special tokens included.
+    """Tokens that an encoder reads at most, special tokens included."""
+    positions = positions_of(config)
+    limit = tokenizer.model_max_length
+    return limit if positions is None else min(limit, positions)
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """The positions that an encoder numbers, special tokens included; None if there is no limit.
 
     RoBERTa and its kin number positions from the padding id on, and so have fewer of them than
     their position table has rows. Encoders that use only relative positions have no such limit.
     """
-    rows = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+    rows = getattr(config, "max_position_embeddings", None)
+    if rows is None:
+        return None
     module = inspect.getmodule(AutoModel._model_mapping.get(type(config), None))
     source = "" if module is None else inspect.getsource(module)
     from_padding = "create_position_ids_from_input_ids" in source
-    return min(tokenizer.model_max_length, rows - ((config.pad_token_id or 0) + 1) * from_padding)
+    return rows - ((config.pad_token_id or 0) + 1) * from_padding
+
+
+def check_window(config: PreTrainedConfig) -> None:
+    """Raise `InputError` if a model's windows are longer than its encoder's input."""
+    positions = positions_of(config.encoder_config)
+    if isinstance(positions, int) and config.max_window_tokens > positions:
+        raise InputError(
+            f"max_window_tokens is {config.max_window_tokens}: the encoder reads {positions} at "
+            "most"
+        )
 
 
 def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:

@@ -21,13 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -43,6 +37,7 @@ from .encoder_ner import (
     read_encoder_config,
 )
 from .pipeline_ner import PIPELINES, NerPipeline
+from .strict_ner import StrictConfig
 from .types_binder import TypeEmbeddings, check_descriptions, description_ids
 from .windows_ner import DECODINGS, InputError, Span, best_labels, least_scores
 
@@ -60,7 +55,7 @@ CELL_BUDGET = 2**20
 
 
 # ------------------------------------------------------------------------------------------- config
-class BinderConfig(PreTrainedConfig):
+class BinderConfig(StrictConfig):
     """Configuration of BINDER.
 
     Args:
@@ -88,13 +83,14 @@ class BinderConfig(PreTrainedConfig):
             "word" boundaries.
         max_window_tokens: longest input, including special tokens; longer texts are read in
             overlapping windows.
+        joiner: what stood between the words of the training data, "" or " "; None: it had none.
         score_slope, score_intercept: a span's score is sigmoid(slope * margin + intercept); fitted
             on development data.
         type_fingerprint: of the weights that encode types; written by `save_pretrained`.
         type_weights: the same of the weights that are saved, where these are a rounded copy of
             those that encoded the types (half precision); otherwise empty.
 
-    Raises `InputError` for invalid values.
+    Raises `InputError` for invalid values and unknown names.
     """
 
     model_type = "binder"
@@ -118,6 +114,7 @@ class BinderConfig(PreTrainedConfig):
     threshold_weight: float = 0.5
     label_unit: str = "word"
     max_window_tokens: int = 128
+    joiner: str | None = None
     score_slope: float = 1.0
     score_intercept: float = 0.0
     type_fingerprint: str = ""

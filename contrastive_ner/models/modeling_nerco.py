@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
 from .adapters_ner import is_adapter  # noqa: F401 - transformers 5.6 copies direct imports only
@@ -40,6 +40,7 @@ from .encoder_ner import (
     read_encoder_config,
 )
 from .pipeline_ner import PIPELINES, NerPipeline
+from .strict_ner import StrictConfig
 from .windows_ner import InputError, Span, least_scores
 
 AUTO_MAP = {
@@ -50,7 +51,7 @@ AUTO_MAP = {
 
 
 # ------------------------------------------------------------------------------------------- config
-class NercoConfig(PreTrainedConfig):
+class NercoConfig(StrictConfig):
     """Configuration of both NerCo models.
 
     Args:
@@ -63,6 +64,7 @@ class NercoConfig(PreTrainedConfig):
             of every "word".
         max_window_tokens: longest input, including special tokens; longer texts are read in
             overlapping windows.
+        joiner: what stood between the words of the training data, "" or " "; None: it had none.
         score_temperature: divides emissions and transitions when mention scores are computed;
             fitted on development data.
 
@@ -78,6 +80,7 @@ class NercoConfig(PreTrainedConfig):
     constrain_transitions: bool = True
     label_unit: str = "word"
     max_window_tokens: int = 128
+    joiner: str | None = None
     score_temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:

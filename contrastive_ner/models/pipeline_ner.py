@@ -6,6 +6,8 @@ into windows and turns spans of windows into mentions. This file travels with th
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from itertools import count
 from typing import Any
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import Pipeline, PreTrainedTokenizerBase
 
+from .encoder_ner import check_window
+from .strict_ner import check_names
 from .windows_ner import (
     DEFAULT_BATCH_SIZE,
     InputError,
@@ -37,6 +41,22 @@ PIPELINES = {
     }
     for task in ("ner", "token-classification")
 }
+OPTIONS = (
+    "stride",
+    "long_text",
+    "coverage",
+    "batch_size",
+    "is_split_into_words",
+    "delimiter",
+    "aggregation_strategy",
+    "ignore_labels",
+    "types",
+    "decoding",
+    "min_score",
+    "abstain_below",
+    "top_k",
+)
+STRATEGIES = ("simple", "first", "average", "max")
 
 
 # ------------------------------------------------------------------------------------------- tokens
@@ -52,7 +72,8 @@ def text_reader(
         raise InputError(
             f"{type(tokenizer).__name__} is a slow tokenizer: expected a fast one, with offsets"
         )
-    with_special = tokenizer("a", return_special_tokens_mask=True)
+    with refused_panic():
+        with_special = tokenizer("a", return_special_tokens_mask=True)
     ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
     inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
     prefix, suffix = ids[: inner[0]], ids[inner[-1] + 1 :]
@@ -69,15 +90,38 @@ def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> Iterable[tuple[list[int], list[tuple[int, int]]]]:
     """Token ids and character offsets of each text, without special tokens."""
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # texts longer than the model's input are fine: they become windows
-    )
+    with refused_panic():
+        encoded = tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # texts longer than the model's input are fine: they become windows
+        )
     return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+
+
+@contextmanager
+def refused_panic() -> Iterator[None]:
+    """Turn the tokenizers library's panic, which is no `Exception`, into an `InputError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"the tokenizer cannot read a text: {error}") from error
+
+
+def check_token_ids(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """Raise `InputError` if a tokenizer has token ids that a model has no vector for."""
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if rows is not None and largest >= rows:
+        raise InputError(
+            f"the tokenizer has token ids up to {largest}, but the encoder has vectors for {rows} "
+            "tokens: they do not belong together"
+        )
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -132,11 +176,13 @@ class NerPipeline(Pipeline):
         batch_size: windows per forward pass; 32 by default.
         is_split_into_words: texts are lists of words; mentions also have the words they touch:
             `start_word, end_word`, half-open.
-        delimiter: text between words; by default a space, or nothing for models that label every
-            token, such as the Chinese ones.
-        aggregation_strategy: accepted for compatibility; the model decodes whole mentions, so
-            every strategy, including "none", returns mentions.
-        ignore_labels: entity groups to leave out.
+        delimiter: text between words; by default what stood between those of the training data. If
+            these had no words: a space, or nothing for models that label every token, such as the
+            Chinese ones.
+        aggregation_strategy: accepted for compatibility ("simple", "first", "average", "max"); the
+            model decodes whole mentions, so every strategy returns them. "none", which elsewhere
+            gives tokens, is refused.
+        ignore_labels: entity groups to leave out; "O" is accepted, and no mention has it.
         types: BINDER only: entity types to use instead of the trained ones, as
             {label: description} or the result of `encode_types`.
         decoding: BINDER only: "nested" or "flat"; by default the model's setting.
@@ -161,10 +207,22 @@ class NerPipeline(Pipeline):
                 "NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)"
             )
         config = self.model.config
+        check_window(config)
+        check_token_ids(self.tokenizer, self.model)
         self.reader = text_reader(
             self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
         )
+        self._check_groups(self._forward_params, self._postprocess_params)
         self.model.eval()
+
+    def _groups(self, forward: dict) -> list[str]:
+        """The entity groups that a call with these options can find."""
+        return forward["types"].labels if "types" in forward else self.model.config.entity_types
+
+    def _check_groups(self, forward: dict, writing: dict) -> None:
+        """Raise `InputError` if `ignore_labels` names a group that is never found."""
+        ignored = set(writing.get("ignore_labels", ())) - {"O"}
+        check_names(map(str, ignored), self._groups(forward), "entity group in ignore_labels")
 
     def _sanitize_parameters(
         self,
@@ -183,11 +241,12 @@ class NerPipeline(Pipeline):
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
+            close = ", ".join(get_close_matches(min(unknown), OPTIONS, n=1))
             raise InputError(
-                f"unknown pipeline arguments {sorted(unknown)}: expected stride, long_text, "
-                "coverage, batch_size, is_split_into_words, delimiter, aggregation_strategy, "
-                "ignore_labels, types, decoding, min_score, abstain_below, top_k"
+                f"unknown pipeline arguments {sorted(unknown)}: expected {', '.join(OPTIONS)}"
+                + f" (did you mean {close}?)" * bool(close)
             )
+        check_strategy(aggregation_strategy)
         check_options(
             ignore_labels=ignore_labels,
             decoding=decoding,
@@ -243,7 +302,9 @@ class NerPipeline(Pipeline):
         sizes = (batch_size, self._batch_size, DEFAULT_BATCH_SIZE)
         size = next(value for value in sizes if value is not None)
         split = reading.pop("is_split_into_words", False)
-        delimiter = reading.pop("delimiter", "" if self.model.config.label_unit == "token" else " ")
+        usual = "" if self.model.config.label_unit == "token" else " "
+        joiner = getattr(self.model.config, "joiner", None)
+        delimiter = reading.pop("delimiter", usual if joiner is None else joiner)
         stream = partial(self._stream_of_words, delimiter=delimiter) if split else self._stream
         run = partial(stream, batch_size=size, reading=reading, forward=forward, writing=writing)
         if isinstance(inputs, str) or (split and is_list_of(str, inputs) and inputs):
@@ -262,11 +323,10 @@ class NerPipeline(Pipeline):
         self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict
     ) -> Iterator[Any]:
         """Results in input order; reads a few batches ahead."""
+        self._check_groups(forward, writing)
         limits = writing.get("abstain_below")
         if limits is not None:
-            types = (
-                forward["types"].labels if "types" in forward else self.model.config.entity_types
-            )
+            types = self._groups(forward)
             writing = {**writing, "abstain_below": least_scores(limits, types, "abstain_below")}
 
         def read(texts: list[str], first: int) -> list[Prepared]:
@@ -345,6 +405,16 @@ class NerPipeline(Pipeline):
             return mentions
         share = self.reader.coverage(row.tokenized, row.windows)
         return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raise `InputError` for an `aggregation_strategy` that does not give whole mentions."""
+    name = getattr(strategy, "value", strategy)  # transformers has an enumeration of them
+    if name is not None and name not in STRATEGIES:
+        raise InputError(
+            f"aggregation_strategy is {name!r}: expected one of {', '.join(STRATEGIES)}; the model "
+            "finds whole mentions and gives no tokens"
+        )
 
 
 def given(**options: Any) -> dict[str, Any]:

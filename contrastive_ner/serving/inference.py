@@ -69,9 +69,10 @@ def load_pipeline(
         if compile_encoder:
             encoder_of(pipeline.model).compile(dynamic=True)
         return pipeline
-    except (InputError, ConfigError, OSError):
+    except (InputError, ConfigError, OSError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # a damaged configuration or tokenizer can raise anything
+    # A damaged configuration or tokenizer can raise anything, also a panic, which is no Exception.
+    except BaseException as error:
         raise ConfigError(
             f"{folder} cannot be loaded: its files are damaged ({type(error).__name__}: {error}); "
             "copy or train the model again"

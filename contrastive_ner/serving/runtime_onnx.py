@@ -263,6 +263,8 @@ class OnnxPipeline:
             raise windows_ner.InputError(
                 "decoding can be given to a BINDER model only; this model tags without overlap"
             )
+        ignored = dict.fromkeys(set(ignore_labels) - {"O"}, 0.5)
+        windows_ner.least_scores(ignored, self.types, "ignore_labels")
         least = windows_ner.least_scores(min_score, self.types)
         abstain = (
             None

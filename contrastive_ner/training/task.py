@@ -46,7 +46,8 @@ class Task:
     """What every phase needs: configuration, types, encoder (folder or Hub name) and features.
 
     `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
-    `weights` those of the types, by name, empty if all are alike.
+    `weights` those of the types, by name, empty if all are alike; `joiner` is what stands between
+    the words of the data, None if they have none.
     """
 
     config: RunConfig
@@ -56,6 +57,7 @@ class Task:
     features: dict[str, list[dict]]
     binder_fields: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    joiner: str | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -81,7 +83,11 @@ class Task:
     @property
     def model_fields(self) -> dict[str, Any]:
         """Fields of `NercoConfig` or `BinderConfig` that the run sets."""
-        shared = {"label_unit": self.label_unit, "max_window_tokens": self.config.max_window_tokens}
+        shared = {
+            "label_unit": self.label_unit,
+            "max_window_tokens": self.config.max_window_tokens,
+            "joiner": self.joiner,
+        }
         if self.config.method == "binder":
             return {**shared, **self.binder_fields}
         has_crf = self.config.method != "ce" and self.config.use_crf
@@ -131,7 +137,9 @@ def prepare_task(
 
         weights = type_weights(data.records["train"], data.types, config.class_weight_power)
         log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
-    return Task(config, data.types, label_unit, encoder, features, fields, weights), reports
+    joiner = next((r.joiner for r in data.reports.values() if r.joiner is not None), None)
+    task = Task(config, data.types, label_unit, encoder, features, fields, weights, joiner)
+    return task, reports
 
 
 # --------------------------------------------------------------------------------------------- data
