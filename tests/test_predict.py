@@ -28,6 +28,7 @@ from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, chunks, input_format, read_rows
 from contrastive_ner.errors import DataError
 from contrastive_ner.serving import predict as predict_module
+from contrastive_ner.serving.outputs import FileOutput
 
 TEXTS = [
     "小明在北京大学读书，小红在上海工作。",
@@ -533,13 +534,13 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(
     def stdin(text: str) -> None:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
-    def full(self: predict_module.FileOutput) -> None:
+    def full(self: FileOutput) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     folder = tmp_path / "data"
     datasets.Dataset.from_dict({"text": ["好"]}).save_to_disk(str(folder))
-    finish = predict_module.FileOutput.finish
-    monkeypatch.setattr(predict_module.FileOutput, "finish", full)
+    finish = FileOutput.finish
+    monkeypatch.setattr(FileOutput, "finish", full)
     for source in ("-", f"{folder}@train"):
         command = [
             "predict",
@@ -557,15 +558,15 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(
         assert "was started with different source" in capsys.readouterr().err
         stdin("好\n")
         (folder / "more.arrow").unlink()
-        monkeypatch.setattr(predict_module.FileOutput, "finish", finish)
+        monkeypatch.setattr(FileOutput, "finish", finish)
         assert main(command) == 0
         assert "resuming after row 1" in capsys.readouterr().err
-        monkeypatch.setattr(predict_module.FileOutput, "finish", full)
+        monkeypatch.setattr(FileOutput, "finish", full)
 
 
 def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
     path = tmp_path / "out.jsonl"
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     output.write("row\n", 1)
     path.write_text("precious")
     with pytest.raises(ValueError, match="appeared in the meantime"):
@@ -573,7 +574,7 @@ def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
     output.close()
     assert path.read_text() == "precious"
     path.unlink()
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     assert output.done == 1
     output.finish()
     output.close()
@@ -582,11 +583,11 @@ def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
 
 def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
     path = tmp_path / "out.jsonl"
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     output.write("row\n", 1)
     output.close()
     output.partial.write_text("ro")
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     assert output.done == 0
     output.close()
     assert list(tmp_path.iterdir()) == []
@@ -595,7 +596,8 @@ def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from contrastive_ner.serving.predict import FileOutput, Tagged, write_explained
+from contrastive_ner.serving.outputs import FileOutput
+from contrastive_ner.serving.predict import Tagged, write_explained
 output = FileOutput(Path(sys.argv[1]), {})
 try:
     write_explained(output, Tagged("x" * 100, 3, [], {}))
@@ -638,7 +640,7 @@ def test_an_output_that_exists_stays_as_it_is(saved_tagger, tmp_path, capsys):
 
 def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
     command, output = job
-    write, calls = predict_module.FileOutput.write, []
+    write, calls = FileOutput.write, []
 
     def full(self, text, rows):
         calls.append(rows)
@@ -646,7 +648,7 @@ def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, text, rows)
 
-    monkeypatch.setattr(predict_module.FileOutput, "write", full)
+    monkeypatch.setattr(FileOutput, "write", full)
     assert main(command[2:]) == 2
     assert (
         "No space left on device; 32 rows are written; run the same command again to resume"
