@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,94 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore or remove it") from error
+
+
+class LockFile:
+    """A file that at most one process holds; the system releases it when that process ends.
+
+    The holder removes the file before it releases it. Whoever has locked a file that is no longer
+    the one of this name tries again, so that two processes never hold locks of the same name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.release: Callable[[], None] = lambda: None  # safe to call twice, or unacquired
+
+    def acquire(self) -> bool:
+        """Take the lock, without waiting; whether this has succeeded.
+
+        Raises:
+            OSError: the file cannot be made, or cannot be locked where it is.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not a Unix system
+            return self.acquire_elsewhere()
+        while True:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_current = os.path.samestat(os.fstat(handle), os.stat(self.path))
+            except FileNotFoundError:
+                is_current = False
+            except BlockingIOError:
+                os.close(handle)
+                return False
+            except BaseException:
+                os.close(handle)
+                raise
+            if is_current:
+                self.release = partial(self._remove_and_close, handle)
+                return True
+            os.close(handle)
+
+    def acquire_elsewhere(self) -> bool:
+        """The same on other systems, where the file stays."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self.release = lock.release
+        return True
+
+    def _remove_and_close(self, handle: int) -> None:
+        self.release = lambda: None
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+class WatchedFiles:
+    """The files of an input, which must not change while they are read.
+
+    Args:
+        path: a file, or a folder, whose files with a dot before their name do not count.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen = self.look()
+
+    def look(self) -> dict[str, tuple[int, int, int]]:
+        """Size, time of the last change in nanoseconds, and inode of each file."""
+        files = [self.path] if self.path.is_file() else []
+        if self.path.is_dir():
+            files = [file for file in sorted(self.path.rglob("[!.]*")) if file.is_file()]
+        states = {str(file.relative_to(self.path.parent)): file.stat() for file in files}
+        return {
+            name: (state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states.items()
+        }
+
+    def changed(self) -> list[str]:
+        """Names of the files that have changed, appeared or gone."""
+        now = self.look()
+        return sorted(
+            name for name in now.keys() | self.seen if now.get(name) != self.seen.get(name)
+        )
 
 
 def fresh_folder(path: Path) -> Path:

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,8 +28,9 @@ from contrastive_ner.data.readers import Layout, read_records
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, chunks, input_format, read_rows
 from contrastive_ner.errors import DataError
+from contrastive_ner.files import LockFile
 from contrastive_ner.serving import predict as predict_module
-from contrastive_ner.serving.outputs import FileOutput
+from contrastive_ner.serving.outputs import FileOutput, sealed
 
 TEXTS = [
     "小明在北京大学读书，小红在上海工作。",
@@ -422,6 +424,11 @@ def job(saved_tagger: Path, tmp_path: Path) -> tuple[list[str], Path]:
     return [*command, "--output", str(output)], output
 
 
+def saved_rows(progress: Path) -> int:
+    """The number of rows in the last line of a progress file."""
+    return json.loads(progress.read_text("utf-8").splitlines()[-1])["rows"]
+
+
 def start_and_signal(command: list[str], output: Path, number: int) -> tuple[int, str, int]:
     """Start, wait for rows, send a signal; return exit code, standard error and saved rows."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -430,7 +437,7 @@ def start_and_signal(command: list[str], output: Path, number: int) -> tuple[int
         time.sleep(0.01)
     process.send_signal(number)
     said = process.communicate(timeout=120)[1]
-    return process.returncode, said, json.loads(progress.read_text("utf-8"))["rows"]
+    return process.returncode, said, saved_rows(progress)
 
 
 @pytest.mark.slow
@@ -590,6 +597,267 @@ def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
     output = FileOutput(path, {"source": 1})
     assert output.done == 0
     output.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------- progress and input are checked
+# Rows as (rows of input, output): bad rows write nothing.
+PARTS = [(2, "a\nb\n"), (1, ""), (3, "c\n"), (2, "dd\ne\n"), (4, ""), (1, "f\n")]
+WHOLE = "".join(text for _, text in PARTS)
+
+
+def write_parts(path: Path, stop: int | None = None) -> int:
+    """Write the rest of `PARTS` as a job does, up to a number of them; where it went on."""
+    output = FileOutput(path, {"source": 1})
+    begun, rows = output.done, 0
+    for number, text in PARTS[:stop]:
+        if rows >= output.done:
+            assert rows == output.done, "rows would be lost or written twice"
+            output.write(text, number)
+        rows += number
+    if stop is None:
+        output.finish()
+    output.close()
+    return begun
+
+
+def with_seal(values: dict, job: dict | None = None) -> str:
+    return sealed(values, job or {"source": 1}).decode()
+
+
+DAMAGE: dict[str, Callable[[list[str]], str]] = {
+    "nothing": lambda lines: "".join(lines),
+    "empty": lambda lines: "",
+    "[]": lambda lines: "[]",
+    "{}": lambda lines: "{}\n",
+    '"x"': lambda lines: '"x"\n',
+    "null": lambda lines: "null\n",
+    "not UTF-8": lambda lines: "\udcff\n",
+    "deep": lambda lines: "[" * 100_000,
+    "of an earlier version": lambda lines: (
+        '{\n "job": {"source": 1},\n "rows": 2,\n "bytes": 4\n}\n'
+    ),
+    "no entries": lambda lines: lines[0],
+    "no identity": lambda lines: "".join(lines[1:]),
+    "only the last entry": lambda lines: lines[-1],
+    "truncated": lambda lines: "".join(lines)[:-20],
+    "truncated in the first line": lambda lines: lines[0][:20],
+    "the last line torn": lambda lines: "".join(lines) + '{"rows": 99',
+    "fewer rows": lambda lines: "".join(lines).replace('"rows": 8', '"rows": 5'),
+    "fewer rows everywhere": lambda lines: re.sub(
+        r'"rows": (\d+)', lambda m: f'"rows": {int(m[1]) - 1}', "".join(lines)
+    ),
+    "more rows": lambda lines: "".join(lines).replace('"rows": 8', '"rows": 9'),
+    "more bytes": lambda lines: "".join(lines).replace('"bytes": 11', '"bytes": 12'),
+    "another hash": lambda lines: lines[0] + lines[1].replace('"sha256": "', '"sha256": "0'),
+    "lines in another order": lambda lines: lines[0] + "".join(reversed(lines[1:])),
+    "lines twice": lambda lines: lines[0] + "".join(lines[1:] * 2),
+    "a line in the middle lost": lambda lines: "".join([*lines[:2], *lines[3:]]),
+    "a line in the middle damaged": lambda lines: "".join([*lines[:2], "\0\n", *lines[3:]]),
+    "keys missing": lambda lines: lines[0] + with_seal({"rows": 2}),
+    "wrong types": lambda lines: (
+        lines[0]
+        + with_seal({"rows": "2", "bytes": 4, "sha256": "", "input_sha256": ""})
+        + with_seal({"rows": 2, "bytes": None, "sha256": [], "input_sha256": {}})
+        + with_seal({"rows": True, "bytes": -1, "sha256": "", "input_sha256": ""})
+    ),
+    "an identity that is none": lambda lines: sealed({"job": []}).decode() + "".join(lines[1:]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_progress_neither_loses_rows_nor_writes_them_twice(tmp_path, name):
+    path = tmp_path / "out.jsonl"
+    write_parts(path, 4)
+    progress = tmp_path / ".out.jsonl.progress"
+    lines = progress.read_text("utf-8").splitlines(keepends=True)
+    assert len(lines) == 5
+    progress.write_text(DAMAGE[name](lines), "utf-8", errors="surrogateescape")
+    begun = write_parts(path)
+    if name in ("nothing", "the last line torn", "lines twice"):
+        assert begun == 8
+    assert path.read_text("utf-8") == WHOLE
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("damage", "begun"),
+    [
+        (lambda raw: raw[:8], 6),
+        (lambda raw: raw[:5], 3),
+        (lambda raw: raw[:3], 0),
+        (lambda raw: b"", 0),
+        (lambda raw: raw + b"torn", 8),
+        (lambda raw: raw[:-2] + b"X\n", 6),
+        (lambda raw: b"X" + raw[1:], 0),
+    ],
+)
+def test_of_a_damaged_partial_output_the_rows_that_agree_are_kept(tmp_path, damage, begun):
+    path, partial = tmp_path / "out.jsonl", tmp_path / ".out.jsonl.partial"
+    write_parts(path, 4)
+    partial.write_bytes(damage(partial.read_bytes()))
+    assert write_parts(path) == begun
+    assert path.read_text("utf-8") == WHOLE
+
+
+def test_progress_that_is_no_plain_file_is_refused(tmp_path):
+    for name in (".out.jsonl.progress", ".out.jsonl.partial"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match="expected a plain file"):
+            FileOutput(tmp_path / "out.jsonl", {})
+        (tmp_path / name).unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def stopped(saved_tagger: Path, tmp_path: Path, monkeypatch) -> tuple[list[str], Path]:
+    """A command whose job was stopped after two of five rows, and its input."""
+    source = tmp_path / "in.txt"
+    source.write_text("小明一\n小明二\n小明三\n小明四\n小明五\n", "utf-8")
+    monkeypatch.setattr(predict_module, "CHARACTERS_AHEAD", 1)
+    command = ["predict", str(saved_tagger), str(source), "--output", str(tmp_path / "out.jsonl")]
+    write = FileOutput.write
+
+    def full(self, text, rows):
+        if self.done == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, text, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileOutput, "write", full)
+        assert main(command) == 2
+    return command, source
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Change a file that keeps its time."""
+    state = path.stat()
+    path.write_text(text, "utf-8")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_change_of_what_is_done_is_noticed_also_with_the_same_size_and_time(
+    stopped, tmp_path, capsys
+):
+    command, source = stopped
+    before = source.read_text("utf-8")
+    rewrite(source, before.replace("二", "六"))
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "its first 2 rows, which are tagged, have changed" in said
+    assert f"remove {tmp_path / '.out.jsonl.partial'} and run the command again" in said
+    assert not (tmp_path / "out.jsonl").exists()
+    # What is not yet done may change: the output is that of the input as it is now.
+    rewrite(source, before.replace("五", "六"))
+    assert main(command) == 0
+    texts = [record.text for record in read_records(str(tmp_path / "out.jsonl"))[0]]
+    assert texts == source.read_text("utf-8").split()
+
+
+def test_an_input_that_ends_before_what_is_done_is_noticed(stopped, capsys):
+    command, source = stopped
+    size = source.stat().st_size
+    rewrite(source, "小明一" + "x" * (size - 10) + "\n")
+    assert source.stat().st_size == size
+    assert main(command) == 2
+    assert "its first 2 rows, which are tagged, have changed" in capsys.readouterr().err
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "appended": lambda path: path.write_text(path.read_text("utf-8") + "好\n", "utf-8"),
+    "truncated": lambda path: os.truncate(path, 3),
+    "replaced": lambda path: (
+        shutil.copy2(path, path.with_suffix(".new")),
+        path.with_suffix(".new").replace(path),
+    ),
+    "removed": lambda path: path.unlink(),
+    "touched": lambda path: os.utime(path),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("output", ["out.jsonl", "-"])
+def test_an_input_that_changes_while_it_is_read_is_noticed(
+    saved_tagger, tmp_path, monkeypatch, capsys, change, output
+):
+    source = tmp_path / "in.txt"
+    source.write_text("好\n" * 3, "utf-8")
+    tagger = predict_module.Tagger.__call__
+
+    def changing(self, rows):
+        CHANGES[change](source)
+        return tagger(self, rows)
+
+    monkeypatch.setattr(predict_module.Tagger, "__call__", changing)
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(saved_tagger), "in.txt", "--output", output]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: in.txt changed while it was read")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_file_of_a_data_set_that_changes_while_it_is_read_is_noticed(
+    saved_tagger, tmp_path, monkeypatch, capsys
+):
+    source = write_source("split", tmp_path)
+    tagger = predict_module.Tagger.__call__
+
+    def changing(self, rows):
+        next((tmp_path / "in.split" / "test").glob("*.arrow")).touch()
+        return tagger(self, rows)
+
+    monkeypatch.setattr(predict_module.Tagger, "__call__", changing)
+    assert main(["predict", str(saved_tagger), source]) == 2
+    assert ".arrow changed while it was read" in capsys.readouterr().err
+
+
+def test_a_pipe_as_a_file_is_refused(saved_tagger, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert main(["predict", str(saved_tagger), str(tmp_path / "pipe.txt")]) == 2
+    assert "found a pipe or a device; give it as standard input" in capsys.readouterr().err
+
+
+CONTESTED = """
+import os, sys, time
+from pathlib import Path
+from contrastive_ner.files import LockFile
+lock, inside, held = LockFile(Path(sys.argv[1], "lock")), Path(sys.argv[1], "inside"), 0
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    if lock.acquire():
+        os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if another is inside
+        held += 1
+        inside.unlink()
+        lock.release()
+print(held)
+"""
+
+
+def test_a_contested_lock_has_one_holder_at_a_time_and_leaves_no_file(tmp_path):
+    command = [sys.executable, "-c", CONTESTED, str(tmp_path)]
+    holders = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = [holder.communicate(timeout=60) for holder in holders]
+    assert [holder.returncode for holder in holders] == [0] * 4, said
+    assert sum(int(held) for held, _ in said) > 1_000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_file_that_is_left_by_a_killed_process_is_taken_over(tmp_path):
+    (tmp_path / "lock").touch()
+    lock, other = LockFile(tmp_path / "lock"), LockFile(tmp_path / "lock")
+    assert lock.acquire()
+    assert not other.acquire()
+    other.release()  # of what it does not hold: nothing happens
+    assert not other.acquire()
+    lock.release()
+    lock.release()
+    assert other.acquire()
+    lock.release()
+    assert (tmp_path / "lock").exists()
+    other.release()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,12 +14,13 @@ from contrastive_ner.cli.options import (
     output_format,
     score_limits,
     source_identity,
+    source_place,
     tagging_options,
 )
 from contrastive_ner.data.readers import Layout, read_records
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.evaluation.report import breakdown_table, score_table
-from contrastive_ner.files import expand, write_json
+from contrastive_ner.files import WatchedFiles, expand, write_json
 from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.serving.predict import Job, predict
@@ -204,6 +205,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
     with input_file(arguments) as path:
+        watched = WatchedFiles(source_place(path))  # before the source is opened
         source = open_source(path, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
         written = output_format(arguments, source)
@@ -225,11 +227,12 @@ def command_predict(arguments: argparse.Namespace) -> int:
         )
         predict(
             source,
-            source_identity(arguments, path),
+            source_identity(arguments, watched),
             job,
             arguments.output,
             processes=arguments.num_processes,
             strict=arguments.strict,
+            watched=watched,
         )
     return 0
 

@@ -4,6 +4,7 @@ Records are written in the order of the input's rows. A job that was stopped or 
 it was when the same command is given again. Sections: tagging, the output, the job.
 """
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -25,7 +26,7 @@ from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, Row, Rows, chunks
 from contrastive_ner.data.writers import format_records, keep_aligned
 from contrastive_ner.errors import ConfigError, DataError
-from contrastive_ner.files import sha256
+from contrastive_ner.files import WatchedFiles, sha256
 from contrastive_ner.logs import log, show_messages
 from contrastive_ner.models.windows_ner import (
     DEFAULT_BATCH_SIZE,
@@ -209,6 +210,7 @@ def predict(
     *,
     processes: int = 1,
     strict: bool = False,
+    watched: WatchedFiles | None = None,
 ) -> None:
     """Tag every row of a source and write the records; messages go to standard error.
 
@@ -217,43 +219,28 @@ def predict(
         output: name of the output file, "-" for standard output.
         processes: number of processes; each loads the model and uses its share of the processors.
         strict: whether a bad row is an error; otherwise it is reported and skipped.
+        watched: the source's files as they were before the source was opened.
 
     Raises:
         ConfigError: as in `FileOutput` and `tag_all`; the model changed while it was in use.
-        DataError: a bad row, with `strict`.
+        DataError: a bad row, with `strict`; the source is not what it was.
         Interrupted: SIGTERM or Ctrl-C, after the rows in hand were finished.
     """
-    from tqdm import tqdm
-
     # As it is read back from a progress file.
     identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))
     target = open_output(output, identity)
-    counts: Counter[str] = Counter()
-    started, before = time.monotonic(), target.done
-    is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
+    started = time.monotonic()
     try:
-        with (
-            StopSignals("finishing the rows in hand") as stop,
-            tqdm(unit=" texts", disable=is_quiet, initial=before, dynamic_ncols=True) as bar,
-        ):
-            if before:
-                log.info("resuming after row %d", before)
-            for tagged in tag_all(parts_after(source, before, job), job, processes):
-                if strict and tagged.bad:
-                    raise DataError(f"row {tagged.bad[0].number}: {tagged.bad[0].reason}")
-                for row in tagged.bad[: max(BAD_ROWS_SHOWN - counts["bad"], 0)]:
-                    log.warning("row %d is skipped: %s", row.number, row.reason)
-                counts += tagged.counts
-                counts["bad"] += len(tagged.bad)
-                write_explained(target, tagged)
-                bar.update(tagged.rows)
-                if stop.received is not None:
-                    saved = f"{target.done} rows are written; {target.how_to_resume}"
-                    raise Interrupted(stop.received, saved)
+        counts = tag_into(target, source, job, processes, strict)
+        if watched is not None and (changed := watched.changed()):
+            raise DataError(
+                f"{', '.join(changed[:3])} changed while it was read: the output may mix two "
+                f"versions; {target.how_to_begin_anew} when the input stays as it is"
+            )
         if job.identity()["model"] != identity["model"]:
             raise ConfigError(
-                f"{job.model} changed while it was in use: the output may mix two models; remove "
-                "the partial output and start again"
+                f"{job.model} changed while it was in use: the output may mix two models; "
+                f"{target.how_to_begin_anew}"
             )
         target.finish()
     finally:
@@ -261,12 +248,92 @@ def predict(
     report(counts, time.monotonic() - started)
 
 
-def parts_after(source: Rows, done: int, job: Job) -> Iterator[list[Row]]:
-    """The rows of a source after the first `done`, in lists that are tagged together.
+def tag_into(target: Output, source: Rows, job: Job, processes: int, strict: bool) -> Counter[str]:
+    """Tag the rows of a source that the target does not have yet; returns counts of them.
+
+    Raises:
+        as in `predict`.
+    """
+    from tqdm import tqdm
+
+    counts: Counter[str] = Counter()
+    before = target.done
+    is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
+    with (
+        StopSignals("finishing the rows in hand") as stop,
+        tqdm(unit=" texts", disable=is_quiet, initial=before, dynamic_ncols=True) as bar,
+    ):
+        if before:
+            log.info("resuming after row %d", before)
+        hashed = HashedRows(source.rows)
+        hashed.skip(target)
+        hashes: deque[str] = deque()  # of the input up to each list that is being tagged
+
+        def parts() -> Iterator[list[Row]]:
+            for part in parts_of(hashed, job):
+                hashes.append(hashed.add(part))
+                yield part
+
+        for tagged in tag_all(parts(), job, processes):
+            if strict and tagged.bad:
+                raise DataError(f"row {tagged.bad[0].number}: {tagged.bad[0].reason}")
+            for row in tagged.bad[: max(BAD_ROWS_SHOWN - counts["bad"], 0)]:
+                log.warning("row %d is skipped: %s", row.number, row.reason)
+            counts += tagged.counts
+            counts["bad"] += len(tagged.bad)
+            target.input_sha256 = hashes.popleft()
+            write_explained(target, tagged)
+            bar.update(tagged.rows)
+            if stop.received is not None:
+                saved = f"{target.done} rows are written; {target.how_to_resume}"
+                raise Interrupted(stop.received, saved)
+    return counts
+
+
+class HashedRows:
+    """The rows of a source, with a running hash of what was read and tagged of them."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self.rows = rows
+        self.hash = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows
+
+    def add(self, rows: Iterable[Row]) -> str:
+        """Hash further rows; returns the hash of all so far."""
+        for row in rows:
+            values = row if isinstance(row, BadRow) else (row.id, row.text, row.doc, row.tokens)
+            self.hash.update(json.dumps(values).encode() + b"\n")
+        return self.hash.hexdigest()
+
+    def skip(self, target: Output) -> None:
+        """Pass over the rows that the target has already.
+
+        Raises:
+            DataError: they are not those whose output was written.
+        """
+        number = 0
+
+        def counted() -> Iterator[Row]:
+            nonlocal number
+            for row in islice(self.rows, target.done):
+                number += 1
+                yield row
+
+        found = self.add(counted())
+        if target.done and (number < target.done or found != target.input_sha256):
+            raise DataError(
+                f"the input is not what it was: its first {target.done} rows, which are tagged, "
+                f"have changed; {target.how_to_begin_anew}, or restore the input"
+            )
+
+
+def parts_of(rows: Iterable[Row], job: Job) -> Iterator[list[Row]]:
+    """Rows in lists that are tagged together.
 
     For columns it is one list: the number of tag columns depends on all records.
     """
-    rows = islice(source.rows, done, None)
     if job.output_format == "columns":
         return chunks(rows, sys.maxsize, sys.maxsize)
     texts = job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH
