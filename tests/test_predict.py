@@ -1,5 +1,6 @@
 """Tagging jobs: sources, bad rows, order, processes, interruptions, files that change."""
 
+import csv
 import errno
 import io
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 from random import Random
 
 import datasets
+import pyarrow.parquet
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
@@ -30,6 +32,7 @@ from contrastive_ner.data.streams import BadRow, chunks, input_format, read_rows
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import LockFile
 from contrastive_ner.serving import predict as predict_module
+from contrastive_ner.serving import tables
 from contrastive_ner.serving.outputs import FileOutput, sealed
 
 TEXTS = [
@@ -81,8 +84,6 @@ def write_source(kind: str, folder: Path) -> str:
     elif kind == "parquet":
         datasets.Dataset.from_dict({"text": TEXTS}).to_parquet(str(path))
     else:
-        import csv
-
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",")
             writer.writerows([["number", "text"], *enumerate(TEXTS)])
@@ -598,6 +599,139 @@ def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
     assert output.done == 0
     output.close()
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------- formats and further fields
+MORE = [
+    {
+        "text": "小明在北京大学读书",
+        "url": "http://a",
+        "lang": "zh",
+        "n": 1,
+        "meta": {"a": [1]},
+        "ok": True,
+    },
+    {"text": '引"号,\t好', "url": None, "n": 2.5, "id": "x", "entities": [], "coverage": "mine"},
+    {"text": "\ud800好", "lang": "é\nb", "label": {"PER": 1}, "doc": "d"},
+]
+COLUMNS = ["id", "text", "entities", "doc", "coverage", "url", "lang", "n", "meta", "ok"]
+
+
+def tagged_file(model: Path, source: Path, output: Path, *options: str) -> Path:
+    given = ["predict", str(model), str(source), "--format", "jsonl", "--output", str(output)]
+    assert main([*given, *options]) == 0
+    return output
+
+
+def test_fields_of_the_input_come_through_in_every_format(saved_tagger, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in MORE), "utf-8")
+    for name in ("jsonl", "json", "csv", "tsv", "parquet"):
+        tagged_file(saved_tagger, source, tmp_path / f"out.{name}")
+    rows = list(map(json.loads, (tmp_path / "out.jsonl").read_text("utf-8").splitlines()))
+    assert [row["text"] for row in rows] == [row["text"] for row in MORE]
+    assert (rows[0]["url"], rows[0]["meta"], rows[0]["ok"]) == ("http://a", {"a": [1]}, True)
+    assert rows[0]["entities"]
+    assert (rows[1]["id"], rows[1]["coverage"], rows[1]["n"]) == ("x", 1.0, 2.5)
+    assert "label" not in rows[2]
+    assert json.loads((tmp_path / "out.json").read_text("utf-8")) == rows
+    rows[2]["text"] = "\ufffd好"
+    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        with (tmp_path / f"out.{name}").open(encoding="utf-8", newline="") as file:
+            table = list(csv.DictReader(file, delimiter=delimiter, strict=True))
+        assert list(table[0]) == COLUMNS
+        for cells, row in zip(table, rows, strict=True):
+            assert {key: cell for key, cell in cells.items() if cell} == {
+                key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                for key, value in row.items()
+                if value is not None
+            }
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert list(table[0]) == COLUMNS
+    for cells, row in zip(table, rows, strict=True):
+        expected = {**row, **({"meta": '{"a": [1]}'} if "meta" in row else {})}
+        assert {key: cell for key, cell in cells.items() if cell is not None} == {
+            key: value for key, value in expected.items() if value is not None
+        }
+    again = [
+        [row.text for row in read_rows(str(tmp_path / f"out.{name}"), Layout()).rows]
+        for name in ("csv", "tsv", "parquet")
+    ]
+    assert again == [[row["text"] for row in rows]] * 3
+
+
+def test_columns_of_parquet_csv_and_data_sets_come_through(tag, tmp_path):
+    columns = {"text": ["好", "好"], "n": [1, 2], "when": [datetime(2020, 1, 1)] * 2}
+    data = datasets.Dataset.from_dict(columns)
+    data.to_parquet(str(tmp_path / "in.parquet"))
+    data.save_to_disk(str(tmp_path / "in"))
+    (tmp_path / "in.csv").write_text("text,n,when\n好,1,a\n好,2,b\n", "utf-8")
+    for name, expected in (
+        ("in.parquet", [1, 2, "2020-01-01T00:00:00"]),
+        ("in", [1, 2, "2020-01-01T00:00:00"]),
+        ("in.csv", ["1", "2", "b"]),
+    ):
+        rows = tag(f"{tmp_path / name}@train" if name == "in" else tmp_path / name)[1]
+        assert [*(row["n"] for row in rows), rows[1]["when"]] == expected
+
+
+def test_a_field_that_is_nested_deeply_is_no_reason_to_skip_a_row(tag, tmp_path):
+    (tmp_path / "in.jsonl").write_text(
+        '{"text": "好", "m": ' + "[" * 800 + "]" * 800 + "}\n" + '{"text": "好"}\n', "utf-8"
+    )
+    first, second = tag(tmp_path / "in.jsonl")[1]
+    assert (first["text"], second["text"]) == ("好", "好")
+    assert json.dumps(first["m"]).count("[") == 800
+
+
+def test_the_format_is_that_of_the_name(saved_tagger, tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "好"}\n', "utf-8")
+    assert tagged_file(saved_tagger, source, tmp_path / "a.txt").read_text("utf-8") == "好\tO\n\n"
+    asked = tagged_file(saved_tagger, source, tmp_path / "a.csv", "--output_format", "jsonl")
+    assert json.loads(asked.read_text("utf-8"))["text"] == "好"
+    command = ["predict", str(saved_tagger), str(source), "--output"]
+    assert main([*command, str(tmp_path / "a.xlsx")]) == 2
+    assert "found .xlsx; rename it or pass --output_format" in capsys.readouterr().err
+    assert main([*command, "-", "--output_format", "parquet"]) == 2
+    assert "needs a file" in capsys.readouterr().err
+    source.write_text("", "utf-8")
+    empty = tagged_file(saved_tagger, source, tmp_path / "empty.csv")
+    assert empty.read_text("utf-8") == "id,text,entities,coverage\n"
+    assert json.loads(tagged_file(saved_tagger, source, tmp_path / "b.json").read_text()) == []
+    assert (
+        len(pyarrow.parquet.read_table(tagged_file(saved_tagger, source, tmp_path / "b.parquet")))
+        == 0
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json"])
+def test_a_table_goes_on_where_it_was(stopped, tmp_path, monkeypatch, ending):
+    command, _ = stopped
+    whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"
+    assert main([*command[:-1], str(whole)]) == 0
+
+    def full(self: FileOutput) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileOutput, "finish", full)
+        assert main([*command[:-1], str(output)]) == 2
+    assert main([*command[:-1], str(output)]) == 0
+    assert output.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(f".out.{ending}.*"))
+
+
+def test_parquet_is_written_in_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "GROUP_ROWS", 2)
+    rows = [{"id": str(n), "text": "好", "entities": [], "coverage": 1.0, "n": n} for n in range(5)]
+    rows[3]["n"] = None
+    rows[4]["n"] = 2**70
+    (tmp_path / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    tables.write_parquet(tmp_path / "lines", tmp_path / "out.parquet")
+    with pyarrow.parquet.ParquetFile(tmp_path / "out.parquet") as file:
+        assert file.num_row_groups == 3
+        assert file.read().column("n").to_pylist() == ["0", "1", "2", None, str(2**70)]
 
 
 # ------------------------------------------------------------- progress and input are checked

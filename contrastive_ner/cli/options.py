@@ -12,11 +12,22 @@ from typing import Any
 
 from contrastive_ner.data.readers import Layout
 from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
-from contrastive_ner.errors import DataError
+from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import WatchedFiles, expand, sha256
 from contrastive_ner.training.config import RunConfig, layout_of
 
 ANNOTATED_FORMATS = ("auto", "columns", "jsonl", "cluener", "datasets")
+FORMATS_OF_NAMES = {
+    "": "jsonl",
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".txt": "columns",
+    ".bio": "columns",
+    ".conll": "columns",
+}
 LAYOUT_METAVARS = {
     "format": "FORMAT",
     "tag_scheme": "SCHEME",
@@ -158,7 +169,22 @@ def source_identity(arguments: argparse.Namespace, watched: WatchedFiles) -> dic
 
 
 def output_format(arguments: argparse.Namespace, source: Rows) -> str:
-    """The format to write. "same" is the input's format if it holds annotations, else JSONL."""
-    if arguments.output_format != "same":
+    """The format to write: as asked for, else by the output's name.
+
+    "same" is the input's format if it holds annotations, else JSONL.
+
+    Raises:
+        ConfigError: the name has an ending that stands for no format.
+    """
+    if arguments.output_format == "same":
+        return source.format if source.format in ("columns", "cluener") else "jsonl"
+    if arguments.output_format is not None:
         return arguments.output_format
-    return source.format if source.format in ("columns", "cluener") else "jsonl"
+    ending = Path(arguments.output).suffix.lower()
+    if ending not in FORMATS_OF_NAMES:
+        raise ConfigError(
+            f"output {arguments.output}: expected a name that ends in "
+            f"{', '.join(filter(None, FORMATS_OF_NAMES))}, found {ending}; rename it or pass "
+            "--output_format"
+        )
+    return FORMATS_OF_NAMES[ending]

@@ -99,10 +99,10 @@ def add_prediction_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--output_format",
-        choices=("jsonl", "columns", "same"),
-        default="jsonl",
-        help="format of the output; same: the format of the input if it is columns or CLUENER, "
-        "else jsonl [jsonl]",
+        choices=("jsonl", "json", "csv", "tsv", "parquet", "columns", "same"),
+        help="format of the output, by default that of its name (.txt, .bio and .conll: columns), "
+        "jsonl if the name has no ending; same: the format of the input if it is columns or "
+        "CLUENER, else jsonl",
     )
     command.add_argument(
         "--top_k", type=int, metavar="K", help="add the scores of the K best types to each mention"
@@ -211,7 +211,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
         written = output_format(arguments, source)
         for name in ("abstain_below", "top_k"):
             if getattr(arguments, name) is not None:
-                if written != "jsonl":
+                if written in ("columns", "cluener"):
                     raise ConfigError(
                         f"{name}: {written} cannot hold it; write the output as jsonl"
                     )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from contrastive_ner.data.fields import other_fields
 from contrastive_ner.data.readers import (
     MALFORMED,
     Layout,
@@ -323,9 +324,11 @@ def record_of(
     if not isinstance(text, str):
         raise DataError(f"expected a string in {text_column!r}, found {text!r:.40}")
     given = dict(row) if keep_entities else {}
-    return record_from_dict(
+    record = record_from_dict(
         {**given, "id": identifier or number, "text": text, "doc": doc, "tokens": tokens}, number
     )
+    record.fields = other_fields(row, text_column)
+    return record
 
 
 def chunks(rows: Iterable[Row], texts: int, characters: int) -> Iterator[list[Row]]:

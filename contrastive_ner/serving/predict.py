@@ -34,6 +34,7 @@ from contrastive_ner.models.windows_ner import (
     InputError,
 )
 from contrastive_ner.serving.outputs import Output, open_output
+from contrastive_ner.serving.tables import WRITERS
 from contrastive_ner.signals import Interrupted, StopSignals
 
 CHARACTERS_AHEAD = 1_000_000  # total length of texts that are read and sorted by length together
@@ -48,7 +49,7 @@ class Job:
     Args:
         model: model folder.
         options: options of the pipeline's call, such as `batch_size`, `types`, `min_score`.
-        output_format: jsonl, cluener or columns.
+        output_format: jsonl, cluener, columns, or one of `tables.WRITERS`.
         scheme: tag scheme of columns.
         trust_remote_code, dtype, compile_encoder: as in `load_pipeline`.
     """
@@ -109,7 +110,7 @@ class Tagger:
         found = tag_records(self.pipeline, records, **self.options)
         rows_found = zip(records, found.mentions, found.coverage, strict=True)
         tagged = [
-            Record(r.id, r.text, mentions, r.doc, r.tokens, coverage)
+            Record(r.id, r.text, mentions, r.doc, r.tokens, coverage, r.fields)
             for r, mentions, coverage in rows_found
         ]
         counts = Counter(
@@ -120,7 +121,8 @@ class Tagger:
                 for record in tagged:
                     record.tokens = record.tokens or words(record.text)
             counts["off_tokens"] = sum(map(keep_aligned, tagged))
-        output = "".join(format_records(tagged, self.job.output_format, self.job.scheme))
+        written = "jsonl" if self.job.output_format in WRITERS else self.job.output_format
+        output = "".join(format_records(tagged, written, self.job.scheme))
         return Tagged(output, len(rows), [row for row in rows if isinstance(row, BadRow)], counts)
 
 
@@ -228,7 +230,7 @@ def predict(
     """
     # As it is read back from a progress file.
     identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))
-    target = open_output(output, identity)
+    target = open_output(output, identity, WRITERS.get(job.output_format))
     started = time.monotonic()
     try:
         counts = tag_into(target, source, job, processes, strict)
@@ -303,7 +305,7 @@ class HashedRows:
     def add(self, rows: Iterable[Row]) -> str:
         """Hash further rows; returns the hash of all so far."""
         for row in rows:
-            values = row if isinstance(row, BadRow) else (row.id, row.text, row.doc, row.tokens)
+            values = row if isinstance(row, BadRow) else list(vars(row).values())
             self.hash.update(json.dumps(values).encode() + b"\n")
         return self.hash.hexdigest()
 
