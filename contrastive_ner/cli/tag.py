@@ -18,9 +18,11 @@ from contrastive_ner.cli.options import (
     tagging_options,
 )
 from contrastive_ner.data.readers import Layout, read_records
+from contrastive_ner.data.writers import json_line
 from contrastive_ner.errors import ConfigError
+from contrastive_ner.evaluation.confusions import confusion_table, first_of, misaligned
 from contrastive_ner.evaluation.report import breakdown_table, score_table
-from contrastive_ner.files import WatchedFiles, expand, write_json
+from contrastive_ner.files import WatchedFiles, atomic_writer, expand, write_json
 from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.serving.predict import Job, predict
@@ -43,6 +45,9 @@ def add_tagging_commands(commands: Any) -> None:
         help="training data of the model: score mentions that occur there and new ones separately",
     )
     evaluate.add_argument("--output", metavar="JSON", help="also write the scores to this file")
+    evaluate.add_argument(
+        "--errors", metavar="JSONL", help="write every error with its context to this file"
+    )
     add_type_options(evaluate)
     add_layout_options(evaluate)
     evaluate.set_defaults(command=command_evaluate)
@@ -176,7 +181,8 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
         read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     )
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    scores = evaluate_records(pipeline, records, train, **tagging_options(arguments))
+    errors: list[dict[str, Any]] = []
+    scores = evaluate_records(pipeline, records, train, **tagging_options(arguments), errors=errors)
     print(score_table({"": scores}))
     inner = scores["all_mentions"]
     if inner["gold"] != scores["micro"]["gold"]:
@@ -186,8 +192,15 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
             f"F1 {100 * inner['f1']:.1f}"
         )
     print(breakdown_table(scores), end="")
+    print(confusion_table(scores["confusions"]), end="")
+    positions = [own.spans for own in pipeline.reader.tokenize([r.text for r in records])]
+    if places := misaligned(records, positions):
+        print(f"{len(places)} mentions not on token boundaries{first_of(places)}")
     if report.repaired_tags:
         print(f"{report.repaired_tags} tags repaired in {report.path}")
+    if arguments.errors:
+        with atomic_writer(arguments.errors) as file:
+            file.writelines(map(json_line, errors))
     if arguments.output:
         files = {
             name: getattr(arguments, name)

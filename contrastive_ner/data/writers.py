@@ -44,7 +44,7 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
     """Yield the text of records in a file format, piece by piece."""
     if format == "jsonl":
         for record in records:
-            yield _json_line(record.to_dict())
+            yield json_line(record.to_dict())
     elif format == "cluener":
         for record in records:
             label: dict[str, dict[str, list[list[int]]]] = {}
@@ -52,7 +52,7 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
                 label.setdefault(m.label, {}).setdefault(record.text[m.start : m.end], []).append(
                     [m.start, m.end - 1]
                 )
-            yield _json_line({"text": record.text, "label": label})
+            yield json_line({"text": record.text, "label": label})
     elif format == "columns":
         layered = [tag_layers(record, scheme) for record in records]
         width = max((len(layers) for layers in layered), default=1)
@@ -75,7 +75,8 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
         raise DataError(f"format: expected jsonl, cluener or columns, found {format!r}")
 
 
-def _json_line(row: dict[str, Any]) -> str:
+def json_line(row: dict[str, Any]) -> str:
+    """An object as a line of JSON that UTF-8 can encode."""
     line = json.dumps(row, ensure_ascii=False)
     # UTF-8 cannot encode a lone surrogate: escape such a row.
     return (
