@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,104 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); restore or remove it") from error
 
 
+class LockFile:
+    """A file that at most one process holds; the system releases it when that process ends.
+
+    The holder removes the file before it releases it. Whoever has locked a file that is no longer
+    the one of this name tries again, so that two processes never hold locks of the same name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.release: Callable[[], None] = lambda: None  # safe to call twice, or unacquired
+
+    def acquire(self) -> bool:
+        """Take the lock, without waiting, and make its folder; whether this has succeeded.
+
+        Raises:
+            OSError: the file cannot be made, or cannot be locked where it is.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not a Unix system
+            return self.acquire_elsewhere()
+        while True:
+            handle = self._open()
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_current = os.path.samestat(os.fstat(handle), os.stat(self.path))
+            except FileNotFoundError:
+                is_current = False
+            except BlockingIOError:
+                os.close(handle)
+                return False
+            except BaseException:
+                os.close(handle)
+                raise
+            if is_current:
+                self.release = partial(self._remove_and_close, handle)
+                return True
+            os.close(handle)
+
+    def _open(self) -> int:
+        for tries_left in reversed(range(1000)):
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            except (FileNotFoundError, FileExistsError):  # others make and remove the folder
+                if not tries_left:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def acquire_elsewhere(self) -> bool:
+        """The same on other systems, where the file stays."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self.release = lock.release
+        return True
+
+    def _remove_and_close(self, handle: int) -> None:
+        self.release = lambda: None
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+class WatchedFiles:
+    """The files of an input, which must not change while they are read.
+
+    Args:
+        path: a file, or a folder, whose files with a dot before their name do not count.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen = self.look()
+
+    def look(self) -> dict[str, tuple[int, int, int]]:
+        """Size, time of the last change in nanoseconds, and inode of each file."""
+        files = [self.path] if self.path.is_file() else []
+        if self.path.is_dir():
+            files = [file for file in sorted(self.path.rglob("[!.]*")) if file.is_file()]
+        states = {str(file.relative_to(self.path.parent)): file.stat() for file in files}
+        return {
+            name: (state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states.items()
+        }
+
+    def changed(self) -> list[str]:
+        """Names of the files that have changed, appeared or gone."""
+        now = self.look()
+        return sorted(
+            name for name in now.keys() | self.seen if now.get(name) != self.seen.get(name)
+        )
+
+
 def fresh_folder(path: Path) -> Path:
     """Make an empty folder, replacing whatever was there."""
     shutil.rmtree(path, ignore_errors=True)
@@ -77,61 +175,6 @@ def move_folder(source: Path, target: Path) -> None:
     """Move a complete folder to its final place, replacing an older one."""
     shutil.rmtree(target, ignore_errors=True)
     os.replace(source, target)
-
-
-class LockFile:
-    """An exclusive lock between processes; it ends with `release` or with its process.
-
-    Only the holder removes the file, before it releases the lock. Whoever had opened that file
-    locks a file without a name; `acquire` notices and tries again, so there is never a second
-    holder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        from filelock import FileLock
-
-        self.path = path
-        self.lock = FileLock(path)
-
-    def acquire(self) -> bool:
-        """Take the lock, and make its folder; False if another process holds it."""
-        for tries_left in reversed(range(1000)):
-            try:
-                taken = self._take()
-            except (FileNotFoundError, FileExistsError):  # others make and remove the folder
-                if not tries_left:
-                    raise
-            else:
-                if taken is not None:
-                    return taken
-        return False
-
-    def _take(self) -> bool | None:
-        """Take the lock if it is free; None if its file was removed in the meantime."""
-        from filelock import Timeout
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        opened = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            self.lock.acquire(timeout=0)
-            # A file that is still there was there all the time: it is the one that was locked.
-            if os.path.samestat(os.fstat(opened), os.stat(self.path)):
-                return True
-        except Timeout:
-            return False
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(opened)
-        self.lock.release()
-        return None
-
-    def release(self) -> None:
-        """Remove the file and release the lock; no effect without the lock."""
-        if self.lock.is_locked:
-            with suppress(OSError):  # Windows keeps open files
-                self.path.unlink()
-            self.lock.release()
 
 
 def expand(path: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, arguments, corpus
 from transformers import Trainer
 
-from contrastive_ner.cli import main
+from contrastive_ner.cli import main, tag
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
@@ -157,6 +157,35 @@ def test_evaluate_repeats_the_run_s_test_scores(run, files, tmp_path, capsys):
     output = capsys.readouterr().out
     for words in ("PER", "boundary and type", "seen in train", "4-5 characters"):
         assert words in output
+
+
+def test_evaluate_shows_confusions_and_lists_errors_and_misaligned_mentions(
+    run, tmp_path, capsys, monkeypatch
+):
+    load = tag.load_pipeline
+
+    def load_by_words(*given, **options):
+        pipeline = load(*given, **options)
+        pipeline.reader.label_unit = "word"
+        return pipeline
+
+    monkeypatch.setattr(tag, "load_pipeline", load_by_words)
+    record = Record("r7", "小明在 Hello", [Mention(0, 2, "PER"), Mention(4, 6, "ORG")])
+    write_records([record], tmp_path / "test.jsonl")
+    errors, report = tmp_path / "errors.jsonl", tmp_path / "scores.json"
+    options = ["--errors", str(errors), "--output", str(report), "--min_score", "0.999999"]
+    assert main(["evaluate", str(run / "model"), str(tmp_path / "test.jsonl"), *options]) == 0
+    rows = list(map(json.loads, errors.read_text("utf-8").splitlines()))
+    scores = json.loads(report.read_text("utf-8"))
+    assert sum(row["gold"] is not None for row in rows) == (
+        scores["micro"]["gold"] - scores["micro"]["correct"]
+    )
+    assert sum(map(sum, (row.values() for row in scores["confusions"].values()))) >= 2
+    output = capsys.readouterr().out
+    assert "gold | predicted" in output
+    assert "(missed)" in output
+    assert "1 mentions not on token boundaries (the first: 'He' (ORG) in " in output
+    assert "record r7, characters 4 to 6)" in output
 
 
 def test_evaluate_without_training_data_says_nothing_about_them(run, files, tmp_path, capsys):

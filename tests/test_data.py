@@ -1029,6 +1029,8 @@ def test_a_mention_inside_a_word_is_misaligned_and_counted(
     features, report = tag_features([record], reader, LABELS)
     assert window_tags(features) == [["O", "O", "B-PER", "I-PER"]]
     assert (report.mentions, report.misaligned) == (1, 1)
+    place = "'UK' (ORG) in 'the UKs 北京', record r, characters 4 to 6"
+    assert f"1 not on token boundaries (the first: {place}), " in str(report)
     assert tag_features([record], text_reader(character_tok), LABELS)[1].misaligned == 0
 
 

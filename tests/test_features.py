@@ -85,6 +85,7 @@ def test_spans_in_words_start_at_first_and_end_at_last_tokens(
     ]
     assert feature["labels"] == [[1, 5, 7], [0, 9, 10]]
     assert report.misaligned == 1
+    assert "1 not on word boundaries (the first: " in str(report)
 
 
 @st.composite

@@ -13,7 +13,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 
+from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.schemes import tags_to_spans
+from contrastive_ner.evaluation.confusions import (
+    confusion_table,
+    confusions,
+    kind_of,
+    list_errors,
+    pairs,
+)
 from contrastive_ner.evaluation.metrics import (
     error_breakdown,
     length_scores,
@@ -454,3 +462,90 @@ def test_evaluate_metric_scores_texts_without_mentions(metric: evaluate.Metric) 
 def test_evaluate_metric_refuses_different_numbers_of_texts(metric: evaluate.Metric) -> None:
     with pytest.raises(ValueError, match=r"[Mm]ismatch"):
         metric.compute(predictions=[[], []], references=[[]])
+
+
+# ------------------------------------------------------------------------------- errors one by one
+WANTED_THERE = [[(0, 2, "PER"), (3, 6, "ORG"), (8, 9, "LOC"), (12, 15, "PER")], [(0, 1, "LOC")]]
+FOUND_THERE = [
+    [(0, 2, "ORG", 0.9), (3, 5, "ORG", 0.8), (12, 16, "LOC", 0.7), (20, 21, "PER", 0.6)],
+    [(0, 1, "LOC", 0.5)],
+]
+
+
+def test_confusions_count_every_gold_and_every_predicted_mention():
+    counts = confusions(FOUND_THERE, WANTED_THERE)
+    assert counts == {
+        "LOC": {"LOC": 1, "(missed)": 1},
+        "ORG": {"(border)": 1},
+        "PER": {"LOC": 1, "ORG": 1},
+        "(spurious)": {"PER": 1},
+    }
+    lines = confusion_table(counts).splitlines()
+    assert lines[1].split() == [
+        "gold",
+        "|",
+        "predicted",
+        "LOC",
+        "ORG",
+        "PER",
+        "(border)",
+        "(missed)",
+    ]
+    assert [line.split() for line in lines[2:]] == [
+        ["LOC", "1", "-", "-", "-", "1"],
+        ["ORG", "-", "-", "-", "1", "-"],
+        ["PER", "1", "1", "-", "-", "-"],
+        ["(spurious)", "-", "-", "1", "-", "-"],
+    ]
+    assert confusion_table(confusions([[]], [[]])) == ""
+
+
+SOME_SPANS = st.lists(
+    st.builds(
+        lambda start, length, label: (start, start + length, label),
+        st.integers(0, 8),
+        st.integers(1, 4),
+        st.sampled_from("AB"),
+    ),
+    max_size=8,
+)
+
+
+@given(found=SOME_SPANS, wanted=SOME_SPANS)
+def test_errors_and_confusions_add_up(found, wanted):
+    both = set(found) & set(wanted)
+    paired = pairs(set(found), set(wanted))
+    assert sorted(g for g, _ in paired if g) == sorted(set(wanted) - both)
+    assert sorted(p for _, p in paired if p) == sorted(set(found) - both)
+    for gold, predicted in paired:
+        if gold and predicted:
+            assert gold[0] < predicted[1]
+            assert predicted[0] < gold[1]
+    counts = confusions([found], [wanted])
+    for label in "AB":
+        assert sum(counts.get(label, {}).values()) == sum(m[2] == label for m in set(wanted))
+    # A pair is a wrong type only if both sides are that in the breakdown.
+    breakdown = error_breakdown([found], [wanted])
+    kinds = [kind_of(*pair) for pair in paired]
+    assert kinds.count("missed") >= breakdown["gold"]["missed"]
+    assert kinds.count("spurious") >= breakdown["predictions"]["spurious"]
+
+
+def test_every_error_is_listed_with_its_context():
+    records = [Record("a", "x" * 50 + "小明在北京", doc="d"), Record("b", "好" * 9)]
+    found = [[Mention(50, 52, "ORG", 0.75), Mention(0, 1, "PER", 0.5)], []]
+    wanted = [[Mention(50, 52, "PER")], [Mention(2, 4, "LOC")]]
+    spurious, wrong, missed = list_errors(records, found, wanted)
+    assert spurious["kind"] == "spurious"
+    assert spurious["gold"] is None
+    assert wrong == {
+        "kind": "wrong type",
+        "id": "a",
+        "doc": "d",
+        "before": "x" * 40,
+        "text": "小明",
+        "after": "在北京",
+        "gold": {"start": 50, "end": 52, "label": "PER", "text": "小明"},
+        "predicted": {"start": 50, "end": 52, "label": "ORG", "text": "小明", "score": 0.75},
+    }
+    assert (missed["kind"], missed["text"], missed["predicted"]) == ("missed", "好好", None)

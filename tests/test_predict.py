@@ -1,9 +1,11 @@
 """Tagging jobs: sources, bad rows, order, processes, interruptions, files that change."""
 
+import csv
 import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 from random import Random
 
 import datasets
+import pyarrow.parquet
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
@@ -28,7 +31,10 @@ from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, chunks, input_format, read_rows
 from contrastive_ner.errors import DataError
+from contrastive_ner.files import LockFile
 from contrastive_ner.serving import predict as predict_module
+from contrastive_ner.serving import tables
+from contrastive_ner.serving.outputs import FileOutput, sealed
 
 TEXTS = [
     "小明在北京大学读书，小红在上海工作。",
@@ -79,8 +85,6 @@ def write_source(kind: str, folder: Path) -> str:
     elif kind == "parquet":
         datasets.Dataset.from_dict({"text": TEXTS}).to_parquet(str(path))
     else:
-        import csv
-
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",")
             writer.writerows([["number", "text"], *enumerate(TEXTS)])
@@ -424,6 +428,11 @@ def job(saved_tagger: Path, tmp_path: Path) -> tuple[list[str], Path]:
     return [*command, "--output", str(output)], output
 
 
+def saved_rows(progress: Path) -> int:
+    """The number of rows in the last line of a progress file."""
+    return json.loads(progress.read_text("utf-8").splitlines()[-1])["rows"]
+
+
 def start_and_signal(command: list[str], output: Path, number: int) -> tuple[int, str, int]:
     """Start, wait for rows, send a signal; return exit code, standard error and saved rows."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -432,7 +441,7 @@ def start_and_signal(command: list[str], output: Path, number: int) -> tuple[int
         time.sleep(0.01)
     process.send_signal(number)
     said = process.communicate(timeout=120)[1]
-    return process.returncode, said, json.loads(progress.read_text("utf-8"))["rows"]
+    return process.returncode, said, saved_rows(progress)
 
 
 @pytest.mark.slow
@@ -536,13 +545,13 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(
     def stdin(text: str) -> None:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
-    def full(self: predict_module.FileOutput) -> None:
+    def full(self: FileOutput) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     folder = tmp_path / "data"
     datasets.Dataset.from_dict({"text": ["好"]}).save_to_disk(str(folder))
-    finish = predict_module.FileOutput.finish
-    monkeypatch.setattr(predict_module.FileOutput, "finish", full)
+    finish = FileOutput.finish
+    monkeypatch.setattr(FileOutput, "finish", full)
     for source in ("-", f"{folder}@train"):
         command = [
             "predict",
@@ -560,15 +569,15 @@ def test_other_standard_input_or_another_data_set_is_not_gone_on_with(
         assert "was started with different source" in capsys.readouterr().err
         stdin("好\n")
         (folder / "more.arrow").unlink()
-        monkeypatch.setattr(predict_module.FileOutput, "finish", finish)
+        monkeypatch.setattr(FileOutput, "finish", finish)
         assert main(command) == 0
         assert "resuming after row 1" in capsys.readouterr().err
-        monkeypatch.setattr(predict_module.FileOutput, "finish", full)
+        monkeypatch.setattr(FileOutput, "finish", full)
 
 
 def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
     path = tmp_path / "out.jsonl"
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     output.write("row\n", 1)
     path.write_text("precious")
     with pytest.raises(ValueError, match="appeared in the meantime"):
@@ -576,7 +585,7 @@ def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
     output.close()
     assert path.read_text() == "precious"
     path.unlink()
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     assert output.done == 1
     output.finish()
     output.close()
@@ -585,20 +594,415 @@ def test_a_file_that_appears_meanwhile_stays_as_it_is(tmp_path):
 
 def test_a_partial_file_that_lost_bytes_is_begun_anew(tmp_path):
     path = tmp_path / "out.jsonl"
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     output.write("row\n", 1)
     output.close()
     output.partial.write_text("ro")
-    output = predict_module.FileOutput(path, {"source": 1})
+    output = FileOutput(path, {"source": 1})
     assert output.done == 0
     output.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------- formats and further fields
+MORE = [
+    {
+        "text": "小明在北京大学读书",
+        "url": "http://a",
+        "lang": "zh",
+        "n": 1,
+        "meta": {"a": [1]},
+        "ok": True,
+    },
+    {"text": '引"号,\t好', "url": None, "n": 2.5, "id": "x", "entities": [], "coverage": "mine"},
+    {"text": "\ud800好", "lang": "é\nb", "label": {"PER": 1}, "doc": "d"},
+]
+COLUMNS = ["id", "text", "entities", "doc", "coverage", "url", "lang", "n", "meta", "ok"]
+
+
+def tagged_file(model: Path, source: Path, output: Path, *options: str) -> Path:
+    given = ["predict", str(model), str(source), "--format", "jsonl", "--output", str(output)]
+    assert main([*given, *options]) == 0
+    return output
+
+
+def test_fields_of_the_input_come_through_in_every_format(saved_tagger, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in MORE), "utf-8")
+    for name in ("jsonl", "json", "csv", "tsv", "parquet"):
+        tagged_file(saved_tagger, source, tmp_path / f"out.{name}")
+    rows = list(map(json.loads, (tmp_path / "out.jsonl").read_text("utf-8").splitlines()))
+    assert [row["text"] for row in rows] == [row["text"] for row in MORE]
+    assert (rows[0]["url"], rows[0]["meta"], rows[0]["ok"]) == ("http://a", {"a": [1]}, True)
+    assert rows[0]["entities"]
+    assert (rows[1]["id"], rows[1]["coverage"], rows[1]["n"]) == ("x", 1.0, 2.5)
+    assert "label" not in rows[2]
+    assert json.loads((tmp_path / "out.json").read_text("utf-8")) == rows
+    rows[2]["text"] = "\ufffd好"
+    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        with (tmp_path / f"out.{name}").open(encoding="utf-8", newline="") as file:
+            table = list(csv.DictReader(file, delimiter=delimiter, strict=True))
+        assert list(table[0]) == COLUMNS
+        for cells, row in zip(table, rows, strict=True):
+            assert {key: cell for key, cell in cells.items() if cell} == {
+                key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                for key, value in row.items()
+                if value is not None
+            }
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert list(table[0]) == COLUMNS
+    for cells, row in zip(table, rows, strict=True):
+        expected = {**row, **({"meta": '{"a": [1]}'} if "meta" in row else {})}
+        assert {key: cell for key, cell in cells.items() if cell is not None} == {
+            key: value for key, value in expected.items() if value is not None
+        }
+    again = [
+        [row.text for row in read_rows(str(tmp_path / f"out.{name}"), Layout()).rows]
+        for name in ("csv", "tsv", "parquet")
+    ]
+    assert again == [[row["text"] for row in rows]] * 3
+
+
+def test_columns_of_parquet_csv_and_data_sets_come_through(tag, tmp_path):
+    columns = {"text": ["好", "好"], "n": [1, 2], "when": [datetime(2020, 1, 1)] * 2}
+    data = datasets.Dataset.from_dict(columns)
+    data.to_parquet(str(tmp_path / "in.parquet"))
+    data.save_to_disk(str(tmp_path / "in"))
+    (tmp_path / "in.csv").write_text("text,n,when\n好,1,a\n好,2,b\n", "utf-8")
+    for name, expected in (
+        ("in.parquet", [1, 2, "2020-01-01T00:00:00"]),
+        ("in", [1, 2, "2020-01-01T00:00:00"]),
+        ("in.csv", ["1", "2", "b"]),
+    ):
+        rows = tag(f"{tmp_path / name}@train" if name == "in" else tmp_path / name)[1]
+        assert [*(row["n"] for row in rows), rows[1]["when"]] == expected
+
+
+def test_a_field_that_is_nested_deeply_is_no_reason_to_skip_a_row(tag, tmp_path):
+    (tmp_path / "in.jsonl").write_text(
+        '{"text": "好", "m": ' + "[" * 800 + "]" * 800 + "}\n" + '{"text": "好"}\n', "utf-8"
+    )
+    first, second = tag(tmp_path / "in.jsonl")[1]
+    assert (first["text"], second["text"]) == ("好", "好")
+    assert json.dumps(first["m"]).count("[") == 800
+
+
+def test_the_format_is_that_of_the_name(saved_tagger, tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "好"}\n', "utf-8")
+    assert tagged_file(saved_tagger, source, tmp_path / "a.txt").read_text("utf-8") == "好\tO\n\n"
+    asked = tagged_file(saved_tagger, source, tmp_path / "a.csv", "--output_format", "jsonl")
+    assert json.loads(asked.read_text("utf-8"))["text"] == "好"
+    command = ["predict", str(saved_tagger), str(source), "--output"]
+    assert main([*command, str(tmp_path / "a.xlsx")]) == 2
+    assert "found .xlsx; rename it or pass --output_format" in capsys.readouterr().err
+    assert main([*command, "-", "--output_format", "parquet"]) == 2
+    assert "needs a file" in capsys.readouterr().err
+    source.write_text("", "utf-8")
+    empty = tagged_file(saved_tagger, source, tmp_path / "empty.csv")
+    assert empty.read_text("utf-8") == "id,text,entities,coverage\n"
+    assert json.loads(tagged_file(saved_tagger, source, tmp_path / "b.json").read_text()) == []
+    assert (
+        len(pyarrow.parquet.read_table(tagged_file(saved_tagger, source, tmp_path / "b.parquet")))
+        == 0
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json"])
+def test_a_table_goes_on_where_it_was(stopped, tmp_path, monkeypatch, ending):
+    command, _ = stopped
+    whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"
+    assert main([*command[:-1], str(whole)]) == 0
+
+    def full(self: FileOutput) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileOutput, "finish", full)
+        assert main([*command[:-1], str(output)]) == 2
+    assert main([*command[:-1], str(output)]) == 0
+    assert output.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(f".out.{ending}.*"))
+
+
+def test_parquet_is_written_in_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "GROUP_ROWS", 2)
+    rows = [{"id": str(n), "text": "好", "entities": [], "coverage": 1.0, "n": n} for n in range(5)]
+    rows[3]["n"] = None
+    rows[4]["n"] = 2**70
+    (tmp_path / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    tables.write_parquet(tmp_path / "lines", tmp_path / "out.parquet")
+    with pyarrow.parquet.ParquetFile(tmp_path / "out.parquet") as file:
+        assert file.num_row_groups == 3
+        assert file.read().column("n").to_pylist() == ["0", "1", "2", None, str(2**70)]
+
+
+# ------------------------------------------------------------- progress and input are checked
+# Rows as (rows of input, output): bad rows write nothing.
+PARTS = [(2, "a\nb\n"), (1, ""), (3, "c\n"), (2, "dd\ne\n"), (4, ""), (1, "f\n")]
+WHOLE = "".join(text for _, text in PARTS)
+
+
+def write_parts(path: Path, stop: int | None = None) -> int:
+    """Write the rest of `PARTS` as a job does, up to a number of them; where it went on."""
+    output = FileOutput(path, {"source": 1})
+    begun, rows = output.done, 0
+    for number, text in PARTS[:stop]:
+        if rows >= output.done:
+            assert rows == output.done, "rows would be lost or written twice"
+            output.write(text, number)
+        rows += number
+    if stop is None:
+        output.finish()
+    output.close()
+    return begun
+
+
+def with_seal(values: dict, job: dict | None = None) -> str:
+    return sealed(values, job or {"source": 1}).decode()
+
+
+DAMAGE: dict[str, Callable[[list[str]], str]] = {
+    "nothing": lambda lines: "".join(lines),
+    "empty": lambda lines: "",
+    "[]": lambda lines: "[]",
+    "{}": lambda lines: "{}\n",
+    '"x"': lambda lines: '"x"\n',
+    "null": lambda lines: "null\n",
+    "not UTF-8": lambda lines: "\udcff\n",
+    "deep": lambda lines: "[" * 100_000,
+    "of an earlier version": lambda lines: (
+        '{\n "job": {"source": 1},\n "rows": 2,\n "bytes": 4\n}\n'
+    ),
+    "no entries": lambda lines: lines[0],
+    "no identity": lambda lines: "".join(lines[1:]),
+    "only the last entry": lambda lines: lines[-1],
+    "truncated": lambda lines: "".join(lines)[:-20],
+    "truncated in the first line": lambda lines: lines[0][:20],
+    "the last line torn": lambda lines: "".join(lines) + '{"rows": 99',
+    "fewer rows": lambda lines: "".join(lines).replace('"rows": 8', '"rows": 5'),
+    "fewer rows everywhere": lambda lines: re.sub(
+        r'"rows": (\d+)', lambda m: f'"rows": {int(m[1]) - 1}', "".join(lines)
+    ),
+    "more rows": lambda lines: "".join(lines).replace('"rows": 8', '"rows": 9'),
+    "more bytes": lambda lines: "".join(lines).replace('"bytes": 11', '"bytes": 12'),
+    "another hash": lambda lines: lines[0] + lines[1].replace('"sha256": "', '"sha256": "0'),
+    "lines in another order": lambda lines: lines[0] + "".join(reversed(lines[1:])),
+    "lines twice": lambda lines: lines[0] + "".join(lines[1:] * 2),
+    "a line in the middle lost": lambda lines: "".join([*lines[:2], *lines[3:]]),
+    "a line in the middle damaged": lambda lines: "".join([*lines[:2], "\0\n", *lines[3:]]),
+    "keys missing": lambda lines: lines[0] + with_seal({"rows": 2}),
+    "wrong types": lambda lines: (
+        lines[0]
+        + with_seal({"rows": "2", "bytes": 4, "sha256": "", "input_sha256": ""})
+        + with_seal({"rows": 2, "bytes": None, "sha256": [], "input_sha256": {}})
+        + with_seal({"rows": True, "bytes": -1, "sha256": "", "input_sha256": ""})
+    ),
+    "an identity that is none": lambda lines: sealed({"job": []}).decode() + "".join(lines[1:]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_progress_neither_loses_rows_nor_writes_them_twice(tmp_path, name):
+    path = tmp_path / "out.jsonl"
+    write_parts(path, 4)
+    progress = tmp_path / ".out.jsonl.progress"
+    lines = progress.read_text("utf-8").splitlines(keepends=True)
+    assert len(lines) == 5
+    progress.write_text(DAMAGE[name](lines), "utf-8", errors="surrogateescape")
+    begun = write_parts(path)
+    if name in ("nothing", "the last line torn", "lines twice"):
+        assert begun == 8
+    assert path.read_text("utf-8") == WHOLE
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("damage", "begun"),
+    [
+        (lambda raw: raw[:8], 6),
+        (lambda raw: raw[:5], 3),
+        (lambda raw: raw[:3], 0),
+        (lambda raw: b"", 0),
+        (lambda raw: raw + b"torn", 8),
+        (lambda raw: raw[:-2] + b"X\n", 6),
+        (lambda raw: b"X" + raw[1:], 0),
+    ],
+)
+def test_of_a_damaged_partial_output_the_rows_that_agree_are_kept(tmp_path, damage, begun):
+    path, partial = tmp_path / "out.jsonl", tmp_path / ".out.jsonl.partial"
+    write_parts(path, 4)
+    partial.write_bytes(damage(partial.read_bytes()))
+    assert write_parts(path) == begun
+    assert path.read_text("utf-8") == WHOLE
+
+
+def test_progress_that_is_no_plain_file_is_refused(tmp_path):
+    for name in (".out.jsonl.progress", ".out.jsonl.partial"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match="expected a plain file"):
+            FileOutput(tmp_path / "out.jsonl", {})
+        (tmp_path / name).unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def stopped(saved_tagger: Path, tmp_path: Path, monkeypatch) -> tuple[list[str], Path]:
+    """A command whose job was stopped after two of five rows, and its input."""
+    source = tmp_path / "in.txt"
+    source.write_text("小明一\n小明二\n小明三\n小明四\n小明五\n", "utf-8")
+    monkeypatch.setattr(predict_module, "CHARACTERS_AHEAD", 1)
+    command = ["predict", str(saved_tagger), str(source), "--output", str(tmp_path / "out.jsonl")]
+    write = FileOutput.write
+
+    def full(self, text, rows):
+        if self.done == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, text, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileOutput, "write", full)
+        assert main(command) == 2
+    return command, source
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Change a file that keeps its time."""
+    state = path.stat()
+    path.write_text(text, "utf-8")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_a_change_of_what_is_done_is_noticed_also_with_the_same_size_and_time(
+    stopped, tmp_path, capsys
+):
+    command, source = stopped
+    before = source.read_text("utf-8")
+    rewrite(source, before.replace("二", "六"))
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "its first 2 rows, which are tagged, have changed" in said
+    assert f"remove {tmp_path / '.out.jsonl.partial'} and run the command again" in said
+    assert not (tmp_path / "out.jsonl").exists()
+    # What is not yet done may change: the output is that of the input as it is now.
+    rewrite(source, before.replace("五", "六"))
+    assert main(command) == 0
+    texts = [record.text for record in read_records(str(tmp_path / "out.jsonl"))[0]]
+    assert texts == source.read_text("utf-8").split()
+
+
+def test_an_input_that_ends_before_what_is_done_is_noticed(stopped, capsys):
+    command, source = stopped
+    size = source.stat().st_size
+    rewrite(source, "小明一" + "x" * (size - 10) + "\n")
+    assert source.stat().st_size == size
+    assert main(command) == 2
+    assert "its first 2 rows, which are tagged, have changed" in capsys.readouterr().err
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "appended": lambda path: path.write_text(path.read_text("utf-8") + "好\n", "utf-8"),
+    "truncated": lambda path: os.truncate(path, 3),
+    "replaced": lambda path: (
+        shutil.copy2(path, path.with_suffix(".new")),
+        path.with_suffix(".new").replace(path),
+    ),
+    "removed": lambda path: path.unlink(),
+    "touched": lambda path: os.utime(path),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("output", ["out.jsonl", "-"])
+def test_an_input_that_changes_while_it_is_read_is_noticed(
+    saved_tagger, tmp_path, monkeypatch, capsys, change, output
+):
+    source = tmp_path / "in.txt"
+    source.write_text("好\n" * 3, "utf-8")
+    tagger = predict_module.Tagger.__call__
+
+    def changing(self, rows):
+        CHANGES[change](source)
+        return tagger(self, rows)
+
+    monkeypatch.setattr(predict_module.Tagger, "__call__", changing)
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(saved_tagger), "in.txt", "--output", output]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: in.txt changed while it was read")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_file_of_a_data_set_that_changes_while_it_is_read_is_noticed(
+    saved_tagger, tmp_path, monkeypatch, capsys
+):
+    source = write_source("split", tmp_path)
+    tagger = predict_module.Tagger.__call__
+
+    def changing(self, rows):
+        next((tmp_path / "in.split" / "test").glob("*.arrow")).touch()
+        return tagger(self, rows)
+
+    monkeypatch.setattr(predict_module.Tagger, "__call__", changing)
+    assert main(["predict", str(saved_tagger), source]) == 2
+    assert ".arrow changed while it was read" in capsys.readouterr().err
+
+
+def test_a_pipe_as_a_file_is_refused(saved_tagger, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert main(["predict", str(saved_tagger), str(tmp_path / "pipe.txt")]) == 2
+    assert "found a pipe or a device; give it as standard input" in capsys.readouterr().err
+
+
+CONTESTED = """
+import os, sys, time
+from pathlib import Path
+from contrastive_ner.files import LockFile
+lock, inside, held = LockFile(Path(sys.argv[1], "lock")), Path(sys.argv[1], "inside"), 0
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    if lock.acquire():
+        os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if another is inside
+        held += 1
+        inside.unlink()
+        lock.release()
+print(held)
+"""
+
+
+def test_a_contested_lock_has_one_holder_at_a_time_and_leaves_no_file(tmp_path):
+    command = [sys.executable, "-c", CONTESTED, str(tmp_path)]
+    holders = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = [holder.communicate(timeout=60) for holder in holders]
+    assert [holder.returncode for holder in holders] == [0] * 4, said
+    assert sum(int(held) for held, _ in said) > 1_000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_file_that_is_left_by_a_killed_process_is_taken_over(tmp_path):
+    (tmp_path / "lock").touch()
+    lock, other = LockFile(tmp_path / "lock"), LockFile(tmp_path / "lock")
+    assert lock.acquire()
+    assert not other.acquire()
+    other.release()  # of what it does not hold: nothing happens
+    assert not other.acquire()
+    lock.release()
+    lock.release()
+    assert other.acquire()
+    lock.release()
+    assert (tmp_path / "lock").exists()
+    other.release()
     assert list(tmp_path.iterdir()) == []
 
 
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from contrastive_ner.serving.predict import FileOutput, Tagged, write_explained
+from contrastive_ner.serving.outputs import FileOutput
+from contrastive_ner.serving.predict import Tagged, write_explained
 output = FileOutput(Path(sys.argv[1]), {})
 try:
     write_explained(output, Tagged("x" * 100, 3, [], {}))
@@ -641,7 +1045,7 @@ def test_an_output_that_exists_stays_as_it_is(saved_tagger, tmp_path, capsys):
 
 def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
     command, output = job
-    write, calls = predict_module.FileOutput.write, []
+    write, calls = FileOutput.write, []
 
     def full(self, text, rows):
         calls.append(rows)
@@ -649,7 +1053,7 @@ def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, text, rows)
 
-    monkeypatch.setattr(predict_module.FileOutput, "write", full)
+    monkeypatch.setattr(FileOutput, "write", full)
     assert main(command[2:]) == 2
     assert (
         "No space left on device; 32 rows are written; run the same command again to resume"

@@ -1,9 +1,11 @@
 """An interrupted run that is started again ends with the same weights and scores."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -225,6 +227,58 @@ def test_seconds_of_all_starts_are_counted(files, tiny_encoder, tmp_path):
         json.loads((tmp_path / "run" / "stage1" / "DONE.json").read_text("utf-8"))["seconds"]
         > before
     )
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is more than an entry that nobody has collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+STAGES = {"starting": 0, "importing": 0.7, "importing more": 2, "loading": 4, "predicting": None}
+# With the parent stopped the workers first finish what is queued, then wait for more.
+STOPPED = {"queues full": 0.2, "queues empty": 15}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("stage", [*STAGES, *STOPPED])
+def test_workers_end_within_seconds_of_a_killed_job(saved_tagger, tmp_path, stage):
+    (tmp_path / "in.txt").write_text("小明在北京大学读书，小红在上海工作。\n" * 20_000, "utf-8")
+    command = ["predict", str(saved_tagger), str(tmp_path / "in.txt"), "--num_processes", "2"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_ner.py"), *command, "--output", str(tmp_path / "out")],
+        stderr=subprocess.DEVNULL,
+    )
+    progress = tmp_path / ".out.progress"
+    # The first child is multiprocessing's own tracker of resources.
+    while len(children_of(process.pid)) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    if STAGES.get(stage) is None:
+        while not progress.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+    else:
+        time.sleep(STAGES[stage])
+    if stage in STOPPED:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(STOPPED[stage])
+    workers = children_of(process.pid)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 5
+    while any(map(is_alive, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    left = [pid for pid in workers if is_alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
 
 
 def test_two_runs_in_one_directory_are_refused(files, tiny_encoder, tmp_path, capsys):

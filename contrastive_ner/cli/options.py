@@ -12,11 +12,22 @@ from typing import Any
 
 from contrastive_ner.data.layout import FORMATS, Layout
 from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
-from contrastive_ner.errors import DataError
-from contrastive_ner.files import expand, sha256
+from contrastive_ner.errors import ConfigError, DataError
+from contrastive_ner.files import WatchedFiles, expand, sha256
 from contrastive_ner.training.config import RunConfig, layout_of
 
 ANNOTATED_FORMATS = ("auto", *FORMATS)
+FORMATS_OF_NAMES = {
+    "": "jsonl",
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".txt": "columns",
+    ".bio": "columns",
+    ".conll": "columns",
+}
 LAYOUT_METAVARS = {
     "format": "FORMAT",
     "tag_scheme": "SCHEME",
@@ -139,14 +150,20 @@ def described_types(file: str) -> dict[str, str]:
 def input_file(arguments: argparse.Namespace) -> Iterator[str]:
     """The name of the input file. Standard input (-) is copied to one, to detect its format."""
     if arguments.file != "-":
-        yield expand(arguments.file)
+        path = expand(arguments.file)
+        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+            raise DataError(
+                f"{path}: expected a file or a folder, found a pipe or a device; give it as "
+                "standard input, with - as the file's name"
+            )
+        yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "standard input"
-        with path.open("wb") as copy:
+        given = Path(folder) / "standard input"
+        with given.open("wb") as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
         try:
-            yield str(path)
+            yield str(given)
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
 
@@ -158,28 +175,41 @@ def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool
     )
 
 
-def source_identity(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
+def source_place(path: str) -> Path:
+    """The file or folder of a source; a folder is given as FOLDER@SPLIT."""
+    return Path(path if Path(path).exists() else path.rpartition("@")[0] or path)
+
+
+def source_identity(arguments: argparse.Namespace, watched: WatchedFiles) -> dict[str, Any]:
     """Values that tell a resumed job whether its source is still the same.
 
     They are its name, how it is read, and the names, sizes and times of its files. Of standard
-    input it is the content; changes of a data set on the Hub are not noticed.
+    input it is the content. The rows that were read have a hash in the progress besides.
     """
-    # A folder is given as FOLDER@SPLIT.
-    place = Path(path if Path(path).exists() else path.rpartition("@")[0] or path)
-    files = (
-        sorted(file for file in place.rglob("*") if file.is_file())
-        if place.is_dir()
-        else [place] * place.is_file()
-    )
-    seen: Any = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    seen: Any = [[name, size, time] for name, (size, time, _) in watched.seen.items()]
     if arguments.file == "-":  # a copy, with a new time in every process
-        seen = sha256(place)
+        seen = sha256(watched.path)
     layout = {item.name: getattr(arguments, item.name) for item in fields(Layout)}
     return {"file": arguments.file, "seen": seen, "text_column": arguments.text_column, **layout}
 
 
 def output_format(arguments: argparse.Namespace, source: Rows) -> str:
-    """The format to write. "same" is the input's format if it holds annotations, else JSONL."""
-    if arguments.output_format != "same":
+    """The format to write: as asked for, else by the output's name.
+
+    "same" is the input's format if it holds annotations, else JSONL.
+
+    Raises:
+        ConfigError: the name has an ending that stands for no format.
+    """
+    if arguments.output_format == "same":
+        return source.format if source.format in ("columns", "cluener") else "jsonl"
+    if arguments.output_format is not None:
         return arguments.output_format
-    return source.format if source.format in ("columns", "cluener") else "jsonl"
+    ending = Path(arguments.output).suffix.lower()
+    if ending not in FORMATS_OF_NAMES:
+        raise ConfigError(
+            f"output {arguments.output}: expected a name that ends in "
+            f"{', '.join(filter(None, FORMATS_OF_NAMES))}, found {ending}; rename it or pass "
+            "--output_format"
+        )
+    return FORMATS_OF_NAMES[ending]

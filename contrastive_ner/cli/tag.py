@@ -14,13 +14,16 @@ from contrastive_ner.cli.options import (
     output_format,
     score_limits,
     source_identity,
+    source_place,
     tagging_options,
 )
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.writers import json_line
 from contrastive_ner.errors import ConfigError, DataError
+from contrastive_ner.evaluation.confusions import confusion_table, first_of, misaligned
 from contrastive_ner.evaluation.report import breakdown_table, score_table
-from contrastive_ner.files import expand, write_json
+from contrastive_ner.files import WatchedFiles, atomic_writer, expand, write_json
 from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.serving.predict import Job, predict
@@ -43,6 +46,9 @@ def add_tagging_commands(commands: Any) -> None:
         help="training data of the model: score mentions that occur there and new ones separately",
     )
     evaluate.add_argument("--output", metavar="JSON", help="also write the scores to this file")
+    evaluate.add_argument(
+        "--errors", metavar="JSONL", help="write every error with its context to this file"
+    )
     evaluate.add_argument(
         "--allow_no_entities",
         action="store_true",
@@ -111,10 +117,10 @@ def add_prediction_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--output_format",
-        choices=("jsonl", "columns", "same"),
-        default="jsonl",
-        help="format of the output; same: the format of the input if it is columns or CLUENER, "
-        "else jsonl [jsonl]",
+        choices=("jsonl", "json", "csv", "tsv", "parquet", "columns", "same"),
+        help="format of the output, by default that of its name (.txt, .bio and .conll: columns), "
+        "jsonl if the name has no ending; same: the format of the input if it is columns or "
+        "CLUENER, else jsonl",
     )
     command.add_argument(
         "--top_k", type=int, metavar="K", help="add the scores of the K best types to each mention"
@@ -193,11 +199,13 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
         read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     )
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    errors: list[dict[str, Any]] = []
     scores = evaluate_records(
         pipeline,
         records,
         train,
         unseen_types=arguments.unseen_types,
+        errors=errors,
         **tagging_options(arguments),
     )
     print(score_table({"": scores}))
@@ -209,8 +217,15 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
             f"F1 {100 * inner['f1']:.1f}"
         )
     print(breakdown_table(scores), end="")
+    print(confusion_table(scores["confusions"]), end="")
+    positions = [own.spans for own in pipeline.reader.tokenize([r.text for r in records])]
+    if places := misaligned(records, positions):
+        print(f"{len(places)} mentions not on token boundaries{first_of(places)}")
     for remark in report.remarks():
         print(f"{report.path}: {remark}")
+    if arguments.errors:
+        with atomic_writer(arguments.errors) as file:
+            file.writelines(map(json_line, errors))
     if arguments.output:
         files = {
             name: getattr(arguments, name)
@@ -228,12 +243,13 @@ def command_predict(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
     with input_file(arguments) as path:
+        watched = WatchedFiles(source_place(path))  # before the source is opened
         source = open_source(path, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
         written = output_format(arguments, source)
         for name in ("abstain_below", "top_k"):
             if getattr(arguments, name) is not None:
-                if written != "jsonl":
+                if written in ("columns", "cluener"):
                     raise ConfigError(
                         f"{name}: {written} cannot hold it; write the output as jsonl"
                     )
@@ -249,11 +265,12 @@ def command_predict(arguments: argparse.Namespace) -> int:
         )
         predict(
             source,
-            source_identity(arguments, path),
+            source_identity(arguments, watched),
             job,
             arguments.output,
             processes=arguments.num_processes,
             strict=arguments.strict,
+            watched=watched,
         )
     return 0
 

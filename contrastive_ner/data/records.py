@@ -34,7 +34,8 @@ class Record:
     """One text with its mentions.
 
     `tokens` are the offsets of the words, if the source has words; `doc` is the document id. A
-    prediction also has `coverage`, the share of the text that the model read.
+    prediction also has `coverage`, the share of the text that the model read. `fields` are the
+    other fields of the source's row, which a prediction carries through.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Record:
     doc: str | None = None
     tokens: list[tuple[int, int]] | None = None
     coverage: float | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a JSON object.
@@ -71,7 +73,7 @@ class Record:
         if self.tokens is not None:
             extra["tokens"] = [list(token) for token in self.tokens]
         if self.coverage is not None:
-            extra["coverage"] = self.coverage
+            extra |= {"coverage": self.coverage, **self.fields}
         return {"id": self.id, "text": self.text, "entities": entities, **extra}
 
 

@@ -24,6 +24,7 @@ from contrastive_ner.data.decoding import (
     read_lines,
     read_raw_lines,
 )
+from contrastive_ner.data.fields import other_fields
 from contrastive_ner.data.joining import joiner_of, token_kinds
 from contrastive_ner.data.json_rows import read_row, rows_in
 from contrastive_ner.data.layout import FORMATS, Layout, ReadReport
@@ -387,7 +388,9 @@ def text_of(row: Mapping[str, Any], number: int, joiner: str, text_column: str) 
         offsets = None if not isinstance(text, str) else token_offsets(tokens, text)
     if not isinstance(text, str):
         raise DataError(f"expected a string in {text_column!r}, found {text!r:.40}")
-    return Record(identifier or str(number), text, [], doc, offsets)
+    return Record(
+        identifier or str(number), text, [], doc, offsets, fields=other_fields(row, text_column)
+    )
 
 
 def without_mentions(row: Mapping[str, Any]) -> Mapping[str, Any]:

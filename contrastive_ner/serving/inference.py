@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contrastive_ner.data.records import Mention, Record, outermost
 from contrastive_ner.errors import ConfigError, DataError, RepositoryError
+from contrastive_ner.evaluation.confusions import confusions, list_errors
 from contrastive_ner.hub.repository import (
     MODELING_FILES,
     check_code,
@@ -210,6 +211,7 @@ def evaluate_records(
     types: Mapping[str, str] | None = None,
     min_score: float | None = None,
     unseen_types: str = "refuse",
+    errors: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Span scores of a pipeline on records, a breakdown of its errors, and counts of every text.
 
@@ -222,18 +224,12 @@ def evaluate_records(
         types: {label: description} that BINDER looks for instead of its trained types.
         min_score: option of the pipeline's call.
         unseen_types: "missed" counts mentions of types that the model does not know as missed.
+        errors: a list to which every error is added; see `list_errors`.
 
     Raises:
         DataError: the records hold an entity type that the model does not know.
     """
-    from contrastive_ner.evaluation.metrics import (
-        calibration,
-        error_breakdown,
-        length_scores,
-        span_scores,
-        text_counts,
-        training_scores,
-    )
+    from contrastive_ner.evaluation.metrics import span_scores, text_counts, training_scores
 
     nests = pipeline.model.config.decoding == "nested"
     known = pipeline.model.config.entity_types if types is None else types
@@ -246,9 +242,9 @@ def evaluate_records(
     scores = span_scores(predictions, gold)
     scores["all_mentions"] = span_scores(predictions, everything)["micro"]
     scores |= depth_scores(predictions, everything)
-    scores["errors"] = error_breakdown(predictions, gold)
-    scores["lengths"] = length_scores(predictions, gold)
-    scores["calibration"] = calibration(predictions, gold)
+    scores |= error_scores(predictions, gold)
+    if errors is not None:
+        errors += list_errors(records, predictions, gold)
     if train is not None:
         learnt = {
             (r.text[m.start : m.end], m.label) for r in train for m in gold_mentions(r, nests)
@@ -263,6 +259,20 @@ def evaluate_records(
     if any(len(own) < len(every) for own, every in zip(gold, everything, strict=True)):
         scores["all_counts"] = text_counts(predictions, everything)
     return scores
+
+
+def error_scores(
+    predictions: Sequence[list[Mention]], gold: Sequence[list[Mention]]
+) -> dict[str, Any]:
+    """Kinds of errors, confusions, scores by length, calibration error."""
+    from contrastive_ner.evaluation.metrics import calibration, error_breakdown, length_scores
+
+    return {
+        "errors": error_breakdown(predictions, gold),
+        "confusions": confusions(predictions, gold),
+        "lengths": length_scores(predictions, gold),
+        "calibration": calibration(predictions, gold),
+    }
 
 
 def gold_mentions(record: Record, nests: bool) -> list[Mention]:

@@ -4,6 +4,7 @@ Records are written in the order of the input's rows. A job that was stopped or 
 it was when the same command is given again. Sections: tagging, the output, the job.
 """
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -18,20 +19,22 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from contrastive_ner.data.dictionary import words
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, Row, Rows, chunks
 from contrastive_ner.data.writers import format_records, keep_aligned
-from contrastive_ner.errors import ConfigError, DataError, UserError
-from contrastive_ner.files import read_json, sha256, write_json
+from contrastive_ner.errors import ConfigError, DataError
+from contrastive_ner.files import WatchedFiles, sha256
 from contrastive_ner.logs import log, show_messages
 from contrastive_ner.models.windows_ner import (
     DEFAULT_BATCH_SIZE,
     WINDOWS_PER_BATCH,
     InputError,
 )
+from contrastive_ner.serving.outputs import Output, open_output
+from contrastive_ner.serving.tables import WRITERS
 from contrastive_ner.signals import Interrupted, StopSignals
 
 CHARACTERS_AHEAD = 1_000_000  # total length of texts that are read and sorted by length together
@@ -46,7 +49,7 @@ class Job:
     Args:
         model: model folder.
         options: options of the pipeline's call, such as `batch_size`, `types`, `min_score`.
-        output_format: jsonl, cluener or columns.
+        output_format: jsonl, cluener, columns, or one of `tables.WRITERS`.
         scheme: tag scheme of columns.
         trust_remote_code, dtype, compile_encoder: as in `load_pipeline`.
     """
@@ -110,7 +113,7 @@ class Tagger:
         found = tag_records(self.pipeline, records, **self.options)
         rows_found = zip(records, found.mentions, found.coverage, strict=True)
         tagged = [
-            Record(r.id, r.text, mentions, r.doc, r.tokens, coverage)
+            Record(r.id, r.text, mentions, r.doc, r.tokens, coverage, r.fields)
             for r, mentions, coverage in rows_found
         ]
         counts = Counter(
@@ -121,7 +124,8 @@ class Tagger:
                 for record in tagged:
                     record.tokens = record.tokens or words(record.text)
             counts["off_tokens"] = sum(map(keep_aligned, tagged))
-        output = "".join(format_records(tagged, self.job.output_format, self.job.scheme))
+        written = "jsonl" if self.job.output_format in WRITERS else self.job.output_format
+        output = "".join(format_records(tagged, written, self.job.scheme))
         return Tagged(output, len(rows), [row for row in rows if isinstance(row, BadRow)], counts)
 
 
@@ -202,161 +206,6 @@ def tag_in_worker(rows: list[Row]) -> Tagged:
     return _tagger(rows)
 
 
-# --------------------------------------------------------------------------------------- the output
-class Output(Protocol):
-    """Where output goes. `done` is the number of rows already written."""
-
-    done: int
-    how_to_resume: str  # for messages about a job that ends early
-
-    def write(self, text: str, rows: int) -> None:
-        """Write text, the output of `rows` rows."""
-
-    def finish(self) -> None:
-        """Complete the output after its last row."""
-
-    def close(self) -> None:
-        """Release the output, complete or not."""
-
-
-class StreamOutput:
-    """Standard output, a device, or the target of a link; rows are visible at once."""
-
-    done = 0
-    how_to_resume = "output to a stream cannot be resumed"
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
-
-    def write(self, text: str, rows: int) -> None:
-        """Write and flush."""
-        self.stream.write(text)
-        self.stream.flush()
-
-    def finish(self) -> None:
-        """Do nothing: everything is written."""
-
-    def close(self) -> None:
-        """Close the stream, except standard output."""
-        if self.stream is not sys.stdout:
-            self.stream.close()
-
-
-class FileOutput:
-    """A file that appears once it is complete; the same job resumes a partial one.
-
-    `.NAME.partial` holds the output so far. `.NAME.progress` holds the number of its rows and bytes
-    that are complete, and the identity of the job.
-
-    Args:
-        path: output file.
-        identity: identity of the job; see `Job.identity`.
-
-    Raises:
-        ConfigError: the file exists; another process is writing it; another job began it.
-    """
-
-    how_to_resume = "run the same command again to resume"
-
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        from filelock import FileLock, Timeout
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.identity = path, identity
-        self.partial, self.progress = (
-            path.with_name(f".{path.name}.partial"),
-            path.with_name(f".{path.name}.progress"),
-        )
-        self.lock = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(
-                f"{path} is being written by another process; wait for it or name another output"
-            ) from error
-        try:
-            self.open()
-        except (UserError, OSError):
-            self.unlock()
-            raise
-
-    def open(self) -> None:
-        """Resume from the saved progress, or start."""
-        # Checked under the lock: the process that held it before may have completed the file.
-        if self.path.exists():
-            raise ConfigError(f"{self.path} exists; remove it or name another output")
-        self.done = self.size = 0
-        saved = (
-            read_json(self.progress) if self.progress.is_file() and self.partial.is_file() else None
-        )
-        if saved is not None and saved["job"] != self.identity:
-            changed = sorted(
-                key for key in self.identity if saved["job"].get(key) != self.identity[key]
-            )
-            raise ConfigError(
-                f"{self.partial} was started with different {', '.join(changed)}; remove it or "
-                "name another output"
-            )
-        if saved is not None and self.partial.stat().st_size >= saved["bytes"]:
-            self.done, self.size = saved["rows"], saved["bytes"]
-        else:  # also if a power failure lost bytes that the progress counts
-            self.progress.unlink(missing_ok=True)
-        # Unbuffered: `close` must not retry what a full disk refused.
-        self.file = self.partial.open("r+b" if self.done else "wb", buffering=0)
-        self.file.truncate(self.size)
-        self.file.seek(self.size)
-
-    def write(self, text: str, rows: int) -> None:
-        """Append text, the output of `rows` rows, then save the progress."""
-        # A reader would drop the character as a byte-order mark: add one for it to drop.
-        if self.size == 0 and text.startswith("\ufeff"):
-            text = "\ufeff" + text
-        raw = text.encode("utf-8")
-        rest = memoryview(raw)
-        while rest:
-            rest = rest[self.file.write(rest) :]
-        done, size = self.done + rows, self.size + len(raw)
-        write_json({"job": self.identity, "rows": done, "bytes": size}, self.progress)
-        self.done, self.size = done, size
-
-    def finish(self) -> None:
-        """Give the complete file its name.
-
-        Raises:
-            ConfigError: a file of this name has appeared in the meantime.
-        """
-        os.fsync(self.file.fileno())
-        if self.path.exists():
-            raise ConfigError(
-                f"{self.path} has appeared in the meantime and is left unchanged; remove it and "
-                "run the same command again"
-            )
-        os.replace(self.partial, self.path)
-        self.progress.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close the file and release the lock; the partial file and its progress stay."""
-        self.file.close()
-        if not self.progress.exists():  # nothing was written
-            self.partial.unlink(missing_ok=True)
-        self.unlock()
-
-    def unlock(self) -> None:
-        """Release the lock and remove its file."""
-        self.lock.release()
-        Path(self.lock.lock_file).unlink(missing_ok=True)
-
-
-def open_output(name: str, identity: dict[str, Any]) -> Output:
-    """The output of a job of this identity; the name "-" is standard output."""
-    path = Path(name)
-    if name == "-":
-        return StreamOutput(sys.stdout)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        return StreamOutput(path.open("w", encoding="utf-8", newline="\n"))
-    return FileOutput(path, identity)
-
-
 # ------------------------------------------------------------------------------------------ the job
 def predict(
     source: Rows,
@@ -366,6 +215,7 @@ def predict(
     *,
     processes: int = 1,
     strict: bool = False,
+    watched: WatchedFiles | None = None,
 ) -> None:
     """Tag every row of a source and write the records; messages go to standard error.
 
@@ -374,43 +224,28 @@ def predict(
         output: name of the output file, "-" for standard output.
         processes: number of processes; each loads the model and uses its share of the processors.
         strict: whether a bad row is an error; otherwise it is reported and skipped.
+        watched: the source's files as they were before the source was opened.
 
     Raises:
         ConfigError: as in `FileOutput` and `tag_all`; the model changed while it was in use.
-        DataError: a bad row, with `strict`.
+        DataError: a bad row, with `strict`; the source is not what it was.
         Interrupted: SIGTERM or Ctrl-C, after the rows in hand were finished.
     """
-    from tqdm import tqdm
-
     # As it is read back from a progress file.
     identity = json.loads(json.dumps({**job.identity(), "source": source_identity}))
-    target = open_output(output, identity)
-    counts: Counter[str] = Counter()
-    started, before = time.monotonic(), target.done
-    is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
+    target = open_output(output, identity, WRITERS.get(job.output_format))
+    started = time.monotonic()
     try:
-        with (
-            StopSignals("finishing the rows in hand") as stop,
-            tqdm(unit=" texts", disable=is_quiet, initial=before, dynamic_ncols=True) as bar,
-        ):
-            if before:
-                log.info("resuming after row %d", before)
-            for tagged in tag_all(parts_after(source, before, job), job, processes):
-                if strict and tagged.bad:
-                    raise DataError(f"row {tagged.bad[0].number}: {tagged.bad[0].reason}")
-                for row in tagged.bad[: max(BAD_ROWS_SHOWN - counts["bad"], 0)]:
-                    log.warning("row %d is skipped: %s", row.number, row.reason)
-                counts += tagged.counts
-                counts["bad"] += len(tagged.bad)
-                write_explained(target, tagged)
-                bar.update(tagged.rows)
-                if stop.received is not None:
-                    saved = f"{target.done} rows are written; {target.how_to_resume}"
-                    raise Interrupted(stop.received, saved)
+        counts = tag_into(target, source, job, processes, strict)
+        if watched is not None and (changed := watched.changed()):
+            raise DataError(
+                f"{', '.join(changed[:3])} changed while it was read: the output may mix two "
+                f"versions; {target.how_to_begin_anew} when the input stays as it is"
+            )
         if job.identity()["model"] != identity["model"]:
             raise ConfigError(
-                f"{job.model} changed while it was in use: the output may mix two models; remove "
-                "the partial output and start again"
+                f"{job.model} changed while it was in use: the output may mix two models; "
+                f"{target.how_to_begin_anew}"
             )
         target.finish()
     finally:
@@ -418,12 +253,92 @@ def predict(
     report(counts, time.monotonic() - started)
 
 
-def parts_after(source: Rows, done: int, job: Job) -> Iterator[list[Row]]:
-    """The rows of a source after the first `done`, in lists that are tagged together.
+def tag_into(target: Output, source: Rows, job: Job, processes: int, strict: bool) -> Counter[str]:
+    """Tag the rows of a source that the target does not have yet; returns counts of them.
+
+    Raises:
+        as in `predict`.
+    """
+    from tqdm import tqdm
+
+    counts: Counter[str] = Counter()
+    before = target.done
+    is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
+    with (
+        StopSignals("finishing the rows in hand") as stop,
+        tqdm(unit=" texts", disable=is_quiet, initial=before, dynamic_ncols=True) as bar,
+    ):
+        if before:
+            log.info("resuming after row %d", before)
+        hashed = HashedRows(source.rows)
+        hashed.skip(target)
+        hashes: deque[str] = deque()  # of the input up to each list that is being tagged
+
+        def parts() -> Iterator[list[Row]]:
+            for part in parts_of(hashed, job):
+                hashes.append(hashed.add(part))
+                yield part
+
+        for tagged in tag_all(parts(), job, processes):
+            if strict and tagged.bad:
+                raise DataError(f"row {tagged.bad[0].number}: {tagged.bad[0].reason}")
+            for row in tagged.bad[: max(BAD_ROWS_SHOWN - counts["bad"], 0)]:
+                log.warning("row %d is skipped: %s", row.number, row.reason)
+            counts += tagged.counts
+            counts["bad"] += len(tagged.bad)
+            target.input_sha256 = hashes.popleft()
+            write_explained(target, tagged)
+            bar.update(tagged.rows)
+            if stop.received is not None:
+                saved = f"{target.done} rows are written; {target.how_to_resume}"
+                raise Interrupted(stop.received, saved)
+    return counts
+
+
+class HashedRows:
+    """The rows of a source, with a running hash of what was read and tagged of them."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self.rows = rows
+        self.hash = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows
+
+    def add(self, rows: Iterable[Row]) -> str:
+        """Hash further rows; returns the hash of all so far."""
+        for row in rows:
+            values = row if isinstance(row, BadRow) else list(vars(row).values())
+            self.hash.update(json.dumps(values).encode() + b"\n")
+        return self.hash.hexdigest()
+
+    def skip(self, target: Output) -> None:
+        """Pass over the rows that the target has already.
+
+        Raises:
+            DataError: they are not those whose output was written.
+        """
+        number = 0
+
+        def counted() -> Iterator[Row]:
+            nonlocal number
+            for row in islice(self.rows, target.done):
+                number += 1
+                yield row
+
+        found = self.add(counted())
+        if target.done and (number < target.done or found != target.input_sha256):
+            raise DataError(
+                f"the input is not what it was: its first {target.done} rows, which are tagged, "
+                f"have changed; {target.how_to_begin_anew}, or restore the input"
+            )
+
+
+def parts_of(rows: Iterable[Row], job: Job) -> Iterator[list[Row]]:
+    """Rows in lists that are tagged together.
 
     For columns it is one list: the number of tag columns depends on all records.
     """
-    rows = islice(source.rows, done, None)
     if job.output_format == "columns":
         return chunks(rows, sys.maxsize, sys.maxsize)
     texts = job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH

@@ -11,6 +11,7 @@ from typing import Any
 from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.data.schemes import spans_to_tags
 from contrastive_ner.errors import DataError
+from contrastive_ner.evaluation.confusions import SHOWN, first_of, place_of
 from contrastive_ner.models.modeling_binder import CUT
 from contrastive_ner.models.windows_ner import TextReader, Tokenized
 
@@ -29,16 +30,17 @@ class AlignReport:
     overlapping: int = 0  # inside or across another mention: a flat tagger cannot predict both
     misaligned: int = 0  # not on token boundaries
     longer_than_window: int = 0
+    places: list[str] = field(default_factory=list)  # of the first misaligned mentions
 
     def to_dict(self) -> dict[str, int]:
         """Counts by name."""
-        return asdict(self)
+        return {name: count for name, count in asdict(self).items() if name != "places"}
 
     def __str__(self) -> str:
         return (
             f"{self.sentences} texts in {self.windows} windows, {self.mentions} mentions to learn; "
             f"left out: {self.overlapping} overlapping (the outermost is kept), "
-            f"{self.misaligned} not on token boundaries, "
+            f"{self.misaligned} not on token boundaries{first_of(self.places)}, "
             f"{self.longer_than_window} longer than a window"
         )
 
@@ -82,6 +84,12 @@ def tag_features(
     return features, report
 
 
+def note_place(report: "AlignReport | SpanReport", record: Record, mention: Sequence[Any]) -> None:
+    """Add the place of a misaligned mention to a report, if it is one of the first."""
+    if len(report.places) < SHOWN:
+        report.places.append(place_of(record, mention))
+
+
 def _spans_over_positions(
     record: Record, positions: Sequence[tuple[int, int]], ids: dict[str, int], report: AlignReport
 ) -> list[tuple[int, int, str]]:
@@ -102,6 +110,7 @@ def _spans_over_positions(
             spans.append((starts[mention.start], ends[mention.end], mention.label))
         else:
             report.misaligned += 1
+            note_place(report, record, mention)
     report.mentions += len(spans)
     return spans
 
@@ -151,6 +160,7 @@ class SpanReport:
     misaligned: int = 0  # not on word (or token) boundaries
     max_width: int = 0
     widths: Counter[int] = field(default_factory=Counter)  # aligned mentions by width in tokens
+    places: list[str] = field(default_factory=list)  # of the first misaligned mentions
 
     @property
     def too_wide(self) -> int:
@@ -168,7 +178,7 @@ class SpanReport:
     def __str__(self) -> str:
         return (
             f"{self.texts} texts in {self.windows} windows, {self.mentions} mentions to learn; "
-            f"left out: {self.misaligned} not on word boundaries, "
+            f"left out: {self.misaligned} not on word boundaries{first_of(self.places)}, "
             f"{self.too_wide} wider than {self.max_width} tokens"
         )
 
@@ -205,6 +215,7 @@ def aligned_mentions(
                 ] += 1
             else:
                 report.misaligned += 1
+                note_place(report, record, (start, end, label))
         rows.append(found)
     return rows
 
