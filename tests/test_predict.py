@@ -146,7 +146,7 @@ BAD = {
             3: "found the keys ['body']",
             4: "found list",
             5: "expected JSON",
-            7: "codec",
+            7: "not UTF-8",
             8: "deep",
         },
     ),
@@ -1179,3 +1179,17 @@ def test_cluener_is_told_from_jsonl_whatever_the_name(tmp_path, name):
     for content, expected in ((row, "cluener"), ('{"text": "张三"}', "jsonl")):
         (tmp_path / name).write_text(content + "\n", "utf-8")
         assert input_format(str(tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"), [("", "MixFold"), (" ", "Mix Fold"), (None, "Mix Fold")]
+)
+def test_words_are_joined_as_those_of_the_training_data(tag, saved_tagger, tmp_path, stored, text):
+    """By `predict`, in columns and JSON alike, and by the pipeline."""
+    config = saved_tagger / "config.json"
+    values = json.loads(config.read_text("utf-8"))
+    config.write_text(json.dumps({**values, "joiner": stored}), "utf-8")
+    (tmp_path / "in.jsonl").write_text(json.dumps({"tokens": ["Mix", "Fold"]}) + "\n", "utf-8")
+    (tmp_path / "in.txt").write_text("Mix\tO\nFold\tO\n", "utf-8")
+    for name in ("in.jsonl", "in.txt"):
+        assert [row["text"] for row in tag(tmp_path / name)[1]] == [text]

@@ -38,6 +38,7 @@ SIBLINGS = {
         "crf_ner.py",
         "encoder_ner.py",
         "pipeline_ner.py",
+        "strict_ner.py",
         "windows_ner.py",
     ],
     "binder": [
@@ -45,6 +46,7 @@ SIBLINGS = {
         "checks_ner.py",
         "encoder_ner.py",
         "pipeline_ner.py",
+        "strict_ner.py",
         "types_binder.py",
         "windows_ner.py",
     ],

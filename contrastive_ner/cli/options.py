@@ -1,6 +1,7 @@
 """Options that several commands share, and how they are read."""
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -173,6 +174,18 @@ def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool
     return read_rows(
         path, layout_of(arguments), text_column=arguments.text_column, keep_entities=keep_entities
     )
+
+
+def joiner_of_model(arguments: argparse.Namespace) -> str:
+    """The option joiner; "auto" is what the model was trained with, if it says so."""
+    config = Path(arguments.model) / "config.json"
+    if arguments.joiner != "auto" or not config.is_file():
+        return arguments.joiner
+    try:
+        stored = json.loads(config.read_text("utf-8")).get("joiner")
+    except (OSError, ValueError, RecursionError, AttributeError):  # loading the model reports it
+        stored = None
+    return {"": "none", " ": "space"}.get(stored, "auto") if isinstance(stored, str) else "auto"
 
 
 def source_place(path: str) -> Path:

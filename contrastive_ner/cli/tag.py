@@ -10,6 +10,7 @@ from contrastive_ner.cli.options import (
     add_trust_option,
     described_types,
     input_file,
+    joiner_of_model,
     open_source,
     output_format,
     score_limits,
@@ -189,6 +190,7 @@ def add_export_command(commands: Any) -> None:
 # ----------------------------------------------------------------------------------------- evaluate
 def command_evaluate(arguments: argparse.Namespace) -> int:
     """Print the scores of a model on annotated text, and write them if asked."""
+    arguments.joiner = joiner_of_model(arguments)
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     if not arguments.allow_no_entities and not any(record.entities for record in records):
         raise DataError(
@@ -244,6 +246,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
     with input_file(arguments) as path:
         watched = WatchedFiles(source_place(path))  # before the source is opened
+        arguments.joiner = joiner_of_model(arguments)
         source = open_source(path, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
         written = output_format(arguments, source)
