@@ -1193,3 +1193,33 @@ def test_words_are_joined_as_those_of_the_training_data(tag, saved_tagger, tmp_p
     (tmp_path / "in.txt").write_text("Mix\tO\nFold\tO\n", "utf-8")
     for name in ("in.jsonl", "in.txt"):
         assert [row["text"] for row in tag(tmp_path / name)[1]] == [text]
+
+
+@pytest.mark.parametrize("to", ["doccano", "labelstudio", "brat", "dygie", "datasets", "conll"])
+def test_predictions_are_written_for_annotation_tools(saved_tagger, tmp_path, to):
+    """The same mentions as in JSON lines, with scores where the tool has a place for them."""
+    (tmp_path / "in.txt").write_text("小明在北京大学\n华为\n", "utf-8")
+    plain = tagged_lines(saved_tagger, tmp_path, "jsonl", "plain")
+    written = tagged_lines(saved_tagger, tmp_path, to, to)
+    if to == "labelstudio":  # as predictions, which are no gold
+        tasks = json.loads(written.read_text("utf-8"))
+        own = [task["predictions"][0]["result"] for task in tasks]
+        found = [[(r["value"]["start"], r["value"]["end"], r["score"]) for r in rs] for rs in own]
+    else:
+        records = read_records(written)[0]
+        found = [[(m.start, m.end) for m in record.entities] for record in records]
+    size = 3 if to == "labelstudio" else 2
+    expected = [
+        [(m.start, m.end, m.score)[:size] for m in record.entities]
+        for record in read_records(plain)[0]
+    ]
+    assert found == expected
+    assert any(expected)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "in.txt", "plain", to}
+
+
+def tagged_lines(model: Path, folder: Path, to: str, name: str) -> Path:
+    """What `predict` makes of in.txt in a folder."""
+    given = ["predict", str(model), str(folder / "in.txt"), "--format", "text"]
+    assert main([*given, "--output", str(folder / name), "--output_format", to]) == 0
+    return folder / name

@@ -217,7 +217,7 @@ def output_format(arguments: argparse.Namespace, source: Rows) -> str:
     if arguments.output_format == "same":
         return source.format if source.format in ("columns", "cluener") else "jsonl"
     if arguments.output_format is not None:
-        return arguments.output_format
+        return "columns" if arguments.output_format == "conll" else arguments.output_format
     ending = Path(arguments.output).suffix.lower()
     if ending not in FORMATS_OF_NAMES:
         raise ConfigError(

@@ -28,6 +28,7 @@ from contrastive_ner.files import WatchedFiles, atomic_writer, expand, write_jso
 from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.serving.predict import Job, predict
+from contrastive_ner.serving.tables import TOOLS, WRITERS
 from contrastive_ner.training.config import layout_of
 
 
@@ -118,10 +119,12 @@ def add_prediction_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--output_format",
-        choices=("jsonl", "json", "csv", "tsv", "parquet", "columns", "same"),
+        choices=("jsonl", *WRITERS, "columns", "conll", "cluener", "same"),
+        metavar="FORMAT",
         help="format of the output, by default that of its name (.txt, .bio and .conll: columns), "
-        "jsonl if the name has no ending; same: the format of the input if it is columns or "
-        "CLUENER, else jsonl",
+        "jsonl if the name has no ending; "
+        f"{', '.join(WRITERS)}, columns (conll), jsonl, cluener; same: the format of the input if "
+        "it is columns or CLUENER, else jsonl",
     )
     command.add_argument(
         "--top_k", type=int, metavar="K", help="add the scores of the K best types to each mention"
@@ -252,7 +255,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
         written = output_format(arguments, source)
         for name in ("abstain_below", "top_k"):
             if getattr(arguments, name) is not None:
-                if written in ("columns", "cluener"):
+                if written in ("columns", "cluener", *TOOLS):
                     raise ConfigError(
                         f"{name}: {written} cannot hold it; write the output as jsonl"
                     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,8 @@ class FileOutput:
         # Checked under the lock: the process that held it before may have completed the file.
         if self.path.exists():
             raise ConfigError(f"{self.path} exists; remove it or name another output")
+        if self.converted.is_dir() and not self.converted.is_symlink():
+            shutil.rmtree(self.converted)  # a format that is a folder, from a killed job
         for path in (self.partial, self.progress, self.converted):
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 raise ConfigError(f"{path}: expected a plain file or none; remove it")
@@ -210,6 +213,8 @@ class FileOutput:
     def close(self) -> None:
         """Close the file and release the lock; the partial file and its progress stay."""
         self.file.close()
+        if self.converted.is_dir():
+            shutil.rmtree(self.converted)
         self.converted.unlink(missing_ok=True)
         if not self.progress.exists():  # nothing was written
             self.partial.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from contrastive_ner.models.windows_ner import (
     InputError,
 )
 from contrastive_ner.serving.outputs import Output, open_output
-from contrastive_ner.serving.tables import WRITERS
+from contrastive_ner.serving.tables import ON_TOKENS, WRITERS
 from contrastive_ner.signals import Interrupted, StopSignals
 
 CHARACTERS_AHEAD = 1_000_000  # total length of texts that are read and sorted by length together
@@ -119,7 +119,7 @@ class Tagger:
         counts = Counter(
             texts=len(records), mentions=sum(map(len, found.mentions)), across=found.across
         )
-        if self.job.output_format == "columns":
+        if self.job.output_format in ON_TOKENS:
             if self.pipeline.model.config.label_unit == "word":
                 for record in tagged:
                     record.tokens = record.tokens or words(record.text)

@@ -1,6 +1,7 @@
-"""Records in the formats of whole files: JSON, CSV, TSV and Parquet, made of JSON lines.
+"""Records in the formats of whole files and folders, made of JSON lines.
 
-All are written as a stream. The columns are known only when all records are: hence two passes.
+JSON, CSV, TSV and Parquet are written as a stream. Their columns are known only when all records
+are: hence two passes. The formats of annotation tools take all records into memory.
 """
 
 import csv
@@ -8,15 +9,21 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive_ner.data.conversion import convert_records
 from contrastive_ner.data.fields import RECORD_FIELDS, as_text
+from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.logs import log
 
 if TYPE_CHECKING:
     import pyarrow
 
 COLUMNS = ("id", "text", "entities", "coverage")  # which every table has
+TOOLS = ("doccano", "labelstudio", "brat", "spacy", "dygie", "datasets")
+ON_TOKENS = ("columns", "dygie", "datasets")  # formats of tokens with their tags or mentions
 GROUP_ROWS, GROUP_BYTES = 10_000, 16_000_000  # of a row group of Parquet, whichever comes first
 
 
@@ -147,6 +154,21 @@ def kind_of(value: Any) -> str:
     return kind if kind in ("bool", "int", "float") else "other"
 
 
+def write_annotations(lines: Path, target: Path, to: str) -> None:
+    """The format of an annotation tool; see `data/conversion.py`. What it cannot hold is logged."""
+    lost = convert_records([record_of(row) for row in rows_of(lines)], target, to)
+    if lost:
+        found = ", ".join(f"{count} {what}" for what, count in lost.items())
+        log.warning("%s cannot hold: %s", to, found)
+
+
+def record_of(row: dict[str, Any]) -> Record:
+    """The record of a line that `predict` has written."""
+    mentions = [Mention(m["start"], m["end"], m["label"], m.get("score")) for m in row["entities"]]
+    tokens = [(start, end) for start, end in row["tokens"]] if "tokens" in row else None
+    return Record(row["id"], row["text"], mentions, row.get("doc"), tokens, row.get("coverage"))
+
+
 def sync(file: Any) -> None:
     """Write a file through to the disk."""
     file.flush()
@@ -158,4 +180,5 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "csv": write_csv,
     "tsv": write_tsv,
     "parquet": write_parquet,
+    **{name: partial(write_annotations, to=name) for name in TOOLS},
 }
