@@ -48,6 +48,14 @@ COLUMNS = {
         ),
         ANNA,
     ),
+    "numbers of sentences": (
+        columns("7|Anna|B-PER / 7|met|O / 7|Bo|B-PER / 8|in|O / 8|Rome|B-LOC"),
+        ANNA,
+    ),
+    "identifiers of sentences": (
+        columns("s1|Anna|N|B-PER / s1|met|V|O / s1|Bo|N|B-PER / s1|in|P|O / s1|Rome|N|B-LOC"),
+        ANNA,
+    ),
     "multiword token of CoNLL-U": (
         columns("1-2|zum|_ / 1|zu|O / 2|dem|O / 3|Rom|B-LOC"),
         [("zu dem Rom", [("Rom", "LOC")])],
@@ -503,7 +511,7 @@ REFUSED = {
     "UTF-16": (
         json.dumps({"text": "😀陈明", "entities": [span(2, 4, word="陈明")]}),
         "data.jsonl",
-        "outside|set offsets=utf16",
+        "set offsets=utf16",
     ),
     "another surface": (
         json.dumps({"text": TEXT, "entities": [span(0, 2, surface="苏州")]}),

@@ -136,6 +136,8 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     numbers = None
     if token == 0 and width > 2 and _counts(columns[0]):
         numbers, token = 0, 1
+    elif token == 0 and width > 2 and _repeats(columns[0]):
+        token = 1
     if layout.tag_columns:
         return Shape("", width, token, layout.tag_columns, numbers)
     tagged = [c for c in range(width) if c != token and is_tag_column(columns[c])]
@@ -176,12 +178,18 @@ def _is_chunks(cells: Sequence[str]) -> bool:
 
 
 def _counts(cells: Sequence[str]) -> bool:
-    """Whether cells are 0 1 2 ... or 1 2 3 ..., from the start in each sentence."""
+    """Whether cells are 0 1 2 ... or 1 2 3 ..., from the start in each sentence, or all numbers."""
     found = [cell for cell in cells if not NO_TOKEN.fullmatch(cell)]
-    if not found or not all(map(NUMBER.fullmatch, found)) or found[0] not in ("0", "1"):
+    if not found or not all(map(NUMBER.fullmatch, found)):
         return False
     numbers = [int(cell) for cell in found]
-    return all(b == a + 1 or b == numbers[0] for a, b in pairwise(numbers))
+    counted = all(b == a + 1 or b == numbers[0] for a, b in pairwise(numbers))
+    return (counted and numbers[0] in (0, 1)) or len(numbers) > 3
+
+
+def _repeats(cells: Sequence[str]) -> bool:
+    """Whether most cells are as the one before, such as the identifier of a sentence."""
+    return len(cells) > 3 and 2 * sum(a == b for a, b in pairwise(cells)) > len(cells)
 
 
 def _is_header(first: Sequence[str], rows: Sequence[Sequence[str]], shape: Shape) -> bool:

@@ -179,6 +179,8 @@ def to_mention(text: str, raw: Raw, offsets: str = "auto") -> Mention:
     label = check_label(raw.label, (raw.start, raw.end, raw.label))
     convention = raw.convention if offsets == "auto" else offsets
     start, end = place(text, raw.start, raw.end, convention)
+    if raw.surface is not None and not same_surface(text[max(start, 0) : end], raw.surface):
+        raise DataError(_elsewhere(text, raw, convention, text[max(start, 0) : end]))
     if start >= end:
         raise DataError(
             f"entity {found} is empty or reversed (expected start < end, {convention}); "
@@ -189,8 +191,6 @@ def to_mention(text: str, raw: Raw, offsets: str = "auto") -> Mention:
             f"entity {found} lies outside the text of {len(text)} characters; "
             "check offsets (half_open, inclusive or utf16)"
         )
-    if raw.surface is not None and not same_surface(text[start:end], raw.surface):
-        raise DataError(_elsewhere(text, raw, convention, text[start:end]))
     score = raw.score
     if isinstance(score, bool) or not isinstance(score, int | float | None):
         raise DataError(f"entity {found}: expected a number as its score, found {shown(score)}")
