@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # No test may reach the Hub; set before any Hugging Face import.
@@ -30,6 +30,18 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "contrastive_ner" / "models"
 ENCODER = ROOT / "encoders" / "zh-char-mini"
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    """Write a text exactly as given."""
+
+    def write(text: str | bytes, name: str = "data.txt") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -52,18 +52,6 @@ def contents(records: Sequence[Record]) -> list[tuple[str, list[Mention]]]:
     return [(record.text, record.entities) for record in records]
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[..., Path]:
-    """Write a text exactly as given."""
-
-    def write(text: str | bytes, name: str = "data.txt") -> Path:
-        path = tmp_path / name
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return path
-
-    return write
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all examples of a property."""
@@ -491,6 +479,7 @@ BAD_JSONL = {
             *([[0]], [[0, 1, 2]], [None], {"0": 1}, 5, ""),
         )
     },
+    "no tokens beside mentions": (row(entities=[], tokens=""), "in 'tokens', found"),
     "tokens of another text": (row(tokens=["北", "东"]), "words in 'tokens'"),
     "tokens out of order": (row(tokens=[[1, 2], [0, 1]]), "tokens"),
     "token outside": (row(tokens=[[0, 3]]), "tokens"),

@@ -140,18 +140,6 @@ COLUMNS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Callable[..., Path]:
-    """Write a text exactly as given."""
-
-    def write(text: str | bytes, name: str = "data.txt") -> Path:
-        path = tmp_path / name
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(("text", "expected"), COLUMNS.values(), ids=COLUMNS)
 def test_columns_of_all_kinds_are_read(
     file: Callable[..., Path], text: str, expected: Found

@@ -254,7 +254,7 @@ def _described(shape: Shape, layout: Layout, report: ReadReport) -> Shape:
 def _no_columns(
     name: str, number: int, line: str, width: int, delimiter: str, layout: Layout
 ) -> DataError:
-    """The error of rows that are no columns; names what they seem to be."""
+    """The error for rows that are not columns; says what they seem to be."""
     seems, help_ = likely_format(line)
     if not seems:
         needed = max(2, 1 + max(layout.token_column, *layout.tag_columns, 0))

@@ -172,7 +172,7 @@ def plain_record(row: Row, line: int, reading: Reading) -> Record | None:
         if score is not None and type(score) not in (int, float):
             return None
         mentions[Mention(start, end, label, score)] = None
-    tokens = offsets_of(row["tokens"], text) if row.get("tokens") else None
+    tokens = offsets_of(row.get("tokens"), text)
     identifier, doc = identity(row, line, reading)
     reading.kinds["jsonl"] += 1
     reading.has_mentions_key = True
