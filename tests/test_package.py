@@ -354,3 +354,18 @@ def test_a_model_saved_before_is_tagged_and_verified_by_the_commands(
         )
     assert main(["verify", str(saved), "--run"]) == 0
     assert "code: this project's, version 0.1.0" in capsys.readouterr().out
+
+
+def test_the_lock_names_every_package_that_development_needs():
+    """A package that only requirements-dev.txt names would be missing in CI."""
+    lines = [
+        line
+        for name in ("requirements.txt", "requirements-dev.txt", "requirements-onnx.txt")
+        for line in (ROOT / name).read_text("utf-8").splitlines()
+    ]
+    named = (line.split(" #")[0].strip().lower() for line in lines if "==" in line)
+    pinned = {name.replace("_", "-") for name in named}
+    locked = (ROOT / "requirements.lock").read_text("utf-8").lower()
+    assert len(pinned) > 10
+    for requirement in pinned:
+        assert re.search(rf"^{re.escape(requirement)}[ +]", locked, re.M), requirement
