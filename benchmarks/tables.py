@@ -7,6 +7,7 @@ python -m benchmarks.tables --check    fail if a document is out of date
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -192,6 +193,51 @@ def windows_table(measurements: list[dict[str, Any]]) -> list[str]:
             cells += [f"{size} tokens" + " (training)" * (int(size) == measured["trained"])]
             lines.append(row_of(*cells, f"{100 * row['f1']:.1f}", f"{100 * row['agreement']:.1f}"))
     return lines
+
+
+def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """Configurations over all folds of a data set: pooled scores, and differences to `crf`.
+
+    Of `benchmarks.folds`: a seed counts if all folds of its configuration are there.
+    """
+    found: dict[tuple[str, str], dict[int, dict[int, dict[str, Any]]]] = defaultdict(dict)
+    for run in measurements:
+        name = Path(run["config"]["output_dir"]).name
+        _, data, config, fold, _ = name.split("-")
+        found[data, config].setdefault(run["seed"], {})[int(fold[1:])] = run
+    lines = header("data", "configuration", "dev F1", "F1", "minutes a run", "seeds")
+    whole: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+    for key, seeds in sorted(found.items()):
+        folds = max(len(runs) for runs in seeds.values())
+        own = {s: [r[f] for f in sorted(r)] for s, r in sorted(seeds.items()) if len(r) == folds}
+        whole[key] = own
+        pooled = [np.concatenate([counts_of(run) for run in runs]).sum(0) for runs in own.values()]
+        f1 = [2 * correct / max(predicted + gold, 1) for correct, predicted, gold in pooled]
+        dev = [mean(dev_f1(run) for run in runs) for runs in own.values()]
+        minutes = mean(minutes_of(run) for runs in own.values() for run in runs)
+        lines.append(row_of(*key, spread(dev), spread(f1), f"{minutes:.1f}", listed(own)))
+    lines += ["", *header("data", "difference", "F1", "95 % interval", "seeds")]
+    for (data, config), own in whole.items():
+        control = whole.get((data, "crf"), {})
+        shared = [seed for seed in own if seed in control]
+        if config != "crf" and shared:
+            ours, theirs = (
+                np.stack([np.concatenate([counts_of(r) for r in runs[s]]) for s in shared])
+                for runs in (own, control)
+            )
+            cells = [data, f"{config} - crf", *interval(ours, theirs)]
+            lines.append(row_of(*cells, listed(shared)))
+    return lines
+
+
+def minutes_of(run: dict[str, Any]) -> float:
+    """Minutes that the phases of a run took."""
+    return sum(phase["seconds"] for phase in run["phases"].values()) / 60
+
+
+def listed(seeds: Iterable[int]) -> str:
+    """Seeds, separated by commas."""
+    return ", ".join(map(str, seeds))
 
 
 def place_of(train_file: str) -> str:

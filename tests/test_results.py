@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.folds import deal
 from benchmarks.segmentation import alignment_and_uniformity, segmentation
 from benchmarks.tables import (
     ablation_table,
     between,
     difference_table,
+    folds_table,
     held_out_table,
     interval,
     score_table,
 )
+from contrastive_ner.data.records import Record
 
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 
@@ -85,6 +88,39 @@ def test_differences_compare_equal_seeds_and_leave_out_recurring_texts():
     assert cells[:4] == ["weibo", "nerco - crf", *interval(ours[1:], theirs[1:])]
     assert cells[4:] == [*interval(ours[1:, kept], theirs[1:, kept]), "1, 2"]
     assert [line.split("|")[2].strip() for line in score_table(groups)[2:]] == ["crf", "nerco"]
+
+
+def test_each_text_is_tested_once_and_equal_texts_are_in_one_part():
+    records = [Record(str(i), f"text {i % 30}") for i in range(50)]
+    dealt = deal(records, 5)
+    assert sorted(r.text for parts in dealt for r in parts["test"]) == sorted(
+        r.text for r in records
+    )
+    for parts in dealt:
+        texts = {name: {record.text for record in part} for name, part in parts.items()}
+        assert sum(map(len, texts.values())) == 30, "no text is in two parts"
+        assert sum(map(len, parts.values())) == 50
+        assert all(texts.values())
+
+
+def test_folds_are_pooled_and_compared_over_complete_seeds():
+    def fold(method: str, seed: int, number: int, rows: np.ndarray) -> dict:
+        config = {"output_dir": f"runs/folds-weibo-{method}-f{number}-{{seed}}"}
+        made = run(method, seed, rows, [])
+        return made | {"config": config, "phases": {"full": {"seconds": 30}}}
+
+    ours, theirs = counts(0, skill=0.8), counts(1, skill=0.5)
+    found = [fold("nerco", s, f, ours[s, 20 * f : 20 * f + 20]) for s in (0, 1) for f in (0, 1)]
+    found += [fold("crf", s, f, theirs[s, 20 * f : 20 * f + 20]) for s in (0, 1) for f in (0, 1)]
+    rows = [line.strip("| ").split(" | ") for line in folds_table(found)]
+    assert [row[3] for row in rows[2:4]] == [
+        f"{100 * np.mean([micro_f1(c) for c in both]):.1f}"
+        f" ± {100 * np.std([micro_f1(c) for c in both], ddof=1):.1f}"
+        for both in (theirs, ours)
+    ]
+    assert rows[-1] == ["weibo", "nerco - crf", *interval(ours, theirs), "0, 1"]
+    rows = [line.strip("| ").split(" | ") for line in folds_table(found[:-1])]
+    assert rows[-1] == ["weibo", "nerco - crf", *interval(ours[:1], theirs[:1]), "0"]
 
 
 def test_content_goes_between_the_markers_and_missing_markers_are_refused():
