@@ -83,6 +83,11 @@ def test_run_directory_holds_what_it_should(run):
     assert set(metrics["test"]["per_type"]) == {"PER", "ORG"}
     assert metrics["dev"]["micro"]["f1"] > 0.5
     assert metrics["versions"]["torch"]
+    assert len(metrics["encoder_sha256"]) == 64
+    assert (
+        metrics["encoder_sha256"]
+        == json.loads((run / "config.json").read_text("utf-8"))["encoder_sha256"]
+    )
 
 
 def test_model_folder_holds_no_pickle(run):

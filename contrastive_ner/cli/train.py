@@ -25,6 +25,7 @@ from contrastive_ner.training.run import (
     assemble_model,
     check_run_dir,
     draw_plots,
+    encoder_hash,
     finished_phases,
     first_process_first,
     lock_run_dir,
@@ -166,6 +167,7 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
         },
         "types": data.types,
         "config": config.to_dict(),
+        "encoder_sha256": encoder_hash(config),
         **provenance(),
     }
 
