@@ -1,3 +1,5 @@
+from .data.bio import bio_labels_of as bio_labels_of
+from .data.bio import with_bio_tags as with_bio_tags
 from .data.descriptions import read_types as read_types
 from .data.documents import join_documents as join_documents
 from .data.readers import Layout as Layout
@@ -29,6 +31,7 @@ from .errors import (
     UserError as UserError,
 )
 from .evaluation.metrics import span_scores as span_scores
+from .library.ner_trainer import NerTrainer as NerTrainer
 from .models.modeling_binder import BinderConfig as BinderConfig
 from .models.modeling_binder import BinderModel as BinderModel
 from .models.modeling_nerco import (

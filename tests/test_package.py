@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "training": {"models", "base", "data", "evaluation"},
     "serving": {"models", "base", "data", "evaluation", "hub"},
     "cli": {"models", "base", "data", "evaluation", "hub", "training", "serving"},
+    "library": {"models", "base", "data", "evaluation", "hub", "training", "serving", "cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

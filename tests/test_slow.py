@@ -125,7 +125,7 @@ def test_python_of_the_readme_runs(demo: str, clone: Path):
     blocks = re.findall(
         r"```python\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S
     )
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         run([sys.executable, "-c", block], clone)
 

@@ -111,22 +111,47 @@ def add_card_options(command: argparse.ArgumentParser) -> None:
 # ------------------------------------------------------------------------------------------ sharing
 def command_push(arguments: argparse.Namespace) -> int:
     """Check a model and upload it to the Hub."""
+    print(checked_push(arguments))
+    return 0
+
+
+def checked_push(arguments: argparse.Namespace) -> str:
+    """Check a model and upload it to the Hub; returns a report."""
     from contrastive_ner.hub.upload import push
 
     with packaged(arguments) as folder:
-        print(
-            push(
-                folder,
-                arguments.repository,
-                branch=arguments.branch,
-                private=arguments.private or None,
-                pull_request=arguments.pull_request,
-                tag=arguments.tag,
-                message=arguments.message,
-                dry_run=arguments.dry_run,
-            )
+        return push(
+            folder,
+            arguments.repository,
+            branch=arguments.branch,
+            private=arguments.private or None,
+            pull_request=arguments.pull_request,
+            tag=arguments.tag,
+            message=arguments.message,
+            dry_run=arguments.dry_run,
         )
-    return 0
+
+
+def upload(model: Path, repository: str, **options: Any) -> str:
+    """`push` from a program: options by their names, as the command has them; returns a report.
+
+    Raises:
+        ConfigError: an option is unknown; else as the command.
+    """
+    parser = argparse.ArgumentParser()
+    add_push_options(parser)
+    add_card_options(parser)
+    add_trust_option(parser)
+    arguments = parser.parse_args([repository])
+    for name, value in options.items():
+        if name not in vars(arguments) or name == "repository":
+            raise ConfigError(
+                f"{name}: expected one of {', '.join(sorted({*vars(arguments)} - {'repository'}))}"
+            )
+        listed = name in ("language", "dataset") and isinstance(value, str)
+        setattr(arguments, name, [value] if listed else value)
+    arguments.model, arguments.command = str(model), command_push
+    return checked_push(arguments)
 
 
 def command_bundle(arguments: argparse.Namespace) -> int:

@@ -71,6 +71,20 @@ def to_records(
     ]
 
 
+def spans_of_tags(
+    name: str, layers: Iterable[Sequence[str]], layout: Layout
+) -> list[list[tuple[int, int, str]]]:
+    """Mentions (start, end, label) over the tokens of tag sequences, all of one scheme.
+
+    Raises:
+        DataError: a tag is not in the scheme of the others, or schemes are mixed.
+    """
+    items = [Sentence(f"row {i}", str(i), layer, [layer]) for i, layer in enumerate(layers)]
+    report = ReadReport(path=name)
+    pairs = _pairs(name, items, layout, report)
+    return [list(_spans(name, item, pairs, report)) for item in items]
+
+
 def _pairs(
     name: str, sentences: Sequence[Sentence], layout: Layout, report: ReadReport
 ) -> dict[str, Pair]:

@@ -33,6 +33,7 @@ from contrastive_ner.data.records import Record, token_offsets
 from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, Reading, find_words, words_of
 from contrastive_ner.data.schemes import SPELLINGS
 from contrastive_ner.data.sentences import to_records
+from contrastive_ner.data.tables import hub_arguments
 from contrastive_ner.errors import DataError
 from contrastive_ner.logs import log
 from contrastive_ner.models.windows_ner import joined
@@ -326,7 +327,7 @@ def dataset_rows(name: str) -> Iterator[Mapping[str, Any]]:
             data = datasets.load_from_disk(place)
             data = data[split] if isinstance(data, dict) else data
         else:
-            data = datasets.load_dataset(place, split=split, streaming=True)
+            data = datasets.load_dataset(**hub_arguments(place), split=split, streaming=True)
     except Exception as error:
         raise DataError(
             f"{name}: no data set could be loaded from disk or the Hub ({error}); write NAME@SPLIT"

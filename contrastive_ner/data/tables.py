@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from contrastive_ner.data.decoding import Place
-from contrastive_ner.errors import DataError
+from contrastive_ner.data.records import Record
+from contrastive_ner.errors import DataError, shown
 from contrastive_ner.files import readable
 
 SAVED = ("state.json", "dataset_dict.json")  # of save_to_disk
@@ -19,8 +20,21 @@ def split_name(name: str) -> tuple[str, str]:
     return name, ""
 
 
+def hub_arguments(place: str) -> dict[str, str | None]:
+    """Arguments of `load_dataset` for a name on the Hub, "NAME[:CONFIGURATION][#REVISION]".
+
+    >>> hub_arguments("user/set:zh#v1")
+    {'path': 'user/set', 'name': 'zh', 'revision': 'v1'}
+    """
+    place, _, revision = place.partition("#")
+    path, _, name = place.partition(":")
+    return {"path": path, "name": name or None, "revision": revision or None}
+
+
 def read_dataset(name: str) -> Iterator[Place]:
     """Rows of a data set on disk or on the Hub, as "FOLDER@SPLIT" or "NAME@SPLIT".
+
+    A name on the Hub may have a configuration and a revision; see `hub_arguments`.
 
     A folder is one of `save_to_disk`, or holds files that `datasets` can load.
 
@@ -35,7 +49,8 @@ def read_dataset(name: str) -> Iterator[Place]:
         if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
             data = datasets.load_from_disk(place)
         else:
-            data = datasets.load_dataset(str(folder) if folder.is_dir() else place)
+            given = {"path": str(folder)} if folder.is_dir() else hub_arguments(place)
+            data = datasets.load_dataset(**given)
     except Exception as error:
         raise DataError(
             f"{place}: no data set could be loaded from disk or the Hub: {first_line(error)}"
@@ -80,6 +95,27 @@ def read_parquet(name: str) -> Iterator[Place]:
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def rows_of(data: Iterable[Any], name: str) -> Iterator[Any]:
+    """Rows of a `datasets` object, classes by their names; of other rows, the rows themselves.
+
+    Raises:
+        DataError: something is no row, or there are several splits.
+    """
+    if isinstance(data, Mapping):
+        raise DataError(f"{name}: expected one split, found the splits {sorted(map(str, data))}")
+    features = getattr(data, "features", None) or {}
+    for number, row in enumerate(data):
+        if not isinstance(row, Mapping):
+            if not isinstance(row, Record):
+                raise DataError(f"{name}: row {number}: expected a mapping, found {shown(row)}")
+            yield row
+            continue
+        try:
+            yield next(iter(_places([row], features))).value
+        except DataError as error:
+            raise DataError(f"{name}: row {number}: {error}") from error
 
 
 def _places(rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Place]:

@@ -86,12 +86,17 @@ def check_start(config: RunConfig) -> dict[str, Any]:
 
 def refuse_trained(encoder: str) -> None:
     """Raise ConfigError if `encoder` is the folder of a model of this project."""
-    file = Path(encoder) / "config.json"
-    saved = read_json(file) if file.is_file() else None
-    if isinstance(saved, dict) and saved.get("model_type") in ("nerco", "binder"):
+    if is_trained(encoder):
         raise ConfigError(
             f"encoder {encoder} is a trained model; to go on from it, set init_model instead"
         )
+
+
+def is_trained(place: str) -> bool:
+    """Whether a place is the folder of a model of this project."""
+    file = Path(place) / "config.json"
+    saved = read_json(file) if file.is_file() else None
+    return isinstance(saved, dict) and saved.get("model_type") in ("nerco", "binder")
 
 
 def is_intact(folder: Path) -> bool:

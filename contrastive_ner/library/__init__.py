@@ -1,0 +1,1 @@
+"""What a program calls instead of the command line."""
