@@ -6,7 +6,11 @@ import pytest
 import torch
 from conftest import LABELS, corpus
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
-from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    PreTrainedTokenizerFast,
+)
 
 import contrastive_ner as cn
 from contrastive_ner.models.modeling_binder import BinderModel
@@ -167,6 +171,24 @@ def test_stage_one_takes_a_tagger_and_stock_features(
     trainer.train()
     assert 0 <= trainer.evaluate()["eval_knn_f1"] <= 1
     assert not torch.equal(tiny_tagger.nerco.encoder.embeddings.word_embeddings.weight, before)
+
+
+def test_stage_one_trains_a_model_with_the_code_of_its_repository(
+    saved_tagger: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = AutoModelForTokenClassification.from_pretrained(saved_tagger, trust_remote_code=True)
+    assert not isinstance(model, NercoForTokenClassification), "the repository's class"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data = stock_data(character_tok)
+    trainer = cn.ContrastiveTrainer(
+        model, stage_one(tmp_path), train_dataset=data, eval_dataset=data
+    )
+    trainer.train()
+    assert 0 <= trainer.evaluate()["eval_knn_f1"] <= 1
+    changed = [name for name, value in model.state_dict().items() if not value.equal(before[name])]
+    assert changed
+    assert all(name.startswith("nerco.encoder") for name in changed)
+    assert list(model.pipeline(character_tok)(TEXTS))
 
 
 def test_stage_one_reads_the_classes_from_the_data_set(
