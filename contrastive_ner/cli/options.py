@@ -15,6 +15,7 @@ from contrastive_ner.data.layout import FORMATS, Layout
 from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import WatchedFiles, expand, sha256
+from contrastive_ner.hub.download import model_folder
 from contrastive_ner.training.config import RunConfig, layout_of
 
 ANNOTATED_FORMATS = ("auto", *FORMATS)
@@ -98,6 +99,24 @@ def add_trust_option(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the model's own code if it differs from this project's; read that code first",
     )
+
+
+def add_model_argument(command: argparse.ArgumentParser) -> None:
+    """Add MODEL; `find_model` reads it."""
+    command.add_argument(
+        "model", metavar="MODEL", help="model folder, or USER/NAME[@REVISION] on the Hub"
+    )
+
+
+def find_model(arguments: argparse.Namespace) -> str:
+    """Make `arguments.model` a folder, downloading it if need be.
+
+    Returns a name for the model: a model on the Hub is pinned to its commit.
+    """
+    given = arguments.model
+    folder = model_folder(given, trust_remote_code=arguments.trust_remote_code)
+    arguments.model = str(folder)
+    return given if folder == Path(given) else f"{given.partition('@')[0]}@{folder.name}"
 
 
 def add_source_options(command: argparse.ArgumentParser) -> None:

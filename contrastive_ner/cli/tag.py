@@ -6,9 +6,11 @@ from typing import Any
 
 from contrastive_ner.cli.options import (
     add_layout_options,
+    add_model_argument,
     add_source_options,
     add_trust_option,
     described_types,
+    find_model,
     input_file,
     joiner_of_model,
     open_source,
@@ -40,7 +42,7 @@ def add_tagging_commands(commands: Any) -> None:
         description="Score a model on annotated text: precision, recall and F1 of exact spans, and "
         "a breakdown of the errors.",
     )
-    evaluate.add_argument("model", metavar="MODEL", help="model folder")
+    add_model_argument(evaluate)
     evaluate.add_argument("file", metavar="FILE", help="annotated text")
     evaluate.add_argument(
         "--train",
@@ -74,7 +76,7 @@ def add_tagging_commands(commands: Any) -> None:
         "as a whole). Records are written in the order of the input. To resume a job that was "
         "stopped or killed, run the same command again.",
     )
-    predict.add_argument("model", metavar="MODEL", help="model folder")
+    add_model_argument(predict)
     predict.add_argument(
         "file",
         nargs="?",
@@ -174,7 +176,7 @@ def add_export_command(commands: Any) -> None:
         "that needs only onnxruntime, tokenizers and numpy. Needs the extra onnx: "
         "pip install 'contrastive-ner[onnx]'.",
     )
-    export.add_argument("model", metavar="MODEL", help="model folder")
+    add_model_argument(export)
     export.add_argument("output", metavar="FOLDER", help="folder to write; it must not exist")
     export.add_argument(
         "--types",
@@ -193,6 +195,7 @@ def add_export_command(commands: Any) -> None:
 # ----------------------------------------------------------------------------------------- evaluate
 def command_evaluate(arguments: argparse.Namespace) -> int:
     """Print the scores of a model on annotated text, and write them if asked."""
+    model = find_model(arguments)
     arguments.joiner = joiner_of_model(arguments)
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     if not arguments.allow_no_entities and not any(record.entities for record in records):
@@ -234,10 +237,10 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         files = {
             name: getattr(arguments, name)
-            for name in ("model", "file", "train", "types", "min_score")
+            for name in ("file", "train", "types", "min_score")
             if getattr(arguments, name)
         }
-        write_json({**files, **scores, **provenance()}, Path(arguments.output))
+        write_json({"model": model, **files, **scores, **provenance()}, Path(arguments.output))
     return 0
 
 
@@ -247,6 +250,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
     for name in ("batch_size", "num_processes"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
+    find_model(arguments)
     with input_file(arguments) as path:
         watched = WatchedFiles(source_place(path))  # before the source is opened
         arguments.joiner = joiner_of_model(arguments)
@@ -285,6 +289,7 @@ def command_export(arguments: argparse.Namespace) -> int:
     """Export a model and print the size, and with --data the F1 and speed, of each precision."""
     from contrastive_ner.serving.export import export
 
+    find_model(arguments)
     types = None if arguments.types is None else described_types(arguments.types)
     data = read_records(expand(arguments.data), Layout())[0] if arguments.data else []
     measured = export(
