@@ -59,6 +59,7 @@ def add_train_command(commands: Any) -> None:
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="value for a key, instead of the file's"
     )
+    command.rest = "overrides"
     command.set_defaults(command=lambda a: command_train(load_config(a.config, a.overrides)))
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive_ner.errors import ConfigError, shown
+from contrastive_ner.errors import ConfigError, difference, shown
 from contrastive_ner.files import (
     LockFile,
     expand,
@@ -144,15 +144,14 @@ def check_run_dir(config: RunConfig) -> bytes | None:
     # A key that did not exist when the run began took effect with its default.
     old = {**RunConfig().to_dict(), **old}
     new = identity_of(config)
-    changed = [
-        f"{key}: {shown(old.get(key))} there, {shown(new.get(key))} now"
-        for key in {**old, **new}
-        if not is_same(key, old.get(key), new.get(key))
-    ]
+    same = {key for key in {**old, **new} if is_same(key, old.get(key), new.get(key))}
+    changed = difference(
+        {key: value for key, value in old.items() if key not in same},
+        {key: value for key, value in new.items() if key not in same},
+    )
     if changed:
         raise ConfigError(
-            f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose "
-            "another output_dir"
+            f"{run_dir} holds a run of another configuration ({changed}); choose another output_dir"
         )
     return content
 
