@@ -2,14 +2,18 @@
 
 import io
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from contrastive_ner.cli import build_parser, main
+from contrastive_ner.devices import ON_CPU, VISIBLE, has_accelerator, only_device
 from contrastive_ner.errors import ConfigError, DataError, difference
 from contrastive_ner.logs import StderrHandler, coloured
+from contrastive_ner.serving.predict import Job
 from contrastive_ner.training.config import load_config
 
 
@@ -92,3 +96,69 @@ def test_colours_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             assert coloured("error:", "red") == "error:"
+
+
+# ----------------------------------------------------------------------------------------- devices
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gpu", "expected cpu, cuda, cuda:N or mps"),
+        ("cuda:1", "torch finds 1 CUDA devices here; use cuda:0 to cuda:0"),
+        ("mps", "no Apple GPU"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    name: str,
+    says: str,
+    saved_tagger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    (tmp_path / "in.txt").write_text("小明\n", "utf-8")
+    (tmp_path / "c.yaml").write_text("train_file: a\n", "utf-8")
+    for command in (
+        ["predict", str(saved_tagger), str(tmp_path / "in.txt"), "--device", name],
+        ["train", str(tmp_path / "c.yaml"), "--device", name, "seed=1"],
+    ):
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"device is {name!r}" in line
+        assert says in line
+
+
+def test_predict_runs_on_the_device_that_is_asked_for(
+    saved_tagger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.txt").write_text("小明在北京\n", "utf-8")
+    command = ["predict", str(saved_tagger), str(tmp_path / "in.txt")]
+    assert main(command) == 0
+    expected = capsys.readouterr().out
+    assert main([*command, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == expected
+    assert "device" not in Job("m").identity()  # a job that was begun without it goes on
+    assert Job("m", device="cpu").identity()["device"] == "cpu"
+
+
+def test_training_sees_one_device_and_leaves_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.delenv(ON_CPU, raising=False)
+    with only_device("cpu"):
+        assert not has_accelerator()
+    for listed, name, seen in ((None, "cuda:1", "1"), ("4,7", "cuda:1", "7"), ("4,7", "cuda", "4")):
+        with monkeypatch.context() as patch:
+            if listed:
+                patch.setenv(VISIBLE, listed)
+            with only_device(name):
+                assert os.environ[VISIBLE] == seen
+                assert has_accelerator()
+            assert os.environ.get(VISIBLE) == listed
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun"), only_device("cuda:1"):
+        pass

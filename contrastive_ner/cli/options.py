@@ -119,6 +119,13 @@ def find_model(arguments: argparse.Namespace) -> str:
     return given if folder == Path(given) else f"{given.partition('@')[0]}@{folder.name}"
 
 
+def add_device_option(command: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    command.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps [what torch finds]"
+    )
+
+
 def add_source_options(command: argparse.ArgumentParser) -> None:
     """Add the options of a source of texts, read by `read_rows`."""
     command.add_argument(

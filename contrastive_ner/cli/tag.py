@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive_ner.cli.options import (
+    add_device_option,
     add_layout_options,
     add_model_argument,
     add_source_options,
@@ -165,6 +166,7 @@ def add_prediction_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile the encoder first; worthwhile for many texts",
     )
+    add_device_option(command)
 
 
 def add_export_command(commands: Any) -> None:
@@ -272,6 +274,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
             arguments.trust_remote_code,
             arguments.dtype,
             arguments.compile,
+            arguments.device,
         )
         predict(
             source,

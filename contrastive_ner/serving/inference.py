@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contrastive_ner.data.records import Mention, Record, outermost
+from contrastive_ner.devices import check_device
 from contrastive_ner.errors import ConfigError, DataError, RepositoryError
 from contrastive_ner.evaluation.confusions import confusions, list_errors
 from contrastive_ner.hub.download import model_folder
@@ -32,6 +33,7 @@ def load_pipeline(
     trust_remote_code: bool = False,
     dtype: str = "float32",
     compile_encoder: bool = False,
+    device: str | None = None,
 ) -> "NerPipeline":
     """Load the pipeline of a model or an adapter with this project's classes.
 
@@ -43,6 +45,7 @@ def load_pipeline(
         dtype: data type of the weights: float32, or bfloat16, which is faster on processors that
             support it and changes scores slightly.
         compile_encoder: compile the encoder with torch.compile; worthwhile for many texts.
+        device: cpu, cuda, cuda:N or mps; None: transformers' choice.
 
     Raises:
         ConfigError: the folder does not hold a model of this project, or the model is damaged.
@@ -51,6 +54,7 @@ def load_pipeline(
         InputError: weights are missing, NaN or infinite, or config.json does not fit them.
     """
     quiet_libraries()
+    options = {} if device is None else {"device": check_device(device)}
     from transformers import PreTrainedTokenizerFast
     from transformers import pipeline as library_pipeline
 
@@ -63,13 +67,14 @@ def load_pipeline(
         if is_own_code:
             added = {} if base is None else {"_adapter_model_path": str(folder)}
             model = model_class(kind).from_pretrained(whole, dtype=dtype, adapter_kwargs=added)
-            pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(whole))
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(whole)
+            pipeline = model.pipeline(tokenizer, **options)
         else:
             damaged = tensor_faults(folder, read_config(folder), is_own_code=False)
             if damaged:
                 raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
             pipeline = library_pipeline(
-                "ner", model=str(folder), trust_remote_code=True, dtype=dtype
+                "ner", model=str(folder), trust_remote_code=True, dtype=dtype, **options
             )
         if compile_encoder:
             encoder_of(pipeline.model).compile(dynamic=True)

@@ -22,6 +22,7 @@ from transformers import (
     set_seed,
 )
 
+from contrastive_ner.devices import has_accelerator
 from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
 from contrastive_ner.models.modeling_binder import BinderModel
@@ -281,7 +282,7 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         "output_dir": str(folder),
         "seed": config.seed,
         "bf16": use_bf16(config),
-        "use_cpu": not torch.accelerator.is_available(),
+        "use_cpu": not has_accelerator(),
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_steps": 10,
@@ -341,7 +342,7 @@ def use_bf16(config: RunConfig) -> bool:
     """
     if config.bf16 != "auto":
         return config.bf16 == "true"
-    if torch.cuda.is_available():
+    if has_accelerator() and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     try:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
@@ -355,7 +356,7 @@ def ready_for_training(model: Any, config: RunConfig) -> Any:
         for module in (module for encoder in encoders_of(model) for module in encoder.modules()):
             if isinstance(module, torch.nn.Dropout):
                 module.p = config.encoder_dropout
-    if not torch.accelerator.is_available():
+    if not has_accelerator():
         # In bfloat16, the backward pass of fused attention on CPU takes longer than the rest of the
         # step.
         model.set_attn_implementation("eager")

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contrastive_ner.devices import has_accelerator
 from contrastive_ner.errors import ConfigError, difference, shown
 from contrastive_ner.files import (
     LockFile,
@@ -57,10 +58,9 @@ def first_process_first() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    import torch
     from accelerate import PartialState
 
-    with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
+    with PartialState(cpu=not has_accelerator()).main_process_first():
         yield
 
 
