@@ -1,6 +1,7 @@
 """Manners of the command line: usage, proposals, colours, places of keys, progress, devices."""
 
 import io
+import json
 import logging
 import os
 import sys
@@ -8,13 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contrastive_ner.cli import build_parser, main
+from contrastive_ner.data.layout import Layout
+from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Record
+from contrastive_ner.data.several import share_of
+from contrastive_ner.data.streams import BadRow, Row
 from contrastive_ner.devices import ON_CPU, VISIBLE, has_accelerator, only_device
 from contrastive_ner.errors import ConfigError, DataError, difference
 from contrastive_ner.logs import StderrHandler, coloured
+from contrastive_ner.serving import predict as predict_module
+from contrastive_ner.serving.outputs import FileOutput
 from contrastive_ner.serving.predict import Job
-from contrastive_ner.training.config import load_config
+from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.run import data_hashes
 
 
 @pytest.mark.parametrize(
@@ -162,3 +173,167 @@ def test_training_sees_one_device_and_leaves_the_environment_as_it_was(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="torchrun"), only_device("cuda:1"):
         pass
+
+
+# ------------------------------------------------------------------------------- files and shares
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files of two documents each, of the same names in both files."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("b", "a"):
+        rows = [
+            {"id": f"{name}{n}", "text": f"第{n}次，小明去了{name}", "doc": f"d{n // 3}"}
+            for n in range(6)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines, "utf-8")
+    (folder / ".hidden").write_text("{", "utf-8")
+    (folder / "README.md").write_text("# Texts\n", "utf-8")
+    return folder
+
+
+def rows_in(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_predict_takes_files_patterns_and_folders(
+    folder: Path, saved_tagger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(folder / "a.jsonl"), str(folder / "b.jsonl")]
+    found = []
+    for names in (
+        files,
+        [str(folder / "*.jsonl")],
+        [str(folder)],
+        [files[0], "--top_k", "1", files[1]],
+    ):
+        assert main(["predict", str(saved_tagger), *names]) == 0
+        found.append(rows_in(capsys.readouterr().out))
+        assert [row["id"] for row in found[-1]] == [f"{f}{n}" for f in "ab" for n in range(6)]
+    assert found[0] == found[1] == found[2]
+    assert {row["file"] for row in found[0]} == set(files)
+    assert [row["doc"] for row in found[0]] == [
+        f"{f}:d{n}" for f in files for n in (0, 0, 0, 1, 1, 1)
+    ]
+    assert main(["predict", str(saved_tagger), files[0]]) == 0
+    assert "file" not in rows_in(capsys.readouterr().out)[0]  # one file is as it was
+
+
+def test_several_files_that_cannot_be_read_together_are_refused(
+    folder: Path, saved_tagger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "c.txt").write_text("小明\n", "utf-8")
+    for names, says in (
+        ([str(folder)], "expected jsonl BIO as in"),
+        ([str(folder / "*.csv")], "expected files, found none that matches"),
+        (["-", str(folder / "a.jsonl")], "- is standard input"),
+    ):
+        assert main(["predict", str(saved_tagger), *names]) == 2
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_shares_are_the_whole_in_order_and_split_no_document(
+    folder: Path, saved_tagger: Path, tmp_path: Path, count: int
+) -> None:
+    command = ["predict", str(saved_tagger), str(folder), "--output"]
+    assert main([*command, str(tmp_path / "whole.jsonl")]) == 0
+    shares = []
+    for number in range(1, count + 1):
+        output = tmp_path / f"{number}.jsonl"
+        assert main([*command, str(output), "--shard", f"{number}/{count}"]) == 0
+        shares.append(rows_in(output.read_text("utf-8")))
+    whole = rows_in((tmp_path / "whole.jsonl").read_text("utf-8"))
+    joined = [row for own in shares for row in own]
+    for row in (*joined, *whole):
+        row["entities"] = [(m["start"], m["end"], m["label"]) for m in row["entities"]]
+    assert joined == whole
+    documents = [{row["doc"] for row in own} for own in shares]
+    assert sum(map(len, documents)) == len(set.union(*documents)) == 4
+
+
+@given(st.lists(st.sampled_from([None, "a", "b"]), max_size=30), st.integers(1, 9))
+def test_every_row_is_in_one_share(docs: list[str | None], count: int) -> None:
+    rows: list[Row] = [Record(str(n), "", [], doc) for n, doc in enumerate(docs)]
+    rows += [BadRow(99, "no text")]
+    shares = [list(share_of(iter(rows), len(rows), n, count)) for n in range(1, count + 1)]
+    assert [row for own in shares for row in own] == rows
+
+
+def test_another_share_does_not_go_on_with_a_job(
+    folder: Path,
+    saved_tagger: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A share that ends early resumes as any job does."""
+    output = tmp_path / "out.jsonl"
+    command = [
+        "predict",
+        str(saved_tagger),
+        str(folder),
+        "--output",
+        str(output),
+        "--batch_size",
+        "1",
+    ]
+    monkeypatch.setattr(predict_module, "WINDOWS_PER_BATCH", 1)
+    write, written = FileOutput.write, []
+
+    def once(self: FileOutput, text: str, rows: int) -> None:
+        if written:
+            raise OSError("the disk is full")
+        written.append(rows)
+        write(self, text, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileOutput, "write", once)
+        assert main([*command, "--shard", "2/2"]) == 2
+    assert not output.exists()
+    capsys.readouterr()
+    assert main([*command, "--shard", "1/2"]) == 2
+    assert "source.shard: [2, 2] there, [1, 2] now" in capsys.readouterr().err
+    assert main([*command, "--shard", "2/2"]) == 0
+    assert [row["id"] for row in rows_in(output.read_text("utf-8"))] == [f"b{n}" for n in range(6)]
+    assert f"resuming after row {written[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
+def test_a_share_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "m", "f", f"--shard={text}"])
+    assert "expected I/N with 1 <= I <= N" in capsys.readouterr().err
+
+
+def test_a_progress_bar_knows_the_total(
+    folder: Path, saved_tagger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert (
+        main(["predict", str(saved_tagger), str(folder), "--output", str(tmp_path / "o.jsonl")])
+        == 0
+    )
+    assert "12/12" in terminal.getvalue()
+
+
+def test_training_data_may_be_a_pattern_or_a_folder(folder: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("one", "two")):
+        sentence = "小\tB-PER\n明\tI-PER\n去\tO\n\n"
+        (tmp_path / f"{name}.bio").write_text(sentence * (number + 1), "utf-8")
+    whole, report = read_records(str(tmp_path / "*.bio"))
+    assert [record.text for record in whole] == ["小明去"] * 3
+    assert (report.format, report.scheme, report.path) == (
+        "columns",
+        "BIO",
+        str(tmp_path / "*.bio"),
+    )
+    config = RunConfig(train_file=str(tmp_path / "*.bio"), dev_file=str(tmp_path / "one.bio"))
+    before = data_hashes(config)
+    assert None not in before.values()
+    (tmp_path / "three.bio").write_text("小\tB-PER\n", "utf-8")
+    assert data_hashes(config) != before  # a run does not go on with other data
+    records, _ = read_records(str(folder), Layout(format="jsonl"))
+    assert len({record.doc for record in records}) == 4

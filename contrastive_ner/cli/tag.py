@@ -1,6 +1,8 @@
 """evaluate, predict, export: using a trained model."""
 
 import argparse
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,20 @@ from contrastive_ner.cli.options import (
     add_trust_option,
     described_types,
     find_model,
-    input_file,
+    input_files,
     joiner_of_model,
     open_source,
     output_format,
     score_limits,
+    share,
     source_identity,
     source_place,
     tagging_options,
 )
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.several import several_rows, share_of
+from contrastive_ner.data.streams import Rows
 from contrastive_ner.data.writers import json_line
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.evaluation.confusions import confusion_table, first_of, misaligned
@@ -33,6 +38,8 @@ from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.serving.predict import Job, predict
 from contrastive_ner.serving.tables import TOOLS, WRITERS
 from contrastive_ner.training.config import layout_of
+
+MOST_COUNTED = 1_000_000_000  # bytes of an input whose rows are counted for a progress bar
 
 
 def add_tagging_commands(commands: Any) -> None:
@@ -80,12 +87,13 @@ def add_tagging_commands(commands: Any) -> None:
     add_model_argument(predict)
     predict.add_argument(
         "file",
-        nargs="?",
-        default="-",
+        nargs="*",
         metavar="FILE",
         help="text (one per line), JSONL, CSV, Parquet, columns, or a data set as NAME@SPLIT or "
-        "FOLDER@SPLIT; - reads standard input [-]",
+        "FOLDER@SPLIT; several files, a folder of files or a pattern such as 'texts/*.txt' are "
+        "read one after another; - reads standard input [-]",
     )
+    predict.rest = "file"
     add_prediction_options(predict)
     add_type_options(predict)
     add_source_options(predict)
@@ -112,7 +120,7 @@ def add_type_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_prediction_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of predict that say what is written, and how the model runs."""
+    """Add the options of predict."""
     command.add_argument(
         "--output",
         default="-",
@@ -140,10 +148,22 @@ def add_prediction_options(command: argparse.ArgumentParser) -> None:
         "one per type as in --min_score",
     )
     command.add_argument(
+        "--shard",
+        type=share,
+        metavar="I/N",
+        help="tag only the I-th of N shares of the input; the outputs of all shares, one after "
+        "another, are that of the whole",
+    )
+    command.add_argument(
         "--strict",
         action="store_true",
         help="stop at a row that holds no text; by default it is reported and skipped",
     )
+    add_runtime_options(command)
+
+
+def add_runtime_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of predict that say how the model runs."""
     command.add_argument(
         "--batch_size", type=int, default=32, metavar="N", help="windows per forward pass [32]"
     )
@@ -253,10 +273,10 @@ def command_predict(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
     find_model(arguments)
-    with input_file(arguments) as path:
-        watched = WatchedFiles(source_place(path))  # before the source is opened
+    with input_files(arguments) as files:
+        watched = WatchedFiles(*map(source_place, files))  # before the source is opened
         arguments.joiner = joiner_of_model(arguments)
-        source = open_source(path, arguments)
+        source = chosen_rows(files, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
         written = output_format(arguments, source)
         for name in ("abstain_below", "top_k"):
@@ -286,6 +306,29 @@ def command_predict(arguments: argparse.Namespace) -> int:
             watched=watched,
         )
     return 0
+
+
+def chosen_rows(files: list[str], arguments: argparse.Namespace) -> Rows:
+    """The rows of the input, or of a share of it, and their number if it is to be known."""
+
+    def opened() -> Rows:
+        return several_rows(files, lambda file: open_source(file, arguments))
+
+    source = opened()
+    if arguments.shard is None:
+        total = None
+        if sys.stderr.isatty() and sum(map(size_of, files)) <= MOST_COUNTED:
+            total = sum(1 for _ in opened().rows)
+        return source._replace(total=total)
+    number, count = arguments.shard
+    rows = sum(1 for _ in opened().rows)
+    own = number * rows // count - (number - 1) * rows // count
+    return source._replace(rows=share_of(source.rows, rows, number, count), total=own)
+
+
+def size_of(file: str) -> float:
+    """The size of a file in bytes; a folder, or a data set by name, counts as infinite."""
+    return Path(file).stat().st_size if Path(file).is_file() else math.inf
 
 
 def command_export(arguments: argparse.Namespace) -> int:

@@ -6,9 +6,7 @@ from typing import Any
 
 from contrastive_ner.data.decoding import Place
 from contrastive_ner.errors import DataError
-from contrastive_ner.files import readable
-
-SAVED = ("state.json", "dataset_dict.json")  # of save_to_disk
+from contrastive_ner.files import SAVED_DATA, readable
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -32,7 +30,7 @@ def read_dataset(name: str) -> Iterator[Place]:
     place, split = split_name(name)
     folder = Path(place)
     try:
-        if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
+        if folder.is_dir() and any((folder / file).is_file() for file in SAVED_DATA):
             data = datasets.load_from_disk(place)
         else:
             data = datasets.load_dataset(str(folder) if folder.is_dir() else place)

@@ -39,6 +39,7 @@ from contrastive_ner.signals import Interrupted, StopSignals
 
 CHARACTERS_AHEAD = 1_000_000  # total length of texts that are read and sorted by length together
 BAD_ROWS_SHOWN = 10
+BAR: dict[str, Any] = {"unit": " texts", "dynamic_ncols": True}
 
 
 # ------------------------------------------------------------------------------------------ tagging
@@ -269,7 +270,7 @@ def tag_into(target: Output, source: Rows, job: Job, processes: int, strict: boo
     is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
     with (
         StopSignals("finishing the rows in hand") as stop,
-        tqdm(unit=" texts", disable=is_quiet, initial=before, dynamic_ncols=True) as bar,
+        tqdm(total=source.total, disable=is_quiet, initial=before, **BAR) as bar,
     ):
         if before:
             log.info("resuming after row %d", before)

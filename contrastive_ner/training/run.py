@@ -14,6 +14,7 @@ from contrastive_ner.files import (
     LockFile,
     expand,
     file_hash,
+    files_of,
     folder_hash,
     fresh_folder,
     read_json,
@@ -182,6 +183,9 @@ def data_hashes(config: RunConfig) -> dict[str, str | None]:
 
 def data_hash(name: str) -> str | None:
     """SHA-256 of a file, or of a folder of `datasets` without its caches; None on the Hub."""
+    files = files_of(name)
+    if not Path(name).exists() and files != [name]:
+        return folder_hash(map(Path, files))
     place = name if Path(name).exists() else name.rpartition("@")[0]
     if not place or not Path(place).is_dir():
         return file_hash(name)
