@@ -4,11 +4,14 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import arguments
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +27,9 @@ from contrastive_ner.logs import StderrHandler, coloured
 from contrastive_ner.serving import predict as predict_module
 from contrastive_ner.serving.outputs import FileOutput
 from contrastive_ner.serving.predict import Job
+from contrastive_ner.training import progress
 from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.progress import EpochLines, reporters
 from contrastive_ner.training.run import data_hashes
 
 
@@ -337,3 +342,58 @@ def test_training_data_may_be_a_pattern_or_a_folder(folder: Path, tmp_path: Path
     assert data_hashes(config) != before  # a run does not go on with other data
     records, _ = read_records(str(folder), Layout(format="jsonl"))
     assert len({record.doc for record in records}) == 4
+
+
+# ----------------------------------------------------------------------------------------- training
+def test_training_shows_phases_and_a_line_an_epoch(
+    files: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = arguments(files, tiny_encoder, tmp_path / "run", stage2_epochs=2)
+    assert main([command[0], "--device", "cpu", *command[1:], "report_to=", "test_file="]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("-- ")] == [
+        "-- stage1 (phase 1/3)",
+        "-- head (phase 2/3)",
+        "-- full (phase 3/3)",
+    ]
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in epochs] == ["epoch 1/1"] * 2 + ["epoch 1/2", "epoch 2/2"]
+    assert "dev kNN F1 " in epochs[0]
+    assert all(re.search(r"(loss|F1) [\d.]+, .*[\d.]+ s an epoch", line) for line in epochs)
+    assert "left" not in epochs[-1]
+    config = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
+    again = [*command, "test_file=", "report_to=wandb"]
+    assert config["report_to"] == []
+    assert main(again) == 0  # reporting elsewhere makes no other run
+
+
+def test_the_estimate_counts_the_epochs_of_later_phases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, said = iter((0.0, 0.0, 600.0)), []
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(progress.log, "info", lambda text, *values: said.append(text % values))
+    lines = EpochLines(epochs_after=3)
+    args, state = (
+        SimpleNamespace(num_train_epochs=5),
+        SimpleNamespace(epoch=0.0, is_world_process_zero=True),
+    )
+    lines.on_train_begin(args, state, None)
+    for loss in (2.0, 1.0):
+        lines.on_log(args, state, None, logs={"loss": loss})
+    state.epoch = 2.0
+    lines.on_evaluate(args, state, None, metrics={"eval_f1": 0.5678, "eval_loss": 0.12345})
+    assert said == [
+        "epoch 2/5: loss 1.5, dev F1 56.8, dev loss 0.1235, 5 min 0 s an epoch, "
+        "at most about 30 min 0 s left in all"
+    ]
+
+
+def test_where_training_reports_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = "transformers.integrations.get_available_reporting_integrations"
+    monkeypatch.setattr(there, lambda: ["tensorboard"])
+    assert reporters(["tensorboard"]) == ["tensorboard"]
+    with pytest.raises(ConfigError, match="report_to is 'wandb': pip install wandb"):
+        reporters(["tensorboard", "wandb"])
+    with pytest.raises(ConfigError, match=r"'tensorbord' \(did you mean tensorboard\?\)"):
+        reporters(["tensorbord"])

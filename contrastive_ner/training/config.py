@@ -235,6 +235,11 @@ class RunConfig:
         "auto", "train in bfloat16: auto (where the hardware supports it), true or false"
     )
     eval_batch_size: int = option(32, "windows per evaluation batch")
+    report_to: tuple[str, ...] = option(
+        (),
+        "also report losses and scores of training to tensorboard, wandb, trackio or another one "
+        "that the Trainer knows; several: a,b",
+    )
     keep_checkpoints: bool = option(False, "keep the checkpoints of complete phases")
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ from contrastive_ner.training.contrastive import (
 from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.progress import EpochLines, reporters
 from contrastive_ner.training.start import continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
 from contrastive_ner.training.weights import tag_weights
@@ -87,11 +88,14 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
     """
     folder = config.run_dir / name
     if finished(folder) is None:
-        log.info("-- %s", name)
+        phases = phases_of(config)
+        number = list(phases).index(name)
+        log.info("-- %s (phase %d/%d)", name, number + 1, len(phases))
         set_seed(config.seed)
         trainer = make_trainer(folder)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(LogSteps())
+        trainer.add_callback(EpochLines(sum(list(phases.values())[number + 1 :])))
         trainer.add_callback(StopOnDivergence(name))
         trainer.add_callback(Sealing())
         with GracefulStop() as stop, full_disk_explained(folder):
@@ -237,6 +241,13 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
     return tagger
 
 
+def phases_of(config: RunConfig) -> dict[str, int]:
+    """The epochs of each phase of a run, in their order."""
+    stages = {"stage1": config.stage1_epochs, "head": config.head_epochs}
+    first = stages if config.method == "nerco" else {}
+    return {**{name: n for name, n in first.items() if n}, "full": full_epochs(config)}
+
+
 def full_epochs(config: RunConfig) -> int:
     """Epochs of the full phase; all methods but nerco add those of nerco's other phases."""
     return config.stage2_epochs + (
@@ -294,7 +305,8 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         "label_names": ["labels"],
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
-        "report_to": "none",
+        "report_to": reporters(config.report_to) or "none",
+        "run_name": f"{config.run_dir.name}-{folder.name}",
         # A progress bar would fill a log file with hundreds of lines. On a terminal, the library's
         # default would hide the bar because the library's messages are hidden.
         "disable_tqdm": not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO),
