@@ -4,11 +4,14 @@ Any other exception is a bug and shows its traceback, except `OSError` (missing 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from contrastive_ner.models.windows_ner import InputError
+
+MOST_CHANGES = 8  # shown of a difference between settings
 
 
 class UserError(InputError):
@@ -38,6 +41,43 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # thousands of digits, or nested too deeply
         return f"a {type(value).__name__} too large to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question after an unknown name, if a known one is like it.
+
+    >>> did_you_mean("stage1_epoch", ["stage1_epochs", "seed"])
+    ' (did you mean stage1_epochs?)'
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two settings, keys inside others included: the first ones of many.
+
+    >>> difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    'a.b: 1 there, 3 now'
+    """
+    before, after = flattened(old), flattened(new)
+    changed = [
+        f"{key}: {shown(before.get(key))} there, {shown(after.get(key))} now"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    more = f"; and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
+    return "; ".join(changed[:MOST_CHANGES]) + more
+
+
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without nesting; the names of inner ones are those of outer and inner."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": own for inner, own in flattened(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def is_storable(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Atomically written files and folders; locks; hashes; paths with environment variables."""
 
+import glob
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from contrastive_ner.errors import ConfigError, UserError
 
 MOST_ALIASES = 10  # in a YAML file
+SAVED_DATA = ("state.json", "dataset_dict.json")  # of a folder of `datasets`
 SEAL = "SHA256.json"  # size and SHA-256 of the other files of a folder
 
 
@@ -140,18 +142,24 @@ class WatchedFiles:
 
     Args:
         path: a file, or a folder, whose files with a dot before their name do not count.
+        more: further ones.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *more: Path) -> None:
+        self.path, self.more = path, more
         self.seen = self.look()
 
     def look(self) -> dict[str, tuple[int, int, int]]:
         """Size, time of the last change in nanoseconds, and inode of each file."""
-        files = [self.path] if self.path.is_file() else []
-        if self.path.is_dir():
-            files = [file for file in sorted(self.path.rglob("[!.]*")) if file.is_file()]
-        states = {str(file.relative_to(self.path.parent)): file.stat() for file in files}
+        states: dict[str, os.stat_result] = {}
+        for path in (self.path, *self.more):
+            files = [path] if path.is_file() else []
+            if path.is_dir():
+                files = [file for file in sorted(path.rglob("[!.]*")) if file.is_file()]
+            for file in files:
+                is_one_of_many = self.more and file == path
+                name = file if is_one_of_many else file.relative_to(path.parent)
+                states[str(name)] = file.stat()
         return {
             name: (state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states.items()
         }
@@ -175,6 +183,34 @@ def move_folder(source: Path, target: Path) -> None:
     """Move a complete folder to its final place, replacing an older one."""
     shutil.rmtree(target, ignore_errors=True)
     os.replace(source, target)
+
+
+def files_of(name: str) -> list[str]:
+    """The files that a pattern (*, ?, [...], ** for any folders) or a folder of files stands for.
+
+    They are sorted; a folder's hidden files and its .md are left out. Any other name stands for
+    itself, as does a folder of `datasets`, of brat, or without files.
+
+    Raises:
+        UserError: no file matches.
+    """
+    path = Path(name)
+    if path.is_dir():
+        found = sorted(
+            str(file)
+            for file in path.iterdir()
+            if file.is_file() and not file.name.startswith(".") and file.suffix != ".md"
+        )
+        is_one = any((path / own).is_file() for own in SAVED_DATA) or next(
+            path.rglob("*.ann"), None
+        )
+        return [name] if is_one or not found else found
+    if path.exists() or not re.search(r"[*?\[]", name):
+        return [name]
+    found = sorted(file for file in glob.glob(name, recursive=True) if Path(file).is_file())
+    if not found:
+        raise UserError(f"{name}: expected files, found none that matches (looked in {Path.cwd()})")
+    return found
 
 
 def expand(path: str) -> str:

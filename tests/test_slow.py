@@ -85,7 +85,7 @@ def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: P
         .replace("mine-nerco-0", "demo-nerco-0")
         .replace("USER/NAME", "tester/model")
     )
-    push, bundle, versions = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
+    push, named, bundle, versions = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
     (load,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
     with TestHub(tmp_path / "hub") as hub:
         variables = hub.environment(tmp_path / "cache")
@@ -101,6 +101,7 @@ def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: P
             tmp_path,
             **variables,
         )
+        assert '"entities"' in run(["bash", "-euc", named], clone, **variables)
         assert "repeats its stored predictions" in run(["bash", "-euc", bundle], clone, **variables)
     assert "transformers 5.6.0: passes" in run(["bash", "-euc", versions], clone)
 

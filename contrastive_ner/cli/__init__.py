@@ -25,11 +25,12 @@ from contrastive_ner.cli.convert import add_convert_command
 from contrastive_ner.cli.dictionary import add_dictionary_commands
 from contrastive_ner.cli.inspect import add_inspect_command
 from contrastive_ner.cli.options import joined_lists
+from contrastive_ner.cli.parser import Parser
 from contrastive_ner.cli.share import add_sharing_commands
 from contrastive_ner.cli.tag import add_tagging_commands
 from contrastive_ner.cli.train import add_train_command
 from contrastive_ner.errors import is_user_error
-from contrastive_ner.logs import show_messages
+from contrastive_ner.logs import coloured, show_messages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug or not is_user_error(error):
             raise
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        print(coloured("error:", "red"), " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(str(stop) or "interrupted; run the same command again to resume", file=sys.stderr)
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="contrastive-ner",
         description="Contrastive named-entity recognition with NerCo and BINDER.",
         epilog="contrastive-ner COMMAND --help explains a command.",

@@ -14,7 +14,8 @@ from typing import Any
 from contrastive_ner.data.layout import FORMATS, Layout
 from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
 from contrastive_ner.errors import ConfigError, DataError
-from contrastive_ner.files import WatchedFiles, expand, sha256
+from contrastive_ner.files import WatchedFiles, expand, files_of, sha256
+from contrastive_ner.hub.download import model_folder
 from contrastive_ner.training.config import RunConfig, layout_of
 
 ANNOTATED_FORMATS = ("auto", *FORMATS)
@@ -100,6 +101,31 @@ def add_trust_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_argument(command: argparse.ArgumentParser) -> None:
+    """Add MODEL; `find_model` reads it."""
+    command.add_argument(
+        "model", metavar="MODEL", help="model folder, or USER/NAME[@REVISION] on the Hub"
+    )
+
+
+def find_model(arguments: argparse.Namespace) -> str:
+    """Make `arguments.model` a folder, downloading it if need be.
+
+    Returns a name for the model: a model on the Hub is pinned to its commit.
+    """
+    given = arguments.model
+    folder = model_folder(given, trust_remote_code=arguments.trust_remote_code)
+    arguments.model = str(folder)
+    return given if folder == Path(given) else f"{given.partition('@')[0]}@{folder.name}"
+
+
+def add_device_option(command: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    command.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps [what torch finds]"
+    )
+
+
 def add_source_options(command: argparse.ArgumentParser) -> None:
     """Add the options of a source of texts, read by `read_rows`."""
     command.add_argument(
@@ -152,11 +178,7 @@ def input_file(arguments: argparse.Namespace) -> Iterator[str]:
     """The name of the input file. Standard input (-) is copied to one, to detect its format."""
     if arguments.file != "-":
         path = expand(arguments.file)
-        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
-            raise DataError(
-                f"{path}: expected a file or a folder, found a pipe or a device; give it as "
-                "standard input, with - as the file's name"
-            )
+        check_plain(path)
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -167,6 +189,47 @@ def input_file(arguments: argparse.Namespace) -> Iterator[str]:
             yield str(given)
         except DataError as error:
             raise DataError(str(error).replace(f"{folder}/", "")) from error
+
+
+@contextmanager
+def input_files(arguments: argparse.Namespace) -> Iterator[list[str]]:
+    """The names of the input files; see `input_file` and `files_of`.
+
+    `arguments.file` then is the name of the input as it was given, in one text.
+    """
+    given = arguments.file or ["-"]
+    arguments.file = " ".join(given)
+    if len(given) > 1 and "-" in given:
+        raise ConfigError("- is standard input: expected no other file with it")
+    if given == ["-"]:
+        with input_file(arguments) as path:
+            yield [path]
+        return
+    files = [file for name in given for file in files_of(expand(name))]
+    for file in files:
+        check_plain(file)
+    yield files
+
+
+def check_plain(path: str) -> None:
+    """Raise DataError for a pipe or a device, whose format cannot be detected."""
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise DataError(
+            f"{path}: expected a file or a folder, found a pipe or a device; give it as "
+            "standard input, with - as the file's name"
+        )
+
+
+def share(text: str) -> tuple[int, int]:
+    """The numbers of an option such as 2/8: the second of eight shares.
+
+    Raises:
+        argparse.ArgumentTypeError: it names no share.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N with 1 <= I <= N, such as 2/8")
+    return int(number), int(count)
 
 
 def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool = False) -> Rows:
@@ -203,7 +266,9 @@ def source_identity(arguments: argparse.Namespace, watched: WatchedFiles) -> dic
     if arguments.file == "-":  # a copy, with a new time in every process
         seen = sha256(watched.path)
     layout = {item.name: getattr(arguments, item.name) for item in fields(Layout)}
-    return {"file": arguments.file, "seen": seen, "text_column": arguments.text_column, **layout}
+    shard = {} if arguments.shard is None else {"shard": list(arguments.shard)}
+    given = {"file": arguments.file, "seen": seen, "text_column": arguments.text_column}
+    return {**given, **layout, **shard}
 
 
 def output_format(arguments: argparse.Namespace, source: Rows) -> str:

@@ -55,7 +55,9 @@ def add_sharing_commands(commands: Any) -> None:
         description="Check the files of a model folder, a bundle or a Hub repository against its "
         "manifest, and tell whether its code is this project's.",
     )
-    verify.add_argument("model", metavar="MODEL", help="folder, NAME.zip, or USER/NAME on the Hub")
+    verify.add_argument(
+        "model", metavar="MODEL", help="folder, NAME.zip, or USER/NAME[@REVISION] on the Hub"
+    )
     verify.add_argument(
         "--revision", metavar="NAME", help="commit, tag or branch of a Hub repository [main]"
     )
@@ -198,7 +200,7 @@ def packaged(arguments: argparse.Namespace) -> Iterator[Path]:
 
 def command_verify(arguments: argparse.Namespace) -> int:
     """Check a repository against its manifest, and load or unpack it if asked."""
-    from contrastive_ner.hub.upload import opened
+    from contrastive_ner.hub.download import opened
 
     with opened(arguments.model, arguments.revision) as (folder, name):
         faults = faults_of(folder)

@@ -1,25 +1,33 @@
 """evaluate, predict, export: using a trained model."""
 
 import argparse
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from contrastive_ner.cli.options import (
+    add_device_option,
     add_layout_options,
+    add_model_argument,
     add_source_options,
     add_trust_option,
     described_types,
-    input_file,
+    find_model,
+    input_files,
     joiner_of_model,
     open_source,
     output_format,
     score_limits,
+    share,
     source_identity,
     source_place,
     tagging_options,
 )
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.several import several_rows, share_of
+from contrastive_ner.data.streams import Rows
 from contrastive_ner.data.writers import json_line
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.evaluation.confusions import confusion_table, first_of, misaligned
@@ -31,6 +39,8 @@ from contrastive_ner.serving.predict import Job, predict
 from contrastive_ner.serving.tables import TOOLS, WRITERS
 from contrastive_ner.training.config import layout_of
 
+MOST_COUNTED = 1_000_000_000  # bytes of an input whose rows are counted for a progress bar
+
 
 def add_tagging_commands(commands: Any) -> None:
     """Add the commands evaluate, predict and export."""
@@ -40,7 +50,7 @@ def add_tagging_commands(commands: Any) -> None:
         description="Score a model on annotated text: precision, recall and F1 of exact spans, and "
         "a breakdown of the errors.",
     )
-    evaluate.add_argument("model", metavar="MODEL", help="model folder")
+    add_model_argument(evaluate)
     evaluate.add_argument("file", metavar="FILE", help="annotated text")
     evaluate.add_argument(
         "--train",
@@ -74,15 +84,16 @@ def add_tagging_commands(commands: Any) -> None:
         "as a whole). Records are written in the order of the input. To resume a job that was "
         "stopped or killed, run the same command again.",
     )
-    predict.add_argument("model", metavar="MODEL", help="model folder")
+    add_model_argument(predict)
     predict.add_argument(
         "file",
-        nargs="?",
-        default="-",
+        nargs="*",
         metavar="FILE",
         help="text (one per line), JSONL, CSV, Parquet, columns, or a data set as NAME@SPLIT or "
-        "FOLDER@SPLIT; - reads standard input [-]",
+        "FOLDER@SPLIT; several files, a folder of files or a pattern such as 'texts/*.txt' are "
+        "read one after another; - reads standard input [-]",
     )
+    predict.rest = "file"
     add_prediction_options(predict)
     add_type_options(predict)
     add_source_options(predict)
@@ -109,7 +120,7 @@ def add_type_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_prediction_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of predict that say what is written, and how the model runs."""
+    """Add the options of predict."""
     command.add_argument(
         "--output",
         default="-",
@@ -137,10 +148,22 @@ def add_prediction_options(command: argparse.ArgumentParser) -> None:
         "one per type as in --min_score",
     )
     command.add_argument(
+        "--shard",
+        type=share,
+        metavar="I/N",
+        help="tag only the I-th of N shares of the input; the outputs of all shares, one after "
+        "another, are that of the whole",
+    )
+    command.add_argument(
         "--strict",
         action="store_true",
         help="stop at a row that holds no text; by default it is reported and skipped",
     )
+    add_runtime_options(command)
+
+
+def add_runtime_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of predict that say how the model runs."""
     command.add_argument(
         "--batch_size", type=int, default=32, metavar="N", help="windows per forward pass [32]"
     )
@@ -163,6 +186,7 @@ def add_prediction_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile the encoder first; worthwhile for many texts",
     )
+    add_device_option(command)
 
 
 def add_export_command(commands: Any) -> None:
@@ -174,7 +198,7 @@ def add_export_command(commands: Any) -> None:
         "that needs only onnxruntime, tokenizers and numpy. Needs the extra onnx: "
         "pip install 'contrastive-ner[onnx]'.",
     )
-    export.add_argument("model", metavar="MODEL", help="model folder")
+    add_model_argument(export)
     export.add_argument("output", metavar="FOLDER", help="folder to write; it must not exist")
     export.add_argument(
         "--types",
@@ -193,6 +217,7 @@ def add_export_command(commands: Any) -> None:
 # ----------------------------------------------------------------------------------------- evaluate
 def command_evaluate(arguments: argparse.Namespace) -> int:
     """Print the scores of a model on annotated text, and write them if asked."""
+    model = find_model(arguments)
     arguments.joiner = joiner_of_model(arguments)
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     if not arguments.allow_no_entities and not any(record.entities for record in records):
@@ -234,10 +259,10 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         files = {
             name: getattr(arguments, name)
-            for name in ("model", "file", "train", "types", "min_score")
+            for name in ("file", "train", "types", "min_score")
             if getattr(arguments, name)
         }
-        write_json({**files, **scores, **provenance()}, Path(arguments.output))
+        write_json({"model": model, **files, **scores, **provenance()}, Path(arguments.output))
     return 0
 
 
@@ -247,10 +272,11 @@ def command_predict(arguments: argparse.Namespace) -> int:
     for name in ("batch_size", "num_processes"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
-    with input_file(arguments) as path:
-        watched = WatchedFiles(source_place(path))  # before the source is opened
+    find_model(arguments)
+    with input_files(arguments) as files:
+        watched = WatchedFiles(*map(source_place, files))  # before the source is opened
         arguments.joiner = joiner_of_model(arguments)
-        source = open_source(path, arguments)
+        source = chosen_rows(files, arguments)
         options = {"batch_size": arguments.batch_size, **tagging_options(arguments)}
         written = output_format(arguments, source)
         for name in ("abstain_below", "top_k"):
@@ -268,6 +294,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
             arguments.trust_remote_code,
             arguments.dtype,
             arguments.compile,
+            arguments.device,
         )
         predict(
             source,
@@ -281,10 +308,34 @@ def command_predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def chosen_rows(files: list[str], arguments: argparse.Namespace) -> Rows:
+    """The rows of the input, or of a share of it, and their number if it is to be known."""
+
+    def opened() -> Rows:
+        return several_rows(files, lambda file: open_source(file, arguments))
+
+    source = opened()
+    if arguments.shard is None:
+        total = None
+        if sys.stderr.isatty() and sum(map(size_of, files)) <= MOST_COUNTED:
+            total = sum(1 for _ in opened().rows)
+        return source._replace(total=total)
+    number, count = arguments.shard
+    rows = sum(1 for _ in opened().rows)
+    own = number * rows // count - (number - 1) * rows // count
+    return source._replace(rows=share_of(source.rows, rows, number, count), total=own)
+
+
+def size_of(file: str) -> float:
+    """The size of a file in bytes; a folder, or a data set by name, counts as infinite."""
+    return Path(file).stat().st_size if Path(file).is_file() else math.inf
+
+
 def command_export(arguments: argparse.Namespace) -> int:
     """Export a model and print the size, and with --data the F1 and speed, of each precision."""
     from contrastive_ner.serving.export import export
 
+    find_model(arguments)
     types = None if arguments.types is None else described_types(arguments.types)
     data = read_records(expand(arguments.data), Layout())[0] if arguments.data else []
     measured = export(

@@ -10,8 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from contrastive_ner.cli.options import with_default
+from contrastive_ner.cli.options import add_device_option, with_default
 from contrastive_ner.data.records import Record
+from contrastive_ner.devices import only_device
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.evaluation.report import print_scores
 from contrastive_ner.files import expand, file_hash, move_folder, read_json, write_json
@@ -60,7 +61,16 @@ def add_train_command(commands: Any) -> None:
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="value for a key, instead of the file's"
     )
-    command.set_defaults(command=lambda a: command_train(load_config(a.config, a.overrides)))
+    command.rest = "overrides"
+    add_device_option(command)
+    command.set_defaults(command=start_training)
+
+
+def start_training(arguments: argparse.Namespace) -> int:
+    """Train on the device that is asked for; see `command_train`."""
+    config = load_config(arguments.config, arguments.overrides)
+    with only_device(arguments.device):
+        return command_train(config)
 
 
 def command_train(config: RunConfig) -> int:

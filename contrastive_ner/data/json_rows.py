@@ -215,7 +215,7 @@ def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Itera
     lists = [key for key in known if isinstance(row.get(key), list)]
     full = [key for key in lists if looks_like_mentions(row[key])]
     if not lists and known and not (given is None and isinstance(row[known[0]], str)):
-        kind = "null" if row[known[0]] is None else type(row[known[0]]).__name__
+        kind = "null" if row.get(known[0]) is None else type(row[known[0]]).__name__
         raise DataError(
             f"expected a list in {known[0]!r}, empty where there is no mention, found {kind}"
         )

@@ -24,6 +24,7 @@ from contrastive_ner.data.spacy_docs import read_docs
 from contrastive_ner.data.standoff import PUBTATOR_TEXT, read_brat, read_pubtator
 from contrastive_ner.data.tables import read_dataset, read_parquet, split_name
 from contrastive_ner.errors import DataError
+from contrastive_ner.files import files_of
 
 JSON_START = re.compile(r'\{\s*("|$)|\[\s*([{\["]|$)')
 ROW_END = re.compile(r"[\t ]([Oo0]|[BIESMLUW][-_]\S+)\s*$")  # of columns whose token is a bracket
@@ -67,14 +68,17 @@ def read_records(path: str | Path, layout: Layout = AUTO) -> tuple[list[Record],
     """Read annotated text.
 
     Args:
-        path: a file, a folder of brat, a `datasets` folder as "FOLDER@SPLIT", or a Hub data set as
-            "NAME@SPLIT".
+        path: a file, a pattern or a folder of files (see `files_of`), a folder of brat, a
+            `datasets` folder as "FOLDER@SPLIT", or a Hub data set as "NAME@SPLIT".
 
     Raises:
         DataError: missing, empty or malformed input. The message gives the file, the line, what
             was expected and the fix.
     """
     name = str(path)
+    files = files_of(name)
+    if files != [name]:
+        return joined_files(name, files, layout)
     report = ReadReport(path=name)
     report.format = (
         detect_format(name, layout.encoding) if layout.format == "auto" else layout.format
@@ -92,6 +96,37 @@ def read_records(path: str | Path, layout: Layout = AUTO) -> tuple[list[Record],
             "check that the file is not empty and is in this format"
         )
     return records, report
+
+
+def joined_files(
+    name: str, files: Sequence[str], layout: Layout
+) -> tuple[list[Record], ReadReport]:
+    """The records of files, one after another, and one report; see `in_file` for documents."""
+    read = read_files(files, layout)
+    records = [
+        replace(record, doc=None if record.doc is None else f"{file}:{record.doc}")
+        for file, (own, _) in zip(files, read, strict=True)
+        for record in own
+    ]
+    reports = [report for _, report in read]
+    together = ReadReport(
+        path=name,
+        format=", ".join(dict.fromkeys(report.format for report in reports)),
+        scheme=", ".join(dict.fromkeys(r.scheme for r in reports if r.scheme)) or None,
+        joiner=next((report.joiner for report in reports if report.joiner is not None), None),
+        repaired_tags=sum(report.repaired_tags for report in reports),
+    )
+    notes: dict[str, list[str]] = {}  # the files of each
+    for file, report in zip(files, reports, strict=True):
+        together.token_kinds.update(report.token_kinds)
+        together.left_out.update(report.left_out)
+        together.repairs += [f"{file}: {repair}" for repair in report.repairs]
+        for sentence in report.notes:
+            notes.setdefault(sentence, []).append(file)
+    for sentence, where in notes.items():
+        more = f" and {len(where) - 1} more files" if len(where) > 1 else ""
+        together.note(f"{sentence} ({where[0]}{more})")
+    return records, together
 
 
 def read_files(

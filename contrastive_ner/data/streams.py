@@ -58,11 +58,15 @@ Row = Record | BadRow
 
 
 class Rows(NamedTuple):
-    """A stream of rows, with their input format and the tag scheme to write them in."""
+    """A stream of rows, with their input format and the tag scheme to write them in.
+
+    `total` is the number of rows, if it is known.
+    """
 
     rows: Iterator[Row]
     format: str
     scheme: str = "BIO"
+    total: int | None = None
 
 
 def read_rows(

@@ -7,9 +7,7 @@ from typing import Any
 from contrastive_ner.data.decoding import Place
 from contrastive_ner.data.records import Record
 from contrastive_ner.errors import DataError, shown
-from contrastive_ner.files import readable
-
-SAVED = ("state.json", "dataset_dict.json")  # of save_to_disk
+from contrastive_ner.files import SAVED_DATA, readable
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -46,7 +44,7 @@ def read_dataset(name: str) -> Iterator[Place]:
     place, split = split_name(name)
     folder = Path(place)
     try:
-        if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
+        if folder.is_dir() and any((folder / file).is_file() for file in SAVED_DATA):
             data = datasets.load_from_disk(place)
         else:
             given = {"path": str(folder)} if folder.is_dir() else hub_arguments(place)

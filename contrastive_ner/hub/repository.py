@@ -289,14 +289,19 @@ def use_faults(folder: Path) -> list[str]:
             names.append(name)
             if not path.is_file():
                 faults.append(f"{name}: is not a regular file")
-    unread = [
+    faults += name_faults(names)
+    return faults or file_faults(folder)
+
+
+def name_faults(names: Iterable[str]) -> list[str]:
+    """Files, by their names, that must not lie in the folder of a model in use."""
+    read = {
         name
         for name in names
-        if name.endswith((".py", *UNREAD)) or name in (*SAVED_BY_OTHERS, MANIFEST)
-    ]
+        if not name.endswith((".py", *UNREAD)) and name not in (*SAVED_BY_OTHERS, MANIFEST)
+    }
     lacking = tuple(f"{name} is missing" for name in (*REQUIRED, "model.safetensors"))
-    faults += [fault for fault in content_faults(set(names) - set(unread)) if fault not in lacking]
-    return faults or file_faults(folder)
+    return [fault for fault in content_faults(read) if fault not in lacking]
 
 
 # ----------------------------------------------------------------------------------------- manifest

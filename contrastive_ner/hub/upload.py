@@ -1,18 +1,15 @@
-"""The Hub: pushing a packaged repository, and downloading one to check it."""
+"""The Hub: pushing a packaged repository; its errors in one line."""
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive_ner.errors import ConfigError, RepositoryError
+from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import sha256
-from contrastive_ner.hub.bundle import unpack_bundle
-from contrastive_ner.hub.repository import OF_THE_HUB, content_faults
+from contrastive_ner.hub.repository import OF_THE_HUB
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -25,13 +22,16 @@ def hub_explained(repo_id: str, action: str) -> Iterator[None]:
     The messages never contain a token.
 
     Args:
-        action: command to repeat, "push" or "verify".
+        action: what to do again, "push" or "try".
 
     Raises:
         ConfigError: the error, explained.
     """
     from huggingface_hub import errors
 
+    is_push = action == "push"
+    again = f"{action} again" + (". No partial upload is visible" if is_push else "")
+    access = "write access" if is_push else "access to the repository"
     try:
         yield
     except errors.GatedRepoError as error:
@@ -63,17 +63,15 @@ def hub_explained(repo_id: str, action: str) -> Iterator[None]:
         if status in (401, 403):
             raise ConfigError(
                 f"{repo_id}: the token does not permit this (status {status}); log in with a token "
-                "that has write access"
+                f"that has {access}"
             ) from error
         raise ConfigError(
-            f"{repo_id}: the Hub answered with status {status}; {action} again later. No partial "
-            "upload is visible"
+            f"{repo_id}: the Hub answered with status {status}; wait, then {again}"
         ) from error
     # The client wraps what interrupts an upload in a RuntimeError.
     except (network_error(), RuntimeError) as error:
         raise ConfigError(
-            f"{repo_id}: {type(error).__name__}; check the network, then {action} again. No "
-            "partial upload is visible"
+            f"{repo_id}: {type(error).__name__}; check the network, then {again}"
         ) from error
 
 
@@ -249,48 +247,3 @@ def has_tag(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> bool:
                 )
             return True
     return False
-
-
-def download(repo_id: str, revision: str, folder: Path) -> str:
-    """Download a repository at a revision into `folder` as regular files; returns the commit.
-
-    Raises:
-        ConfigError: no such repository or revision, or no access to it.
-        RepositoryError: the repository holds files that do not belong; nothing is downloaded.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    with hub_explained(repo_id, "verify"):
-        commit = commit_of(HfApi(), repo_id, revision)
-        faults = content_faults(HfApi().list_repo_files(repo_id, revision=commit))
-        if faults:
-            raise RepositoryError(f"{repo_id}@{commit}", faults)
-        snapshot_download(repo_id, revision=commit, local_dir=folder)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's bookkeeping
-    return commit
-
-
-@contextmanager
-def opened(target: str, revision: str | None) -> Iterator[tuple[Path, str]]:
-    """The files of a folder, a bundle or a Hub repository, and a name for it in messages.
-
-    Raises:
-        ConfigError: a revision is given for a local file or folder.
-    """
-    path = Path(target)
-    if revision is not None and path.exists():
-        raise ConfigError(
-            f"{target} is a local file or folder: it has no revision {revision}; drop --revision, "
-            "or name a repository on the Hub"
-        )
-    if path.is_dir():
-        yield path, str(path)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        if path.is_file():
-            unpack_bundle(path, folder)
-            yield folder, str(path)
-        else:
-            commit = download(target, revision or "main", folder)
-            yield folder, f"{target}@{commit}"

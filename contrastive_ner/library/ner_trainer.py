@@ -20,7 +20,7 @@ from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import atomic_writer, expand, read_json
 from contrastive_ner.models.pipeline_ner import NerPipeline
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
-from contrastive_ner.training.config import RunConfig, is_first_process, layout_of, load_config
+from contrastive_ner.training.config import RunConfig, config_from, is_first_process, layout_of
 from contrastive_ner.training.run import first_process_first
 from contrastive_ner.training.start import is_trained
 
@@ -195,12 +195,7 @@ def _configuration(
     values["init_model" if is_trained(name) else "encoder"] = name
     if columns:
         values["fields"] = [f"{ours}={theirs}" for theirs, ours in columns.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "args"
-        if isinstance(args, str | Path):
-            values["base"] = str(Path(args).resolve())
-        file.write_text(yaml.safe_dump(values, allow_unicode=True), "utf-8")
-        return load_config(file)
+    return config_from(values, None if isinstance(args, Mapping | None) else args)
 
 
 def _check_columns(split: str, data: Any, columns: Mapping[str, str]) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contrastive_ner.data.records import Mention, Record, outermost
+from contrastive_ner.devices import check_device
 from contrastive_ner.errors import ConfigError, DataError, RepositoryError
 from contrastive_ner.evaluation.confusions import confusions, list_errors
+from contrastive_ner.hub.download import model_folder
 from contrastive_ner.hub.repository import (
     MODELING_FILES,
     check_code,
     read_config,
+    read_object,
     use_faults,
 )
 from contrastive_ner.hub.weights import tensor_faults, weight_faults
@@ -30,16 +33,19 @@ def load_pipeline(
     trust_remote_code: bool = False,
     dtype: str = "float32",
     compile_encoder: bool = False,
+    device: str | None = None,
 ) -> "NerPipeline":
-    """Load the pipeline of a model folder, or of an adapter's, with this project's classes.
+    """Load the pipeline of a model or an adapter with this project's classes.
 
-    The folder's own code runs only if it differs from this project's and is trusted. An adapter is
-    used with the base model that it names, which must be a folder with this project's code.
+    The model's own code runs only if it differs from this project's and is trusted. An adapter is
+    used with the base model that it names, which must have this project's code.
 
     Args:
+        model_dir: folder, or repository on the Hub as USER/NAME[@REVISION].
         dtype: data type of the weights: float32, or bfloat16, which is faster on processors that
             support it and changes scores slightly.
         compile_encoder: compile the encoder with torch.compile; worthwhile for many texts.
+        device: cpu, cuda, cuda:N or mps; None: transformers' choice.
 
     Raises:
         ConfigError: the folder does not hold a model of this project, or the model is damaged.
@@ -48,24 +54,27 @@ def load_pipeline(
         InputError: weights are missing, NaN or infinite, or config.json does not fit them.
     """
     quiet_libraries()
+    options = {} if device is None else {"device": check_device(device)}
     from transformers import PreTrainedTokenizerFast
     from transformers import pipeline as library_pipeline
 
-    folder = Path(model_dir)
+    folder = model_folder(str(model_dir), trust_remote_code=trust_remote_code)
     base = base_of_adapter(folder)
     whole = folder if base is None else base  # where configuration, tokenizer and code are
     kind = check_model_folder(whole)
     is_own_code = check_code(whole, trust_remote_code=trust_remote_code and base is None)
     try:
         if is_own_code:
-            model = model_class(kind).from_pretrained(folder, dtype=dtype)
-            pipeline = model.pipeline(PreTrainedTokenizerFast.from_pretrained(whole))
+            added = {} if base is None else {"_adapter_model_path": str(folder)}
+            model = model_class(kind).from_pretrained(whole, dtype=dtype, adapter_kwargs=added)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(whole)
+            pipeline = model.pipeline(tokenizer, **options)
         else:
             damaged = tensor_faults(folder, read_config(folder), is_own_code=False)
             if damaged:
                 raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
             pipeline = library_pipeline(
-                "ner", model=str(folder), trust_remote_code=True, dtype=dtype
+                "ner", model=str(folder), trust_remote_code=True, dtype=dtype, **options
             )
         if compile_encoder:
             encoder_of(pipeline.model).compile(dynamic=True)
@@ -83,8 +92,10 @@ def load_pipeline(
 def base_of_adapter(folder: Path) -> Path | None:
     """The folder of the base model that an adapter names; None for any other folder.
 
+    A base model on the Hub is downloaded, at the revision that the adapter names, or main.
+
     Raises:
-        ConfigError: the base model is not there.
+        ConfigError: the base model is not there, nor on the Hub.
         RepositoryError: the folder holds pickles or other files that do not belong.
         InputError: the adapter is damaged, or there is no peft.
     """
@@ -100,13 +111,17 @@ def base_of_adapter(folder: Path) -> Path | None:
     refused = [fault for fault in use_faults(folder) if fault not in own]
     if refused:
         raise RepositoryError(folder, refused)
-    base = Path(check_adapter(folder, {}))
-    if not base.is_dir():
+    base = check_adapter(folder, {})
+    if Path(base).is_dir():
+        return Path(base)
+    revision = read_object(folder, ADAPTER_CONFIG).get("revision")
+    try:
+        return model_folder(f"{base}@{revision}" if isinstance(revision, str) else base)
+    except ConfigError as error:
         raise ConfigError(
-            f"{folder}: its base model {str(base)!r} is not there (looked in {Path.cwd()}): "
-            "expected the folder of a model; download it, or correct adapter_config.json"
-        )
-    return base
+            f"{folder}: its base model {base!r} is not there: {error}; download it, or correct "
+            f"{ADAPTER_CONFIG}"
+        ) from error
 
 
 def check_model_folder(folder: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from contrastive_ner.errors import ConfigError, UserError
+from contrastive_ner.errors import ConfigError, UserError, difference
 from contrastive_ner.files import LockFile
 from contrastive_ner.logs import log
 
@@ -154,8 +154,8 @@ class FileOutput:
                 key for key in self.identity if identity.get(key) != self.identity[key]
             )
             raise ConfigError(
-                f"{self.partial} was started with different {', '.join(changed)}; remove it or "
-                "name another output"
+                f"{self.partial} was started with different {', '.join(changed)} "
+                f"({difference(identity, self.identity)}); remove it or name another output"
             )
         kept, running, size = None, hashlib.sha256(), 0
         with self.partial.open("rb") as file:

@@ -39,6 +39,7 @@ from contrastive_ner.signals import Interrupted, StopSignals
 
 CHARACTERS_AHEAD = 1_000_000  # total length of texts that are read and sorted by length together
 BAD_ROWS_SHOWN = 10
+BAR: dict[str, Any] = {"unit": " texts", "dynamic_ncols": True}
 
 
 # ------------------------------------------------------------------------------------------ tagging
@@ -51,7 +52,7 @@ class Job:
         options: options of the pipeline's call, such as `batch_size`, `types`, `min_score`.
         output_format: jsonl, cluener, columns, or one of `tables.WRITERS`.
         scheme: tag scheme of columns.
-        trust_remote_code, dtype, compile_encoder: as in `load_pipeline`.
+        trust_remote_code, dtype, compile_encoder, device: as in `load_pipeline`.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Job:
     trust_remote_code: bool = False
     dtype: str = "float32"
     compile_encoder: bool = False
+    device: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """Everything the output depends on, including the hashes of the model's files."""
@@ -71,7 +73,8 @@ class Job:
             for path in sorted(folder.glob("*")):
                 if path.suffix in (".json", ".safetensors", ".py"):
                     hashes[prefix + path.name] = sha256(path)
-        return {**asdict(self), "model": hashes}
+        given = {name: own for name, own in asdict(self).items() if own is not None}
+        return {**given, "model": hashes}
 
 
 class Tagged(NamedTuple):
@@ -99,6 +102,7 @@ class Tagger:
             trust_remote_code=job.trust_remote_code,
             dtype=job.dtype,
             compile_encoder=job.compile_encoder,
+            device=job.device,
         )
         # Types are encoded once, not for each list of rows.
         if "types" in self.options and hasattr(self.pipeline.model, "encode_types"):
@@ -266,7 +270,7 @@ def tag_into(target: Output, source: Rows, job: Job, processes: int, strict: boo
     is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
     with (
         StopSignals("finishing the rows in hand") as stop,
-        tqdm(unit=" texts", disable=is_quiet, initial=before, dynamic_ncols=True) as bar,
+        tqdm(total=source.total, disable=is_quiet, initial=before, **BAR) as bar,
     ):
         if before:
             log.info("resuming after row %d", before)

@@ -12,7 +12,7 @@ from typing import Any
 
 from contrastive_ner.data.layout import FIELDS, FORMATS, Layout
 from contrastive_ner.data.schemes import READ_SCHEMES
-from contrastive_ner.errors import ConfigError, is_storable, shown
+from contrastive_ner.errors import ConfigError, UserError, did_you_mean, is_storable, shown
 from contrastive_ner.files import read_yaml
 
 METHODS = ("ce", "crf", "nerco", "binder")
@@ -235,6 +235,11 @@ class RunConfig:
         "auto", "train in bfloat16: auto (where the hardware supports it), true or false"
     )
     eval_batch_size: int = option(32, "windows per evaluation batch")
+    report_to: tuple[str, ...] = option(
+        (),
+        "also report losses and scores of training to tensorboard, wandb, trackio or another one "
+        "that the Trainer knows; several: a,b",
+    )
     keep_checkpoints: bool = option(False, "keep the checkpoints of complete phases")
 
     def __post_init__(self) -> None:
@@ -338,24 +343,54 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     Raises:
         ConfigError: a file is missing or not valid YAML, a key is unknown, a value is invalid.
     """
-    values = _read_yaml(Path(path))
+    found = _read_yaml(Path(path))
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"{item!r}: expected key=value")
-        values[key] = value
-    known = {item.name: item for item in fields(RunConfig)}
+        found[key] = Setting(value, "command line")
+    return _config_of(found)
+
+
+def config_from(values: typing.Mapping[str, Any], path: str | Path | None = None) -> RunConfig:
+    """The configuration of a program's values, over those of a YAML file if there is one.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    found = {} if path is None else _read_yaml(Path(path))
+    return _config_of({**found, **{key: Setting(own, "args") for key, own in values.items()}})
+
+
+def _config_of(found: typing.Mapping[Any, "Setting"]) -> RunConfig:
     hints = typing.get_type_hints(RunConfig)
-    unknown = sorted(map(str, set(values) - set(known)))
+    known = [item.name for item in fields(RunConfig)]
+    unknown = sorted(str(key) for key in found if key not in known)
     if unknown:
+        origins = {str(key): setting.origin for key, setting in found.items()}
+        listed = ", ".join(f"{key}{did_you_mean(key, known)}" for key in unknown[:10])
         raise ConfigError(
-            f"{path}: unknown key {', '.join(unknown[:10])}; "
+            f"{origins[unknown[0]]}: unknown key {listed}; "
             "contrastive-ner train --help lists the keys"
         )
-    return RunConfig(**{key: convert(key, value, hints[key]) for key, value in values.items()})
+    try:
+        values = {key: convert(key, own.value, hints[key]) for key, own in found.items()}
+        return RunConfig(**values)
+    except UserError as error:
+        key = str(error).split(" ")[0].rstrip(":")
+        if key not in found:
+            raise
+        raise type(error)(f"{found[key].origin}: {error}") from error
 
 
-def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
+class Setting(typing.NamedTuple):
+    """A value of a configuration, and where it stands: a file or the command line."""
+
+    value: Any
+    origin: str
+
+
+def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[Any, Setting]:
     if path.resolve() in derived:
         raise ConfigError(f"{path}: circular base: a file must not extend itself")
     if not path.is_file():
@@ -364,11 +399,12 @@ def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     base = values.pop("base", None)
+    own = {key: Setting(value, str(path)) for key, value in values.items()}
     if base is None:
-        return values
+        return own
     if not isinstance(base, str) or not is_storable(base):
         raise ConfigError(f"{path}: base is {shown(base)}: expected the name of another YAML file")
-    return {**_read_yaml(path.parent / base, (*derived, path.resolve())), **values}
+    return {**_read_yaml(path.parent / base, (*derived, path.resolve())), **own}
 
 
 def convert(key: str, value: Any, kind: Any) -> Any:

@@ -22,6 +22,7 @@ from transformers import (
     set_seed,
 )
 
+from contrastive_ner.devices import has_accelerator
 from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
 from contrastive_ner.models.modeling_binder import BinderModel
@@ -51,6 +52,7 @@ from contrastive_ner.training.contrastive import (
 from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.progress import EpochLines, reporters
 from contrastive_ner.training.start import continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
 from contrastive_ner.training.weights import tag_weights
@@ -86,11 +88,14 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
     """
     folder = config.run_dir / name
     if finished(folder) is None:
-        log.info("-- %s", name)
+        phases = phases_of(config)
+        number = list(phases).index(name)
+        log.info("-- %s (phase %d/%d)", name, number + 1, len(phases))
         set_seed(config.seed)
         trainer = make_trainer(folder)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(LogSteps())
+        trainer.add_callback(EpochLines(sum(list(phases.values())[number + 1 :])))
         trainer.add_callback(StopOnDivergence(name))
         trainer.add_callback(Sealing())
         with GracefulStop() as stop, full_disk_explained(folder):
@@ -236,6 +241,13 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
     return tagger
 
 
+def phases_of(config: RunConfig) -> dict[str, int]:
+    """The epochs of each phase of a run, in their order."""
+    stages = {"stage1": config.stage1_epochs, "head": config.head_epochs}
+    first = stages if config.method == "nerco" else {}
+    return {**{name: n for name, n in first.items() if n}, "full": full_epochs(config)}
+
+
 def full_epochs(config: RunConfig) -> int:
     """Epochs of the full phase; all methods but nerco add those of nerco's other phases."""
     return config.stage2_epochs + (
@@ -281,7 +293,7 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         "output_dir": str(folder),
         "seed": config.seed,
         "bf16": use_bf16(config),
-        "use_cpu": not torch.accelerator.is_available(),
+        "use_cpu": not has_accelerator(),
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_steps": 10,
@@ -293,7 +305,8 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         "label_names": ["labels"],
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
-        "report_to": "none",
+        "report_to": reporters(config.report_to) or "none",
+        "run_name": f"{config.run_dir.name}-{folder.name}",
         # A progress bar would fill a log file with hundreds of lines. On a terminal, the library's
         # default would hide the bar because the library's messages are hidden.
         "disable_tqdm": not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO),
@@ -341,7 +354,7 @@ def use_bf16(config: RunConfig) -> bool:
     """
     if config.bf16 != "auto":
         return config.bf16 == "true"
-    if torch.cuda.is_available():
+    if has_accelerator() and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     try:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
@@ -355,7 +368,7 @@ def ready_for_training(model: Any, config: RunConfig) -> Any:
         for module in (module for encoder in encoders_of(model) for module in encoder.modules()):
             if isinstance(module, torch.nn.Dropout):
                 module.p = config.encoder_dropout
-    if not torch.accelerator.is_available():
+    if not has_accelerator():
         # In bfloat16, the backward pass of fused attention on CPU takes longer than the rest of the
         # step.
         model.set_attn_implementation("eager")

@@ -8,11 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive_ner.errors import ConfigError, shown
+from contrastive_ner.devices import has_accelerator
+from contrastive_ner.errors import ConfigError, difference, shown
 from contrastive_ner.files import (
     LockFile,
     expand,
     file_hash,
+    files_of,
     folder_hash,
     fresh_folder,
     read_json,
@@ -57,10 +59,9 @@ def first_process_first() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    import torch
     from accelerate import PartialState
 
-    with PartialState(cpu=not torch.accelerator.is_available()).main_process_first():
+    with PartialState(cpu=not has_accelerator()).main_process_first():
         yield
 
 
@@ -144,21 +145,22 @@ def check_run_dir(config: RunConfig) -> bytes | None:
     # A key that did not exist when the run began took effect with its default.
     old = {**RunConfig().to_dict(), **old}
     new = identity_of(config)
-    changed = [
-        f"{key}: {shown(old.get(key))} there, {shown(new.get(key))} now"
-        for key in {**old, **new}
-        if not is_same(key, old.get(key), new.get(key))
-    ]
+    same = {key for key in {**old, **new} if is_same(key, old.get(key), new.get(key))}
+    changed = difference(
+        {key: value for key, value in old.items() if key not in same},
+        {key: value for key, value in new.items() if key not in same},
+    )
     if changed:
         raise ConfigError(
-            f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); choose "
-            "another output_dir"
+            f"{run_dir} holds a run of another configuration ({changed}); choose another output_dir"
         )
     return content
 
 
 def is_same(key: str, old: Any, new: Any) -> bool:
     """Whether a value of a run's identity has stayed; a hash that one side lacks says nothing."""
+    if key == "report_to":  # changes no result
+        return True
     if key == "encoder_sha256":
         return old == new or None in (old, new)
     if key == "data_sha256" and isinstance(old, dict) and old.keys() == new.keys():
@@ -183,6 +185,9 @@ def data_hashes(config: RunConfig) -> dict[str, str | None]:
 
 def data_hash(name: str) -> str | None:
     """SHA-256 of a file, or of a folder of `datasets` without its caches; None on the Hub."""
+    files = files_of(name)
+    if not Path(name).exists() and files != [name]:
+        return folder_hash(map(Path, files))
     place = name if Path(name).exists() else name.rpartition("@")[0]
     if not place or not Path(place).is_dir():
         return file_hash(name)
