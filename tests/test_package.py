@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "hub": {"models", "base", "data", "evaluation"},
     "training": {"models", "base", "data", "evaluation"},
     "serving": {"models", "base", "data", "evaluation", "hub"},
-    "cli": {"models", "base", "data", "evaluation", "hub", "training", "serving"},
+    "insight": {"models", "base", "data", "evaluation", "hub", "training", "serving"},
+    "cli": {"models", "base", "data", "evaluation", "hub", "training", "serving", "insight"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,169 @@
+"""Suspicious labels: training mentions that models trained without them disagree with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contrastive_ner.data.records import Mention, Record, outermost
+from contrastive_ner.errors import DataError
+from contrastive_ner.insight.folds import divide, fold_configs, train_fold
+from contrastive_ner.insight.neighbours import Space, space_of
+from contrastive_ner.insight.views import View, views
+from contrastive_ner.serving.inference import load_pipeline, tag_records
+from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.task import load_data
+
+if TYPE_CHECKING:
+    from contrastive_ner.models.pipeline_ner import NerPipeline
+
+KINDS = {
+    "type": "the model sees another type",
+    "boundary": "the model sees other boundaries",
+    "both": "the model sees other boundaries and another type",
+    "spurious": "the model sees no mention here",
+    "missing": "the model sees a mention that is not annotated",
+}
+
+
+@dataclass
+class Audit:
+    """What an audit found.
+
+    `found` are the suspicious mentions, the most suspicious first; `texts` and `mentions` count
+    what was audited, `left_out` the texts that were not (the only ones with a type).
+    """
+
+    found: list[dict[str, Any]] = field(default_factory=list)
+    texts: int = 0
+    mentions: int = 0
+    left_out: int = 0
+
+
+def audit(config: RunConfig, folder: Path, *, folds: int = 5, neighbours: int = 3) -> Audit:
+    """Train a model by folds, and rank the training mentions that it disagrees with.
+
+    Args:
+        config: of the training; its dev data select the best epoch.
+        folder: for the models of the folds; an interrupted audit goes on there.
+        folds: number of models, each trained on the other folds.
+        neighbours: for each mention, how many of the mentions that are nearest in the space of its
+            fold's model; only mentions that this model was not trained on.
+
+    Raises:
+        ConfigError, DataError: as in training.
+    """
+    data = load_data(config)
+    train = data.records["train"]
+    fold_of = divide(train, folds, config.seed)
+    result = Audit(left_out=fold_of.count(None))
+    for fold, own in enumerate(fold_configs(config, train, data.records["dev"], fold_of, folder)):
+        pipeline = load_pipeline(train_fold(own))
+        held_out = [r for r, number in zip(train, fold_of, strict=True) if number == fold]
+        result.found += disagreements(pipeline, held_out, neighbours)
+        result.texts += len(held_out)
+        result.mentions += sum(len(record.entities) for record in held_out)
+    if not result.mentions:
+        raise DataError(f"{config.train_file}: no mention is left to audit; lower --folds")
+    result.found.sort(key=lambda row: (-row["suspicion"], row["record"], row["start"]))
+    return result
+
+
+def disagreements(
+    pipeline: "NerPipeline", records: Sequence[Record], neighbours: int = 3
+) -> list[dict[str, Any]]:
+    """Disagreements of a model with annotated records that it was not trained on."""
+    nests = pipeline.model.config.decoding == "nested"
+    predicted = tag_records(pipeline, records).mentions
+    space = space_of(views(pipeline, records))
+    found = []
+    for view, mentions in zip(views(pipeline, records), predicted, strict=True):
+        gold = view.record.entities if nests else outermost(view.record.entities)[0]
+        for row, mention in of_record(view, gold, mentions):
+            near = nearest_to(view, mention, space, neighbours)
+            found.append({**row, "neighbours": near})
+    return found
+
+
+def of_record(
+    view: View, gold: Sequence[Mention], predicted: Sequence[Mention]
+) -> list[tuple[dict[str, Any], Mention]]:
+    """Disagreements in a record, each with the mention that it is about."""
+    agreed = {m[:3] for m in gold} & {m[:3] for m in predicted}
+    others = [m for m in predicted if m[:3] not in agreed]
+    rows, used = [], set()
+    for mention in (m for m in gold if m[:3] not in agreed):
+        place = view.place(mention.start, mention.end)
+        if place is None:
+            continue
+        instead = max(
+            (m for m in others if m.start < mention.end and mention.start < m.end),
+            key=lambda m: (m[:2] == mention[:2], m.score or 0.0),
+            default=None,
+        )
+        chance = view.space.probability(place, mention.label)
+        if instead is None:
+            kind, other = "spurious", view.space.nothing(place)
+        else:
+            kind, other = kind_of(mention, instead), instead.score or 0.0
+            used.add(instead[:3])
+        rows.append((row_of(view.record, mention, kind, chance, other, instead), mention))
+    for mention in others:
+        place = view.place(mention.start, mention.end)
+        if mention[:3] not in used and place is not None:
+            score = mention.score or 0.0
+            # Inside or across an annotated mention, "nothing" is that this one is not there.
+            is_free = not any(m.start < mention.end and mention.start < m.end for m in gold)
+            chance = view.space.nothing(place) if is_free else 1 - score
+            rows.append((row_of(view.record, mention, "missing", chance, score, mention), mention))
+    return rows
+
+
+def kind_of(gold: Mention, predicted: Mention) -> str:
+    """The kind of a disagreement about a mention."""
+    if gold[:2] == predicted[:2]:
+        return "type"
+    return "boundary" if gold.label == predicted.label else "both"
+
+
+def row_of(
+    record: Record,
+    mention: Mention,
+    kind: str,
+    chance: float,
+    other: float,
+    instead: Mention | None,
+) -> dict[str, Any]:
+    """A disagreement as a JSON object.
+
+    `annotated` and `model` are what the data and the model say, each None for "no mention";
+    `suspicion` in [0, 1] is half of 1 plus the margin between the model's probabilities of the two.
+    """
+
+    def shown(own: Mention | None) -> dict[str, Any] | None:
+        if own is None:
+            return None
+        word = record.text[own.start : own.end]
+        return {"start": own.start, "end": own.end, "label": own.label, "word": word}
+
+    return {
+        "record": record.id,
+        "kind": kind,
+        "start": mention.start,
+        "end": mention.end,
+        "suspicion": (1 + other - chance) / 2,
+        "annotated": None if kind == "missing" else shown(mention),
+        "model": shown(instead),
+        "probability_annotated": chance,
+        "probability_model": other,
+        "text": record.text,
+    }
+
+
+def nearest_to(view: View, mention: Mention, space: Space, count: int) -> list[dict[str, Any]]:
+    """The mentions of other texts that are nearest to one."""
+    place = view.place(mention.start, mention.end)
+    if place is None or not space.mentions:
+        return []
+    vector = view.space.vectors([place])[0]
+    return space.nearest(vector, count, leave_out=view.record.text)
