@@ -164,9 +164,35 @@ def test_disagreements_name_what_the_data_and_the_model_say(saved_tagger):
     assert rows[0]["annotated"]["label"] == wrong.label
     assert rows[0]["model"]["label"] == own[0].label
     assert rows[1]["annotated"] is None
-    for row in rows:
-        margin = row["probability_model"] - row["probability_annotated"]
-        assert row["suspicion"] == pytest.approx((1 + margin) / 2)
+    assert rows[1]["model"] == {
+        "start": own[1].start,
+        "end": own[1].end,
+        "label": own[1].label,
+        "word": record.text[own[1].start : own[1].end],
+        "score": own[1].score,
+    }
+    assert all(row["suspicion"] == 1 - row["probability"] for row in rows)  # no other text
+
+
+def test_neighbours_raise_or_lower_the_suspicion(saved_tagger):
+    pipeline = load_pipeline(saved_tagger)
+    records = corpus(20)
+    rows = disagreements(pipeline, records, neighbours=4)
+    assert {"spurious", "missing"} <= {row["kind"] for row in rows}
+    for view in views(pipeline, records):
+        for row in (row for row in rows if row["record"] == view.record.id):
+            label = (row["annotated"] or row["model"])["label"]
+            same = sum(n["label"] == label for n in row["neighbours"]) / 4
+            assert row["agreeing"] == (same if row["annotated"] else 1 - same)
+            mean = (row["probability"] + row["agreeing"]) / 2
+            assert row["suspicion"] == pytest.approx(1 - mean)
+            place = view.place(row["start"], row["end"])
+            tags = view.space.tags[slice(*place)]
+            if row["annotated"]:
+                names = [f"B-{label}", *[f"I-{label}"] * (len(tags) - 1)]
+                ids = [pipeline.model.config.labels.index(name) for name in names]
+                least = min(float(tag[number]) for tag, number in zip(tags, ids, strict=True))
+                assert row["probability"] == pytest.approx(least)
 
 
 @pytest.mark.slow

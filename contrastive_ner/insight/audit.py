@@ -40,7 +40,7 @@ class Audit:
     left_out: int = 0
 
 
-def audit(config: RunConfig, folder: Path, *, folds: int = 5, neighbours: int = 3) -> Audit:
+def audit(config: RunConfig, folder: Path, *, folds: int = 5, neighbours: int = 5) -> Audit:
     """Train a model by folds, and rank the training mentions that it disagrees with.
 
     Args:
@@ -70,9 +70,14 @@ def audit(config: RunConfig, folder: Path, *, folds: int = 5, neighbours: int = 
 
 
 def disagreements(
-    pipeline: "NerPipeline", records: Sequence[Record], neighbours: int = 3
+    pipeline: "NerPipeline", records: Sequence[Record], neighbours: int = 5
 ) -> list[dict[str, Any]]:
-    """Disagreements of a model with annotated records that it was not trained on."""
+    """Disagreements of a model with annotated records that it was not trained on.
+
+    `suspicion`, in [0, 1], is 1 minus the mean of two: the model's probability of what the data say
+    (a tagger: of the annotated tag for which it is least), and the share of the nearest mentions
+    in other texts, by their annotation, that support it.
+    """
     nests = pipeline.model.config.decoding == "nested"
     predicted = tag_records(pipeline, records).mentions
     space = space_of(views(pipeline, records))
@@ -81,7 +86,13 @@ def disagreements(
         gold = view.record.entities if nests else outermost(view.record.entities)[0]
         for row, mention in of_record(view, gold, mentions):
             near = nearest_to(view, mention, space, neighbours)
-            found.append({**row, "neighbours": near})
+            label = mention.label
+            agreeing = sum(other["label"] == label for other in near) / max(len(near), 1)
+            if row["kind"] == "missing":  # neighbours of that type speak against the data
+                agreeing = 1 - agreeing
+            support = row["probability"]
+            row["suspicion"] = 1 - ((support + agreeing) / 2 if near else support)
+            found.append({**row, "agreeing": agreeing, "neighbours": near})
     return found
 
 
@@ -101,61 +112,54 @@ def of_record(
             key=lambda m: (m[:2] == mention[:2], m.score or 0.0),
             default=None,
         )
-        chance = view.space.probability(place, mention.label)
-        if instead is None:
-            kind, other = "spurious", view.space.nothing(place)
-        else:
-            kind, other = kind_of(mention, instead), instead.score or 0.0
-            used.add(instead[:3])
-        rows.append((row_of(view.record, mention, kind, chance, other, instead), mention))
+        used |= {instead[:3]} if instead else set()
+        kind = kind_of(mention, instead)
+        support = view.space.support(place, mention.label)
+        rows.append((row_of(view.record, mention, kind, support, instead), mention))
     for mention in others:
         place = view.place(mention.start, mention.end)
         if mention[:3] not in used and place is not None:
-            score = mention.score or 0.0
-            # Inside or across an annotated mention, "nothing" is that this one is not there.
+            # Inside or across an annotated mention, the data say only that this one is not there.
             is_free = not any(m.start < mention.end and mention.start < m.end for m in gold)
-            chance = view.space.nothing(place) if is_free else 1 - score
-            rows.append((row_of(view.record, mention, "missing", chance, score, mention), mention))
+            support = view.space.nothing(place) if is_free else 1 - (mention.score or 0.0)
+            rows.append((row_of(view.record, mention, "missing", support, mention), mention))
     return rows
 
 
-def kind_of(gold: Mention, predicted: Mention) -> str:
-    """The kind of a disagreement about a mention."""
+def kind_of(gold: Mention, predicted: Mention | None) -> str:
+    """The kind of a disagreement about an annotated mention."""
+    if predicted is None:
+        return "spurious"
     if gold[:2] == predicted[:2]:
         return "type"
     return "boundary" if gold.label == predicted.label else "both"
 
 
 def row_of(
-    record: Record,
-    mention: Mention,
-    kind: str,
-    chance: float,
-    other: float,
-    instead: Mention | None,
+    record: Record, mention: Mention, kind: str, support: float, instead: Mention | None
 ) -> dict[str, Any]:
     """A disagreement as a JSON object.
 
     `annotated` and `model` are what the data and the model say, each None for "no mention";
-    `suspicion` in [0, 1] is half of 1 plus the margin between the model's probabilities of the two.
+    `probability` is the model's of what the data say.
     """
 
     def shown(own: Mention | None) -> dict[str, Any] | None:
         if own is None:
             return None
         word = record.text[own.start : own.end]
-        return {"start": own.start, "end": own.end, "label": own.label, "word": word}
+        place = {"start": own.start, "end": own.end, "label": own.label, "word": word}
+        return place if own.score is None else {**place, "score": own.score}
 
     return {
         "record": record.id,
         "kind": kind,
         "start": mention.start,
         "end": mention.end,
-        "suspicion": (1 + other - chance) / 2,
-        "annotated": None if kind == "missing" else shown(mention),
+        "suspicion": 1 - support,
+        "annotated": None if kind == "missing" else shown(mention._replace(score=None)),
         "model": shown(instead),
-        "probability_annotated": chance,
-        "probability_model": other,
+        "probability": support,
         "text": record.text,
     }
 

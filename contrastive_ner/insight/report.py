@@ -100,7 +100,7 @@ def audit_page(result: Audit, rows: Sequence[dict[str, Any]], name: str) -> str:
             )
             if own is not None
         ]
-        label = (row["model"] or {"label": ""})["label"]
+        label = (row["annotated"] or {"label": ""})["label"]
         sections.append(
             f"<h2>{rank}. {escape(row['record'])}: {escape(KINDS[row['kind']])} "
             f"(suspicion {row['suspicion']:.3f})</h2><p>{marked(row['text'], spans)}</p>"

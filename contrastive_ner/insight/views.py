@@ -132,6 +132,15 @@ class TaggerText:
         arrays = (np.array([number]) for number in ids)
         return float(span_posterior(self.chances, self.pairs, *arrays, accept_orphans=orphans)[0])
 
+    def support(self, place: Place, label: str) -> float:
+        """Probability of the tags of such a mention, at the position where it is least."""
+        if label not in self.table.types:
+            return 0.0
+        kind = self.table.types.index(label)
+        tags = np.full(place[1] - place[0], self.table.inside_of[kind])
+        tags[0] = self.table.begin_of[kind]
+        return float(self.tags[np.arange(*place), tags].min())
+
     def nothing(self, place: Place) -> float:
         """Probability that no mention touches the span, at the position where it is least."""
         return float(self.tags[place[0] : place[1], 0].min())
@@ -187,6 +196,10 @@ class BinderText:
         if label not in self.labels:
             return 0.0
         return float(self._probabilities([place])[0, self.labels.index(label)])
+
+    def support(self, place: Place, label: str) -> float:
+        """The same as `probability`."""
+        return self.probability(place, label)
 
     def _spans(self, first: int, last: int) -> list[Place]:
         """All spans between positions that the model compares with the types."""
