@@ -88,6 +88,7 @@ def measure_audit(arguments: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     tags: list[list[int]] = []
     chances: list[Any] = []
+    names: list[str] = []
     places: list[list[set[int]]] = []  # by text and token: the changed characters that it has
     for fold, own in enumerate(
         fold_configs(config, train, data.records["dev"], folds, arguments.folder)
@@ -101,6 +102,7 @@ def measure_audit(arguments: argparse.Namespace) -> dict[str, Any]:
             spans = space.tokenized.spans
             chances.append(space.tags[:, order])
             tags.append([labels.index(tag) for tag in tags_of(view.record, spans)])
+            names.append(view.record.id)
             wrong = changed.get(view.record.id, set())
             places.append([wrong & set(range(*span)) for span in spans])
     rows.sort(key=lambda row: -row["suspicion"])
@@ -111,24 +113,41 @@ def measure_audit(arguments: argparse.Namespace) -> dict[str, Any]:
         "planted": sum(map(len, runs_of(changed).values())),
         "folds": arguments.folds,
         "config": config.to_dict(),
-        "audit": precisions([bool(hit) for hit in hits]) | {"ranked": len(rows)},
-        "audit_texts_of_first_200": len(set(ids[:200])),
+        "audit": measured_ranking(list(zip(ids, hits, strict=True)), changed),
     }
     from cleanlab.token_classification.filter import find_label_issues
 
     for ranking in RANKINGS:
         issues = find_label_issues(tags, chances, return_indices_ranked_by=ranking)
-        right = [bool(places[text][token]) for text, token in issues]
-        result[f"cleanlab_{ranking}"] = precisions(right) | {"ranked": len(right)}
+        found = [(names[text], places[text][token]) for text, token in issues]
+        result[f"cleanlab_{ranking}"] = measured_ranking(found, changed)
     for name, own_result in result.items():
         if isinstance(own_result, dict) and "at_200" in own_result:
             print(name, own_result)
     return result
 
 
-def precisions(right: Sequence[bool]) -> dict[str, float]:
-    """Precision at 50, 100, 200 and 500, of a ranking."""
-    return {f"at_{k}": sum(right[:k]) / k for k in (50, 100, 200, 500) if len(right) >= k}
+def measured_ranking(
+    found: Sequence[tuple[str, set[int]]], changed: dict[str, set[int]]
+) -> dict[str, float]:
+    """Precision of a ranking, and how many different errors its first 200 show.
+
+    Several tokens may show the same error; a mention shows it once.
+
+    Args:
+        found: the record of each and its changed characters, in the order of the ranking.
+    """
+    counts: dict[str, float] = {"ranked": len(found)}
+    for k in (50, 100, 200, 500):
+        if len(found) >= k:
+            counts[f"at_{k}"] = sum(bool(hit) for _, hit in found[:k]) / k
+    starts = runs_of(changed)
+    errors = {
+        (name, max(start for start in starts[name] if start <= at))
+        for name, hit in found[:200]
+        for at in hit
+    }
+    return {**counts, "errors_in_200": len(errors)}
 
 
 def tags_of(record: Record, spans: Sequence[tuple[int, int]]) -> list[str]:

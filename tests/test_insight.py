@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import arguments, corpus
 
+from benchmarks.insight import measured_ranking, planted, tags_of
 from contrastive_ner.cli import main
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
@@ -325,3 +326,24 @@ def test_commands_refuse_what_they_cannot_use(saved_tagger, tmp_path, capsys, mo
         assert said in error
         assert error.count("\n") == 1
     assert list(tmp_path.glob("*.html")) == []
+
+
+# ---------------------------------------------------------------------------------------- benchmark
+def test_planted_errors_are_where_tags_changed():
+    records = corpus(100)
+    copies, changed = planted(records, 0.2, 0)
+    assert (copies, changed) == planted(records, 0.2, 0)
+    touched = 0
+    for number, (before, after) in enumerate(zip(records, copies, strict=True)):
+        spans = [(i, i + 1) for i in range(len(after.text))]
+        old, new = tags_of(before, spans), tags_of(after, spans)
+        different = {i for i in range(len(old)) if old[i] != new[i]}
+        assert changed.get(str(number), set()) == different
+        touched += bool(different)
+    assert 20 <= touched <= 40
+
+
+def test_a_ranking_counts_hits_and_different_errors():
+    changed = {"a": {2, 3, 7}, "b": {1}}
+    found = [("a", {2}), ("a", {3}), ("c", set()), ("a", {7}), ("b", {1})] + [("c", set())] * 45
+    assert measured_ranking(found, changed) == {"ranked": 50, "at_50": 0.08, "errors_in_200": 3}

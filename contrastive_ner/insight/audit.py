@@ -1,15 +1,17 @@
 """Suspicious labels: training mentions that models trained without them disagree with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from contrastive_ner.data.records import Mention, Record, outermost
 from contrastive_ner.errors import DataError
 from contrastive_ner.insight.folds import divide, fold_configs, train_fold
-from contrastive_ner.insight.neighbours import Space, space_of
-from contrastive_ner.insight.views import View, views
+from contrastive_ner.insight.neighbours import space_of
+from contrastive_ner.insight.views import Place, View, views
 from contrastive_ner.serving.inference import load_pipeline, tag_records
 from contrastive_ner.training.config import RunConfig
 from contrastive_ner.training.task import load_data
@@ -80,26 +82,34 @@ def disagreements(
     """
     nests = pipeline.model.config.decoding == "nested"
     predicted = tag_records(pipeline, records).mentions
-    space = space_of(views(pipeline, records))
+    waiting: list[tuple[dict[str, Any], str, str, Tensor]] = []
+
+    def seen() -> Iterator[View]:
+        """The records, each read once, while their disagreements are noted."""
+        for view, mentions in zip(views(pipeline, records), predicted, strict=True):
+            gold = view.record.entities if nests else outermost(view.record.entities)[0]
+            for row, mention, place in of_record(view, gold, mentions):
+                vector = view.space.vectors([place])[0]
+                waiting.append((row, view.record.text, mention.label, vector))
+            yield view
+
+    space = space_of(seen())
     found = []
-    for view, mentions in zip(views(pipeline, records), predicted, strict=True):
-        gold = view.record.entities if nests else outermost(view.record.entities)[0]
-        for row, mention in of_record(view, gold, mentions):
-            near = nearest_to(view, mention, space, neighbours)
-            label = mention.label
-            agreeing = sum(other["label"] == label for other in near) / max(len(near), 1)
-            if row["kind"] == "missing":  # neighbours of that type speak against the data
-                agreeing = 1 - agreeing
-            support = row["probability"]
-            row["suspicion"] = 1 - ((support + agreeing) / 2 if near else support)
-            found.append({**row, "agreeing": agreeing, "neighbours": near})
+    for row, text, label, vector in waiting:
+        near = space.nearest(vector, neighbours, leave_out=text) if space.mentions else []
+        agreeing = sum(other["label"] == label for other in near) / max(len(near), 1)
+        if row["kind"] == "missing":  # neighbours of that type speak against the data
+            agreeing = 1 - agreeing
+        support = row["probability"]
+        row["suspicion"] = 1 - ((support + agreeing) / 2 if near else support)
+        found.append({**row, "agreeing": agreeing, "neighbours": near})
     return found
 
 
 def of_record(
     view: View, gold: Sequence[Mention], predicted: Sequence[Mention]
-) -> list[tuple[dict[str, Any], Mention]]:
-    """Disagreements in a record, each with the mention that it is about."""
+) -> list[tuple[dict[str, Any], Mention, Place]]:
+    """Disagreements in a record, each with the mention that it is about and its place."""
     agreed = {m[:3] for m in gold} & {m[:3] for m in predicted}
     others = [m for m in predicted if m[:3] not in agreed]
     rows, used = [], set()
@@ -115,14 +125,14 @@ def of_record(
         used |= {instead[:3]} if instead else set()
         kind = kind_of(mention, instead)
         support = view.space.support(place, mention.label)
-        rows.append((row_of(view.record, mention, kind, support, instead), mention))
+        rows.append((row_of(view.record, mention, kind, support, instead), mention, place))
     for mention in others:
         place = view.place(mention.start, mention.end)
         if mention[:3] not in used and place is not None:
             # Inside or across an annotated mention, the data say only that this one is not there.
             is_free = not any(m.start < mention.end and mention.start < m.end for m in gold)
             support = view.space.nothing(place) if is_free else 1 - (mention.score or 0.0)
-            rows.append((row_of(view.record, mention, "missing", support, mention), mention))
+            rows.append((row_of(view.record, mention, "missing", support, mention), mention, place))
     return rows
 
 
@@ -162,12 +172,3 @@ def row_of(
         "probability": support,
         "text": record.text,
     }
-
-
-def nearest_to(view: View, mention: Mention, space: Space, count: int) -> list[dict[str, Any]]:
-    """The mentions of other texts that are nearest to one."""
-    place = view.place(mention.start, mention.end)
-    if place is None or not space.mentions:
-        return []
-    vector = view.space.vectors([place])[0]
-    return space.nearest(vector, count, leave_out=view.record.text)
