@@ -35,9 +35,12 @@ MAY_IMPORT = {
     "hub": {"models", "base", "data", "evaluation"},
     "training": {"models", "base", "data", "evaluation"},
     "serving": {"models", "base", "data", "evaluation", "hub"},
-    "cli": {"models", "base", "data", "evaluation", "hub", "training", "serving"},
-    "library": {"models", "base", "data", "evaluation", "hub", "training", "serving", "cli"},
-}
+    "insight": {"models", "base", "data", "evaluation", "hub", "training", "serving"},
+    "cli": {"models", "base", "data", "evaluation", "hub", "training", "serving", "insight"},
+    "library": {
+        "models", "base", "data", "evaluation", "hub", "training", "serving", "insight", "cli",
+    },
+}  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

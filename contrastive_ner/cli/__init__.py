@@ -8,6 +8,9 @@ contrastive-ner inspect FILE [FILE ...]
 contrastive-ner convert IN OUT --to FORMAT
 contrastive-ner annotate [FILE] --dictionary FILE
 contrastive-ner dictionary FILE [FILE ...] --output FILE
+contrastive-ner explain MODEL [FILE] --train FILE
+contrastive-ner audit CONFIG.yaml [key=value ...]
+contrastive-ner select MODEL [FILE]
 contrastive-ner push MODEL USER/NAME
 contrastive-ner bundle MODEL NAME.zip
 contrastive-ner verify MODEL | NAME.zip | USER/NAME
@@ -23,6 +26,7 @@ from collections.abc import Sequence
 from contrastive_ner import __version__
 from contrastive_ner.cli.convert import add_convert_command
 from contrastive_ner.cli.dictionary import add_dictionary_commands
+from contrastive_ner.cli.insight import add_insight_commands
 from contrastive_ner.cli.inspect import add_inspect_command
 from contrastive_ner.cli.options import joined_lists
 from contrastive_ner.cli.parser import Parser
@@ -79,5 +83,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_inspect_command(commands)
     add_convert_command(commands)
     add_dictionary_commands(commands)
+    add_insight_commands(commands)
     add_sharing_commands(commands)
     return parser

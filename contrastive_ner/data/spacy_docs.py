@@ -16,9 +16,7 @@ def load_spacy() -> Any:
         import spacy
         import spacy.tokens
     except ImportError as error:
-        raise DataError(
-            "spaCy's documents need spaCy: pip install 'contrastive-ner[spacy]'"
-        ) from error
+        raise DataError("spaCy is not installed: pip install 'contrastive-ner[spacy]'") from error
     return spacy
 
 

@@ -1,0 +1,1 @@
+"""What a model's space says about data: explanations, suspicious labels, texts to annotate next."""
