@@ -70,6 +70,7 @@ def add_code(folder: Path, code: str) -> None:
     write_manifest(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("walled", [True, False])
 def test_what_trusted_code_reaches(repository, tmp_path, monkeypatch, walled):
     if walled and not has_walls():
@@ -106,6 +107,7 @@ def test_what_trusted_code_reaches(repository, tmp_path, monkeypatch, walled):
         assert {"loopback", "secret file", "outside"} <= reached
 
 
+@pytest.mark.slow
 def test_verify_says_what_it_kept_out(repository, capsys):
     assert main(["verify", str(repository), "--run"]) == 0
     said = capsys.readouterr().out
@@ -113,6 +115,7 @@ def test_verify_says_what_it_kept_out(repository, capsys):
     assert "repeats its stored predictions" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "value", "code", "said"),
     [
