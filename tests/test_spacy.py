@@ -283,5 +283,5 @@ def test_what_is_no_model_is_one_line(saved_tagger, tmp_path):
         blank(saved_tagger, types={"A": "a"})(TEXTS[0])
     config = json.loads((saved_tagger / "config.json").read_text("utf-8"))
     (saved_tagger / "config.json").write_text(json.dumps({**config, "model_type": "bert"}), "utf-8")
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match="is not a model folder"):
         blank(saved_tagger)(TEXTS[0])
