@@ -67,19 +67,34 @@ def brute_force(
     fold_width: bool,
     min_length: int,
 ) -> list[tuple[int, int, str]]:
-    """At each position from the left, the longest term; its type is that of its first entry."""
+    """At each position from the left, the longest term; its type is that of its first entry.
+
+    Terms match as written or, with symbols or white space in them, by their words.
+    """
 
     def same(string: str) -> str:
         return fold(string, case=fold_case, width=fold_width)
 
+    def own_words(string: str) -> list[str]:
+        return [string[start:end] for start, end in words(string)]
+
+    def by_words(term: str, start: int, end: int) -> bool:
+        inside = [(a, z) for a, z in words(same(text)) if a < end and z > start]
+        free = any(not c.isalnum() for c in same(term)) and bool(inside)
+        whole = free and inside[0][0] == start and inside[-1][1] == end
+        return whole and own_words(same(term)) == [same(text)[a:z] for a, z in inside]
+
     found, i = [], 0
+    kept = [(term, t) for term, t in entries if len(term) >= min_length]
     while i < len(text):
         lengths = range(len(text) - i, 0, -1)
         hits = [
             (i + n, t)
             for n in lengths
-            for term, t in entries
-            if len(term) >= min_length and same(term) == same(text[i : i + n])
+            for t in [
+                *(t for term, t in kept if same(term) == same(text[i : i + n])),
+                *(t for term, t in kept if by_words(term, i, i + n)),
+            ]
         ]
         whole = [(end, label) for end, label in hits if i in starts and end in ends]
         if whole:
@@ -118,6 +133,28 @@ def test_labels_on_given_tokens_equal_those_of_all_substrings(drawn, joiner, opt
     assert labels(Dictionary(entries, **options), text, tokens) == brute_force(
         text, entries, starts, ends, **options
     )
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "found"),
+    [
+        ("beta - blocker", "a beta-blocker.", "beta-blocker"),
+        ("beta-blocker", "a beta - blocker .", "beta - blocker"),
+        (
+            "( R)-alpha - methylhistamine",
+            "an (R)-alpha-methylhistamine",
+            "(R)-alpha-methylhistamine",
+        ),
+        ("(R)-alpha", "x ( R ) - alpha", "( R ) - alpha"),
+        ("New York", "New\u3000 York", "New\u3000 York"),
+        ("the rapist", "therapist", ""),
+        ("北京大学", "北京 大学", ""),
+        ("a - b", "a-bc", ""),
+    ],
+)
+def test_white_space_around_symbols_does_not_count(term: str, text: str, found: str) -> None:
+    (start, end, _), *_ = labels(Dictionary([(term, "X")]), text) or [(0, 0, "")]
+    assert text[start:end] == found
 
 
 # -------------------------------------------------------------------------------- folding and words

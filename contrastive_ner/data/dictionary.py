@@ -5,8 +5,8 @@ Sections: folding and words, the dictionary, annotation, building a dictionary.
 A dictionary is a UTF-8 file with one entry per line: a term, a tab and an entity type. Blank lines,
 lines that start with #, and white space around terms and types are ignored. Terms are compared
 after folding; if terms with the same folding have different types, the first line wins. Apart from
-folding, a term must match as written: one built from tokens joined by spaces (beta - blocker) is
-not found in running text.
+folding, a term matches as written, or word by word: white space around symbols and between words
+does not count, so that "beta - blocker" and "beta-blocker" find each other.
 
 Offsets count code points, half-open. Folding maps each code point to one code point, so offsets in
 folded and original text are the same.
@@ -15,9 +15,10 @@ folded and original text are the same.
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 from contrastive_ner.data.decoding import read_lines
@@ -68,6 +69,22 @@ def words(text: str) -> list[tuple[int, int]]:
     return word_spans(text)
 
 
+BETWEEN = "\0"  # stands between the words of a text that is compared word by word
+
+
+def by_words(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """A text as its words, with `BETWEEN` around each."""
+    return BETWEEN + BETWEEN.join(text[start:end] for start, end in spans) + BETWEEN
+
+
+def has_free_spaces(term: str) -> bool:
+    """Whether white space may come or go inside a term: it has some, or symbols, and a word.
+
+    Not inside "北京大学": a text that writes "北京 大学" may mean two things.
+    """
+    return any(not character.isalnum() for character in term) and not term.isspace()
+
+
 # ----------------------------------------------------------------------------------- the dictionary
 class Dictionary:
     """Terms to look for.
@@ -106,6 +123,10 @@ class Dictionary:
                 own.append(label)
         self.terms = list(self.types)
         self.automaton = AhoCorasick(self.terms)
+        self.free = [i for i, term in enumerate(self.terms) if has_free_spaces(term)]
+        self.free_automaton = AhoCorasick(
+            [by_words(self.terms[i], words(self.terms[i])) for i in self.free]
+        )
 
     def find(
         self, text: str, tokens: Sequence[tuple[int, int]] | None = None
@@ -121,16 +142,29 @@ class Dictionary:
         bounds = tokens or words(text)
         starts, ends = {start for start, _ in bounds}, {end for _, end in bounds}
         # Collect all matches: in a leftmost-longest search, a match that breaks a word would hide
-        # a shorter one that does not.
+        # a shorter one that does not. Of one span, what matches as written comes first.
         folded = fold(text, case=self.fold_case, width=self.fold_width)
-        matches = self.automaton.find_matches_as_indexes(folded, overlapping=True)
+        written = self.automaton.find_matches_as_indexes(folded, overlapping=True)
+        matches = [(start, -end, False, term) for term, start, end in written]
+        matches += [(start, -end, True, term) for start, end, term in self._by_words(folded)]
         found: list[tuple[int, int, str]] = []
-        for start, minus_end, term in sorted(
-            (start, -end, term) for term, start, end in matches if start in starts and end in ends
+        for start, minus_end, _, term in sorted(
+            match for match in matches if match[0] in starts and -match[1] in ends
         ):
             if not found or start >= found[-1][1]:
                 found.append((start, -minus_end, self.terms[term]))
         return found
+
+    def _by_words(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """Matches (start, end, number of the term) of the terms in which white space is free."""
+        spans = words(text) if self.free else []
+        if not spans:
+            return
+        places = accumulate((end - start + 1 for start, end in spans), initial=0)
+        at = {place: i for i, place in enumerate(places)}  # of each `BETWEEN`: the word behind it
+        found = self.free_automaton.find_matches_as_indexes(by_words(text, spans), overlapping=True)
+        for term, start, end in found:
+            yield spans[at[start]][0], spans[at[end - 1] - 1][1], self.free[term]
 
 
 def read_dictionary(
