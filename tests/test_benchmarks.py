@@ -487,6 +487,7 @@ def small_run(saved_tagger: Path, files: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_runtimes_are_measured_beside_torch(
     small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def close(found: list[list[dict]], expected: list[list[dict]]) -> bool:
     ]
 
 
+@pytest.mark.slow
 def test_a_shared_folder_is_the_same_model_elsewhere(
     saved_binder: tuple[Path, BinderModel], character_tok: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def expected(
     return found
 
 
+@pytest.mark.slow
 def test_saved_folder_is_the_same_tagger_in_another_process(
     saved_tagger: Path,
     tmp_path: Path,
@@ -182,6 +183,7 @@ def test_saved_folder_is_the_same_tagger_in_another_process(
         assert alarm not in result["said"]
 
 
+@pytest.mark.slow
 def test_resaved_copies_are_complete(
     saved_tagger: Path, tmp_path: Path, expected: list[list[dict]]
 ) -> None:

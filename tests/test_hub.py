@@ -267,6 +267,7 @@ def test_code_in_a_subfolder_is_other_code(repository):
     assert set(checks.code_differs(repository)) == {"sub/pipeline_ner.py"}
 
 
+@pytest.mark.slow
 def test_the_clean_process_sees_no_token_and_no_cache(repository, monkeypatch):
     start, seen = subprocess.Popen, {}
 
@@ -582,6 +583,7 @@ def test_without_a_token_nothing_is_pushed_and_the_error_says_how_to_log_in(
 VERIFY = [sys.executable, str(ROOT / "run_ner.py"), "verify"]
 
 
+@pytest.mark.slow
 def test_verify_reads_a_repository_at_a_revision(hub, repository, tmp_path):
     assert push(hub, repository, tmp_path / "cache").returncode == 0
     good = hub.commits("tester/model")[0]
@@ -595,6 +597,7 @@ def test_verify_reads_a_repository_at_a_revision(hub, repository, tmp_path):
     assert "README.md: not the file that" in bad.stderr
 
 
+@pytest.mark.slow
 def test_verify_does_not_fetch_what_does_not_belong(hub, repository, tmp_path):
     (repository / "pytorch_model.bin").write_bytes(b"pickle")
     assert push(hub, repository, tmp_path / "cache").returncode == 0
@@ -604,6 +607,7 @@ def test_verify_does_not_fetch_what_does_not_belong(hub, repository, tmp_path):
     assert not [request for request in hub.requests if "/resolve/" in request]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -620,6 +624,7 @@ def test_missing_and_wrong_names_are_said(hub, repository, tmp_path, arguments, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_private_repository_is_read_with_a_token_only(hub, repository, tmp_path):
     assert push(hub, repository, tmp_path / "cache", private=True).returncode == 0
     assert run(hub, tmp_path / "cache", [*VERIFY, "tester/model"]).returncode == 0
@@ -641,6 +646,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, capsys):
     assert "ends in .zip" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stored_predictions_that_the_model_does_not_repeat_are_refused(repository, tmp_path):
     examples = json.loads((repository / "examples.json").read_text("utf-8"))
     examples[0]["mentions"] = [

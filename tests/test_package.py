@@ -194,6 +194,7 @@ def test_every_public_name_is_there():
         _ = contrastive_ner.no_such_name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -325,6 +326,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_saved_before_opens_by_its_own_code(saved: Path, tmp_path: Path):
     examples = json.loads((saved / "examples.json").read_text("utf-8"))
     found = json.loads(
@@ -342,6 +344,7 @@ def test_a_model_saved_before_opens_by_its_own_code(saved: Path, tmp_path: Path)
         )
 
 
+@pytest.mark.slow
 def test_a_model_saved_before_is_tagged_and_verified_by_the_commands(
     saved: Path, tmp_path: Path, capsys
 ):

@@ -76,6 +76,7 @@ def test_the_code_that_runs_is_the_code_in_the_folder(checkpoint, tmp_path: Path
     assert all(module.startswith("transformers_modules.") for module in modules)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", ["raise ImportError('broken on purpose')\n", "import no_such_module_anywhere\n", None]
 )

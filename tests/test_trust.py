@@ -77,6 +77,7 @@ def repository(saved_tagger: Path, tmp_path: Path) -> Path:
 
 
 # ------------------------------------------------------------------------------------- foreign code
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clap_text_model", "bert"])
 def test_an_encoder_that_names_code_is_refused_and_nobody_is_asked(repository, tmp_path, kind):
     evil, marker = tmp_path / "evil", tmp_path / "ran"
@@ -146,6 +147,7 @@ def test_a_model_made_from_an_encoder_with_code_names_none(tiny_encoder, tmp_pat
 
 
 # ---------------------------------------------------------------------------------- sharded weights
+@pytest.mark.slow
 def test_honest_sharded_models_work_everywhere(repository, tmp_path, capsys):
     expected = load_pipeline(repository)(TEXT)
     assert expected
