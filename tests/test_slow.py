@@ -118,7 +118,7 @@ def test_the_page_on_serving_runs(demo: str, clone: Path):
     for command in commands:
         run(["bash", "-euc", command], clone)
     for program in programs:
-        assert "entity_group" in run([sys.executable, "-c", program], clone)
+        assert "李明远" in run([sys.executable, "-c", program], clone)
     assert len((clone / "tagged.jsonl").read_text("utf-8").splitlines()) == 126
 
 
