@@ -6,7 +6,8 @@ The texts of a configuration's train, dev and test files are dealt to `--folds` 
 to the same one. Of the rest, an eighth is dev (on which a run chooses its epoch) and seven eighths
 train, so that each text is tested once a seed. Runs are those of benchmarks.experiments; fold f of
 configuration c is the run `folds-D-c-fF-S` of data set D with seed S. `--dev` skips test: settings
-are chosen that way.
+are chosen that way; its runs and results are called `folds_dev`. At the end the table of all
+results is printed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.experiments import ROOT, train
+from benchmarks.tables import folds_table, read
 from contrastive_ner.data.readers import read_files
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.writers import write_records
@@ -69,9 +71,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="threads per run [an equal share]")
     parser.add_argument("--dev", action="store_true", help="measure on dev only")
     parser.add_argument("--name", help="name of the runs of a configuration changed by keys")
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "folds")
+    parser.add_argument("--results", type=Path, help="folder for the metrics [results/folds]")
     arguments = parser.parse_intermixed_args()  # keys may follow the options
     os.chdir(ROOT)
+    kind = "folds_dev" if arguments.dev else "folds"
+    results = arguments.results or ROOT / "results" / kind
     keys = [item for item in arguments.arguments if "=" in item]
     runs = []
     for file in (item for item in arguments.arguments if "=" not in item):
@@ -85,19 +89,19 @@ def main() -> int:
             own = [f"{part}_file={place / part}.jsonl" for part in ("train", "dev", "test")]
             own += ["test_file="] * arguments.dev + ["indexed_characters=false", "format=jsonl"]
             own += ["unseen_types=missed"]  # a rare type may be in one fold alone
-            own += [f"output_dir=runs/folds-{data}-{name}-f{fold}-{{seed}}"]
+            own += [f"output_dir=runs/{kind}-{data}-{name}-f{fold}-{{seed}}"]
             runs.append((fold, file, own + keys))
     runs.sort(key=lambda run: run[0])  # every configuration of a fold before the next fold
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.jobs)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         jobs = [
-            pool.submit(
-                train, file, [*own, f"seed={seed}"], threads=threads, results=arguments.results
-            )
+            pool.submit(train, file, [*own, f"seed={seed}"], threads=threads, results=results)
             for seed in arguments.seeds
             for _, file, own in runs
         ]
-        return 1 if any(job.result() for job in jobs) else 0
+        failed = any([job.result() for job in jobs])  # noqa: C419 - wait for all of them
+    print("\n".join(folds_table(read(results))))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -198,7 +198,8 @@ def windows_table(measurements: list[dict[str, Any]]) -> list[str]:
 def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
     """Configurations over all folds of a data set: pooled scores, and differences to `crf`.
 
-    Of `benchmarks.folds`: a seed counts if all folds of its configuration are there.
+    Of `benchmarks.folds`: a seed counts if all folds of its configuration are there. Runs without
+    test have scores on dev alone.
     """
     found: dict[tuple[str, str], dict[int, dict[int, dict[str, Any]]]] = defaultdict(dict)
     for run in measurements:
@@ -206,27 +207,25 @@ def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
         _, data, config, fold, _ = name.split("-")
         found[data, config].setdefault(run["seed"], {})[int(fold[1:])] = run
     lines = header("data", "configuration", "dev F1", "F1", "minutes a run", "seeds")
-    whole: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+    pooled: dict[tuple[str, str], dict[int, np.ndarray]] = {}  # counts, (texts, 3) a seed
     for key, seeds in sorted(found.items()):
         folds = max(len(runs) for runs in seeds.values())
         own = {s: [r[f] for f in sorted(r)] for s, r in sorted(seeds.items()) if len(r) == folds}
-        whole[key] = own
-        pooled = [np.concatenate([counts_of(run) for run in runs]).sum(0) for runs in own.values()]
-        f1 = [2 * correct / max(predicted + gold, 1) for correct, predicted, gold in pooled]
+        tested = {s: runs for s, runs in own.items() if all("test" in run for run in runs)}
+        pooled[key] = {s: np.concatenate(list(map(counts_of, runs))) for s, runs in tested.items()}
+        sums = [counts.sum(0) for counts in pooled[key].values()]
+        f1 = [2 * correct / max(predicted + gold, 1) for correct, predicted, gold in sums]
         dev = [mean(dev_f1(run) for run in runs) for runs in own.values()]
         minutes = mean(minutes_of(run) for runs in own.values() for run in runs)
-        lines.append(row_of(*key, spread(dev), spread(f1), f"{minutes:.1f}", listed(own)))
+        cells = [*key, spread(dev), spread(f1) if f1 else "-", f"{minutes:.1f}", listed(own)]
+        lines.append(row_of(*cells))
     lines += ["", *header("data", "difference", "F1", "95 % interval", "seeds")]
-    for (data, config), own in whole.items():
-        control = whole.get((data, "crf"), {})
-        shared = [seed for seed in own if seed in control]
+    for (data, config), ours in pooled.items():
+        control = pooled.get((data, "crf"), {})
+        shared = [seed for seed in ours if seed in control]
         if config != "crf" and shared:
-            ours, theirs = (
-                np.stack([np.concatenate([counts_of(r) for r in runs[s]]) for s in shared])
-                for runs in (own, control)
-            )
-            cells = [data, f"{config} - crf", *interval(ours, theirs)]
-            lines.append(row_of(*cells, listed(shared)))
+            a, b = (np.stack([counts[seed] for seed in shared]) for counts in (ours, control))
+            lines.append(row_of(data, f"{config} - crf", *interval(a, b), listed(shared)))
     return lines
 
 

@@ -15,7 +15,7 @@ def check_device(name: str) -> str:
     """A device that is there: cpu, cuda, cuda:N or mps.
 
     Raises:
-        ConfigError: it is not there, or is no device.
+        ConfigError: the name is not one of these, or the machine has no such device.
     """
     import torch
 

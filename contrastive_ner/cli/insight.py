@@ -163,7 +163,7 @@ def texts_of(arguments: argparse.Namespace) -> list[Record]:
     """The texts of FILE; rows that hold none are counted and left out.
 
     Raises:
-        DataError: there is no text.
+        DataError: the input has no texts.
     """
     arguments.joiner = joiner_of_model(arguments)
     with input_file(arguments) as path:

@@ -1,4 +1,4 @@
-"""The parser of the command line: what it does not know is said under the usage of its command."""
+"""The parser of the command line. It reports an unknown option with the usage of its command."""
 
 import argparse
 import sys

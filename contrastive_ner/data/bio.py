@@ -21,14 +21,10 @@ def bio_labels_of(dataset: Any, tags_column: str = "", tag_scheme: str = "auto")
         tag_scheme: as in `Layout`.
 
     Raises:
-        DataError: there is no such column, or its tags are of no one scheme.
+        DataError: the column is missing, or its tags mix schemes or belong to none.
     """
     column = _column(dataset, tags_column)
-    found = {label for own in _spans(dataset, column, tag_scheme) for _, _, label in own}
-    # Declared types count, too: one may be missing in this split.
-    declared = class_names(dataset.features[column]) or []
-    found |= {label for _, label in read_tags(dict.fromkeys(declared, 1))[0].values() if label}
-    return bio_labels(sorted(found))
+    return _labels(dataset, column, _spans(dataset, column, tag_scheme))
 
 
 def with_bio_tags(dataset: Any, tags_column: str = "", tag_scheme: str = "auto") -> Any:
@@ -42,15 +38,24 @@ def with_bio_tags(dataset: Any, tags_column: str = "", tag_scheme: str = "auto")
     import datasets
 
     column = _column(dataset, tags_column)
-    labels = bio_labels_of(dataset, column, tag_scheme)
+    spans = _spans(dataset, column, tag_scheme)
+    labels = _labels(dataset, column, spans)
     number = {label: i for i, label in enumerate(labels)}
     rows = [
         [number[tag] for tag in spans_to_tags(own, len(tags), "BIO")]
-        for own, tags in zip(_spans(dataset, column, tag_scheme), dataset[column], strict=True)
+        for own, tags in zip(spans, dataset[column], strict=True)
     ]
     kind = datasets.List(datasets.ClassLabel(names=labels))
     made = dataset.remove_columns(column).add_column(column, rows, feature=kind)
     return made.select_columns(dataset.column_names)
+
+
+def _labels(dataset: Any, column: str, spans: list[Spans]) -> list[str]:
+    """BIO labels of the types that occur or are declared: one may be missing in this split."""
+    declared = class_names(dataset.features[column]) or []
+    found = {label for own in spans for _, _, label in own}
+    found |= {label for _, label in read_tags(dict.fromkeys(declared, 1))[0].values() if label}
+    return bio_labels(sorted(found))
 
 
 def _column(dataset: Any, tags_column: str) -> str:

@@ -17,7 +17,7 @@ from contrastive_ner.data.decoding import MALFORMED, Place, is_json_lines, read_
 from contrastive_ner.data.joining import joiner_of
 from contrastive_ner.data.json_rows import read_rows_of
 from contrastive_ner.data.layout import AUTO, FORMATS, Layout, ReadReport
-from contrastive_ner.data.records import Record
+from contrastive_ner.data.records import Record, doc_in_file
 from contrastive_ner.data.row_parts import Item, Reading
 from contrastive_ner.data.sentences import to_records
 from contrastive_ner.data.spacy_docs import read_docs
@@ -101,10 +101,10 @@ def read_records(path: str | Path, layout: Layout = AUTO) -> tuple[list[Record],
 def joined_files(
     name: str, files: Sequence[str], layout: Layout
 ) -> tuple[list[Record], ReadReport]:
-    """The records of files, one after another, and one report; see `in_file` for documents."""
+    """The records of files, one after another, and one report."""
     read = read_files(files, layout)
     records = [
-        replace(record, doc=None if record.doc is None else f"{file}:{record.doc}")
+        replace(record, doc=doc_in_file(file, record.doc))
         for file, (own, _) in zip(files, read, strict=True)
         for record in own
     ]

@@ -104,6 +104,11 @@ def is_list_of_two(value: Any) -> bool:
     )
 
 
+def doc_in_file(file: str, doc: str | None) -> str | None:
+    """The name of a document of one of several files, which may use the same names."""
+    return None if doc is None else f"{file}:{doc}"
+
+
 def outermost(mentions: Iterable[Mention]) -> tuple[list[Mention], list[Mention]]:
     """Flatten mentions for a tagger: keep the longest of those that overlap (ties: the earliest).
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from contrastive_ner.data.records import Record
+from contrastive_ner.data.records import Record, doc_in_file
 from contrastive_ner.data.streams import Row, Rows
 from contrastive_ner.errors import DataError
 
@@ -37,8 +37,9 @@ def several_rows(files: Sequence[str], read: Callable[[str], Rows]) -> Rows:
 
 def in_file(file: str, record: Record) -> Record:
     """A record of several files."""
-    doc = None if record.doc is None else f"{file}:{record.doc}"
-    return replace(record, doc=doc, fields={"file": file, **record.fields})
+    return replace(
+        record, doc=doc_in_file(file, record.doc), fields={"file": file, **record.fields}
+    )
 
 
 def share_of(rows: Iterator[Row], total: int, number: int, count: int) -> Iterator[Row]:

@@ -99,34 +99,39 @@ def rows_of(data: Iterable[Any], name: str) -> Iterator[Any]:
     """Rows of a `datasets` object, classes by their names; of other rows, the rows themselves.
 
     Raises:
-        DataError: something is no row, or there are several splits.
+        DataError: an item is neither a mapping nor a `Record`, a class number has no name, or the
+            data are a mapping of several splits.
     """
     if isinstance(data, Mapping):
         raise DataError(f"{name}: expected one split, found the splits {sorted(map(str, data))}")
-    features = getattr(data, "features", None) or {}
+    named = named_classes(getattr(data, "features", None) or {})
     for number, row in enumerate(data):
-        if not isinstance(row, Mapping):
-            if not isinstance(row, Record):
-                raise DataError(f"{name}: row {number}: expected a mapping, found {shown(row)}")
-            yield row
-            continue
+        if not isinstance(row, Mapping | Record):
+            raise DataError(f"{name}: row {number}: expected a mapping, found {shown(row)}")
         try:
-            yield next(iter(_places([row], features))).value
+            yield row if isinstance(row, Record) else _with_names(row, named)
         except DataError as error:
             raise DataError(f"{name}: row {number}: {error}") from error
 
 
 def _places(rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Place]:
-    named = {key: feature for key, feature in features.items() if class_names(feature)}
+    named = named_classes(features)
     for number, row in enumerate(rows):
-        yield Place(
-            number,
-            {
-                key: _named(value, class_names(named[key])) if key in named else _as_list(value)
-                for key, value in row.items()
-                if value is not None
-            },
-        )
+        yield Place(number, _with_names(row, named))
+
+
+def named_classes(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The columns of classes, or of lists of them, with the names of the classes."""
+    return {key: names for key, feature in features.items() if (names := class_names(feature))}
+
+
+def _with_names(row: Mapping[str, Any], named: Mapping[str, list[str]]) -> dict[str, Any]:
+    """A row without empty cells, with the names of classes in place of their numbers."""
+    return {
+        key: _named(value, named[key]) if key in named else _as_list(value)
+        for key, value in row.items()
+        if value is not None
+    }
 
 
 def class_names(feature: Any) -> list[str] | None:

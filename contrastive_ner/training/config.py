@@ -384,7 +384,7 @@ def _config_of(found: typing.Mapping[Any, "Setting"]) -> RunConfig:
 
 
 class Setting(typing.NamedTuple):
-    """A value of a configuration, and where it stands: a file or the command line."""
+    """A value of a configuration, and where it stands: a file, the command line or `args`."""
 
     value: Any
     origin: str
