@@ -38,10 +38,10 @@ def ways(model_dir: Path, exported: Path, threads: int) -> dict[str, Any]:
     base = load_pipeline(model_dir)
     torch_ways = {
         BASE: base,
-        "torch bfloat16": load_pipeline(model_dir, dtype="bfloat16"),
+        "torch bfloat16": load_pipeline(model_dir, precision="bfloat16"),
         "torch float32, compiled": load_pipeline(model_dir, compile_encoder=True),
         "torch bfloat16, compiled": load_pipeline(
-            model_dir, dtype="bfloat16", compile_encoder=True
+            model_dir, precision="bfloat16", compile_encoder=True
         ),
     }
     graphs = {

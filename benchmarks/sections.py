@@ -34,6 +34,7 @@ from benchmarks.measuring import (
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.files import expand
+from contrastive_ner.models.batches_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.models.crf_layer_ner import (
     LinearChainCRF,
     crf_log_partition,
@@ -43,7 +44,6 @@ from contrastive_ner.models.crf_layer_ner import (
 from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.pipeline_ner import NerPipeline
-from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.serving.inference import load_pipeline
 from contrastive_ner.training.config import load_config
 from contrastive_ner.training.losses import pairwise_contrastive_loss

@@ -31,6 +31,24 @@ def check_device(name: str) -> str:
     return name
 
 
+def chosen_precision(name: str, device: str | None) -> str:
+    """float32 or bfloat16, by the device that tags; "auto" is the faster one.
+
+    Args:
+        device: as in `load_pipeline`; None is an accelerator if there is one.
+
+    Raises:
+        ConfigError: the machine has no such device.
+        InputError: no such precision.
+    """
+    import torch
+
+    from contrastive_ner.models.encoder_ner import precision_for
+
+    found = torch.accelerator.current_accelerator() if device is None else check_device(device)
+    return precision_for(name, found or "cpu")
+
+
 def has_accelerator() -> bool:
     """Whether training uses an accelerator: there is one, and it is not to be left alone."""
     import torch

@@ -284,7 +284,7 @@ def test_another_share_does_not_go_on_with_a_job(
         "--batch_size",
         "1",
     ]
-    monkeypatch.setattr(predict_module, "WINDOWS_PER_BATCH", 1)
+    monkeypatch.setattr(predict_module, "BATCHES_AHEAD", 1)
     write, written = FileOutput.write, []
 
     def once(self: FileOutput, text: str, rows: int) -> None:

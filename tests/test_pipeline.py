@@ -21,6 +21,7 @@ from transformers import BertConfig, ByT5Tokenizer, PreTrainedTokenizerFast, pip
 from transformers.pipelines.pt_utils import KeyDataset
 
 from contrastive_ner.data.schemes import tags_to_spans
+from contrastive_ner.models.batches_ner import BATCHES_AHEAD
 from contrastive_ner.models.modeling_binder import BinderConfig, BinderModel
 from contrastive_ner.models.modeling_nerco import (
     NercoConfig,
@@ -40,7 +41,6 @@ from contrastive_ner.models.windows_ner import (
     word_spans,
 )
 
-READ_AHEAD = 16  # batches
 PIECES = [
     "[SEP]",
     "</s>",
@@ -328,7 +328,7 @@ def test_iterables_are_read_as_results_are_asked_for(
     assert rows.read == 0
     for done, mentions in enumerate(results):
         assert offsets(mentions) == [(done % 5, done % 5 + 1)]
-        assert rows.read <= done + READ_AHEAD * batch_size
+        assert rows.read <= done + BATCHES_AHEAD * batch_size
     assert done == 99
 
 

@@ -276,7 +276,10 @@ def test_what_columns_cannot_say_is_refused_not_lost(tag, tmp_path, capsys, opti
 
 def test_bfloat16_finds_about_the_same(tag, tmp_path):
     (tmp_path / "in.txt").write_text("小明在北京大学读书，小红在上海工作。\n" * 3, "utf-8")
-    exact, rough = tag(tmp_path / "in.txt")[1], tag(tmp_path / "in.txt", "--dtype", "bfloat16")[1]
+    exact, rough = (
+        tag(tmp_path / "in.txt", "--precision", "float32")[1],
+        tag(tmp_path / "in.txt", "--precision", "bfloat16")[1],
+    )
     places = [
         {(e["start"], e["end"], e["label"]) for e in rows[0]["entities"]} for rows in (exact, rough)
     ]
@@ -1056,7 +1059,7 @@ def test_a_full_disk_keeps_what_is_written(job, monkeypatch, capsys):
     monkeypatch.setattr(FileOutput, "write", full)
     assert main(command[2:]) == 2
     assert (
-        "No space left on device; 32 rows are written; run the same command again to resume"
+        "No space left on device; 64 rows are written; run the same command again to resume"
         in capsys.readouterr().err
     )
     monkeypatch.undo()

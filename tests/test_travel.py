@@ -33,6 +33,7 @@ AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 SIBLINGS = {
     "nerco": [
         "adapters_ner.py",
+        "batches_ner.py",
         "checks_ner.py",
         "crf_layer_ner.py",
         "crf_ner.py",
@@ -43,6 +44,7 @@ SIBLINGS = {
     ],
     "binder": [
         "adapters_ner.py",
+        "batches_ner.py",
         "checks_ner.py",
         "encoder_ner.py",
         "pipeline_ner.py",

@@ -29,10 +29,12 @@ from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.several import several_rows, share_of
 from contrastive_ner.data.streams import Rows
 from contrastive_ner.data.writers import json_line
+from contrastive_ner.devices import chosen_precision
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.evaluation.confusions import confusion_table, first_of, misaligned
 from contrastive_ner.evaluation.report import breakdown_table, score_table
 from contrastive_ner.files import WatchedFiles, atomic_writer, expand, write_json
+from contrastive_ner.models.checks_ner import PRECISIONS
 from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.serving.predict import Job, predict
@@ -175,11 +177,11 @@ def add_runtime_options(command: argparse.ArgumentParser) -> None:
         help="number of processes, each with its own copy of the model [1]",
     )
     command.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="data type of the weights; bfloat16 is faster on processors that support it, and "
-        "changes scores slightly [float32]",
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="precision of the weights; bfloat16 is faster on devices that compute in it, and "
+        "changes scores slightly; auto: bfloat16 on those, else float32 [auto]",
     )
     command.add_argument(
         "--compile",
@@ -292,7 +294,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
             written,
             source.scheme,
             arguments.trust_remote_code,
-            arguments.dtype,
+            chosen_precision(arguments.precision, arguments.device),
             arguments.compile,
             arguments.device,
         )

@@ -16,16 +16,10 @@ from torch.nn import functional as F
 
 from contrastive_ner.data.documents import join_documents
 from contrastive_ner.data.records import Record
+from contrastive_ner.models.batches_ner import DEFAULT_BATCH_SIZE, in_batches
 from contrastive_ner.models.crf_ner import forward_backward, span_posterior, tag_table
 from contrastive_ner.models.pipeline_ner import pad_windows
-from contrastive_ner.models.windows_ner import (
-    DEFAULT_BATCH_SIZE,
-    Prepared,
-    Tokenized,
-    Window,
-    in_batches,
-    word_range,
-)
+from contrastive_ner.models.windows_ner import Prepared, Tokenized, Window, word_range
 from contrastive_ner.serving.inference import is_binder
 
 if TYPE_CHECKING:

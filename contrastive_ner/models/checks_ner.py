@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from .windows_ner import InputError
 
+PRECISIONS = ("auto", "float32", "bfloat16")  # data types to compute in
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")

@@ -16,6 +16,7 @@ from .adapters_ner import WeightsState, check_adapter, is_adapter, weights_state
 from .checks_ner import (
     INDEX,
     NUMBERS_BEYOND,
+    PRECISIONS,
     WEIGHTS,
     Entry,
     check_tensors,
@@ -452,3 +453,30 @@ def encode(encoder: PreTrainedModel, **given: Tensor | bool | None) -> BaseModel
     return encoder(
         **{name: value for name, value in given.items() if value is not None}, return_dict=True
     )
+
+
+# -------------------------------------------------------------------------------------- precision
+def precision_for(name: str, device: torch.device | str) -> str:
+    """The data type that a precision means on a device: "float32" or "bfloat16".
+
+    "auto" is bfloat16 where the device computes in it.
+
+    Raises:
+        InputError: no such precision.
+    """
+    if name not in PRECISIONS:
+        raise InputError(f"precision is {name!r}: expected {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    return "bfloat16" if computes_in_bfloat16(device) else "float32"
+
+
+def computes_in_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device has instructions for bfloat16: on x86, AVX512-BF16 (AMX implies it)."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return kind == "cpu" and "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:  # not Linux
+        return False

@@ -5,8 +5,8 @@ represents tokens and spans, the type encoder the descriptions of entity types. 
 of a type if its score exceeds the type's threshold, which is the score of the text's first token.
 Mentions may therefore nest, a span may have several types, and a new type only needs a description.
 This file travels with the weights: loading a shared model executes only this file,
-`adapters_ner.py`, `checks_ner.py`, `encoder_ner.py`, `types_binder.py`, `pipeline_ner.py` and
-`windows_ner.py`.
+`adapters_ner.py`, `batches_ner.py`, `checks_ner.py`, `encoder_ner.py`, `pipeline_ner.py`,
+`strict_ner.py`, `types_binder.py` and `windows_ner.py`.
 
 Notation: B windows, L tokens, E entity types, H hidden size, D projection size, W maximum span
 width, M rows of labels, N cells: (window, start, width - 1) triples.
@@ -26,6 +26,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .adapters_ner import WeightsState, files_digest, weights_digest, weights_state
+from .batches_ner import in_batches  # noqa: F401 - transformers 5.6 copies direct imports only
 from .checks_ner import refuse_label_smoothing
 from .encoder_ner import (
     IGNORED,

@@ -2,8 +2,9 @@
 
 Sections: config, models, registration. Stage one trains `NercoModel` with a contrastive loss
 (`contrastive_ner.training.contrastive`); stage two trains `NercoForTokenClassification`. This file
-travels with the weights: loading a shared model executes only `adapters_ner.py`, `checks_ner.py`,
-`crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `pipeline_ner.py`, `windows_ner.py` and this.
+travels with the weights: loading a shared model executes only `adapters_ner.py`, `batches_ner.py`,
+`checks_ner.py`, `crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `pipeline_ner.py`,
+`strict_ner.py`, `windows_ner.py` and this.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, D hidden size.
 """
@@ -19,6 +20,7 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
 from .adapters_ner import is_adapter  # noqa: F401 - transformers 5.6 copies direct imports only
+from .batches_ner import in_batches  # noqa: F401 - the same
 from .checks_ner import refuse_label_smoothing
 from .crf_layer_ner import (
     LinearChainCRF,

@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 from transformers import Pipeline, PreTrainedTokenizerBase
 
-from .encoder_ner import check_window
+from .batches_ner import DEFAULT_BATCH_SIZE, in_batches
+from .encoder_ner import check_window, precision_for
 from .strict_ner import check_names
 from .windows_ner import (
-    DEFAULT_BATCH_SIZE,
     InputError,
     Prepared,
     TextReader,
     Window,
     check_options,
-    in_batches,
     joined,
     least_scores,
     mention_dicts,
@@ -55,6 +54,7 @@ OPTIONS = (
     "min_score",
     "abstain_below",
     "top_k",
+    "precision",
 )
 STRATEGIES = ("simple", "first", "average", "max")
 
@@ -193,6 +193,9 @@ class NerPipeline(Pipeline):
             be decided by a person; adds that key to every mention.
         top_k: add `labels` to each mention: the scores of the K best types of its span, a list of
             {"label", "score"}.
+        precision: when the pipeline is made, not in a call: convert the model's weights to
+            "float32", to "bfloat16", or with "auto" to the faster one: bfloat16 where the device
+            computes in it, else float32. By default they stay as they were loaded.
     """
 
     _load_tokenizer = True
@@ -200,7 +203,7 @@ class NerPipeline(Pipeline):
         False
     )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, precision: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.tokenizer is None:
             raise InputError(
@@ -213,6 +216,8 @@ class NerPipeline(Pipeline):
             self.tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
         )
         self._check_groups(self._forward_params, self._postprocess_params)
+        if precision is not None:
+            self.model.to(getattr(torch, precision_for(precision, self.device)))
         self.model.eval()
 
     def _groups(self, forward: dict) -> list[str]:
@@ -240,12 +245,7 @@ class NerPipeline(Pipeline):
         top_k: int | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
-        if unknown:
-            close = ", ".join(get_close_matches(min(unknown), OPTIONS, n=1))
-            raise InputError(
-                f"unknown pipeline arguments {sorted(unknown)}: expected {', '.join(OPTIONS)}"
-                + f" (did you mean {close}?)" * bool(close)
-            )
+        refuse_unknown(unknown)
         check_strategy(aggregation_strategy)
         check_options(
             ignore_labels=ignore_labels,
@@ -405,6 +405,18 @@ class NerPipeline(Pipeline):
             return mentions
         share = self.reader.coverage(row.tokenized, row.windows)
         return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
+
+
+def refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Raise `InputError` if there are options that a call does not know."""
+    if "precision" in options:
+        raise InputError("precision is chosen when the pipeline is made, not in a call")
+    if options:
+        close = ", ".join(get_close_matches(min(options), OPTIONS, n=1))
+        raise InputError(
+            f"unknown pipeline arguments {sorted(options)}: expected {', '.join(OPTIONS)}"
+            + f" (did you mean {close}?)" * bool(close)
+        )
 
 
 def check_strategy(strategy: Any) -> None:

@@ -1,6 +1,6 @@
 """Texts to model windows, and the spans found in windows to mentions.
 
-Sections: label positions and windows, batches, spans of a text, mentions. Training,
+Sections: label positions and windows, spans of a text, mentions. Training,
 `pipeline("ner")` and the torch-free runtime all read texts through `TextReader`, so inputs at
 inference match those in training. This file uses only the standard library and travels with the
 weights and with exported models.
@@ -13,15 +13,13 @@ import re
 import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 DECODINGS = ("nested", "flat")
 LONG_TEXTS = ("window", "error")
-DEFAULT_BATCH_SIZE = 32
-WINDOWS_PER_BATCH = 16  # batches of texts that are read ahead, so windows can be sorted by length
 
 
 # ---------------------------------------------------------------------- label positions and windows
@@ -274,44 +272,6 @@ def prepare(
                 f"expected at most {reader.capacity}, with long_text='error'"
             )
     return prepared
-
-
-def in_batches(
-    texts: Iterable[str],
-    batch_size: int,
-    read: Callable[[list[str], int], list[Prepared]],
-    run: Callable[[list[Window]], Sequence[Sequence[tuple]]],
-) -> Iterator[tuple[Prepared, list[Sequence[tuple]]]]:
-    """Each text with the spans of its windows, in input order; reads a few batches ahead.
-
-    The windows of buffered texts run sorted by length, to reduce padding.
-
-    Args:
-        batch_size: windows per batch.
-        read: texts and the index of the first one -> their windows.
-        run: a batch of windows -> the spans of each window.
-
-    Raises:
-        InputError: a text is not a string, or `batch_size` is less than 1.
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}: expected at least 1")
-    iterator = enumerate(texts)
-    while buffer := list(islice(iterator, batch_size * WINDOWS_PER_BATCH)):
-        for number, text in buffer:
-            if not isinstance(text, str):
-                raise InputError(f"text {number}: expected a string, found {type(text).__name__}")
-        prepared = read([text for _, text in buffer], buffer[0][0])
-        windows = [window for row in prepared for window in row.windows]
-        order = sorted(range(len(windows)), key=lambda i: -len(windows[i].input_ids))
-        spans: list[Sequence[tuple]] = [[] for _ in windows]
-        for begin in range(0, len(order), batch_size):
-            batch = order[begin : begin + batch_size]
-            for i, found in zip(batch, run([windows[i] for i in batch]), strict=True):
-                spans[i] = found
-        rest = iter(spans)
-        for row in prepared:
-            yield row, list(islice(rest, len(row.windows)))
 
 
 # ---------------------------------------------------------------------------------- spans of a text

@@ -29,7 +29,7 @@ from contrastive_ner.data.records import Record
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import read_json, sha256, write_json
 from contrastive_ner.hub.weights import weights_sha256
-from contrastive_ner.models import crf_ner, windows_ner
+from contrastive_ner.models import batches_ner, crf_ner, windows_ner
 from contrastive_ner.models.modeling_binder import Projected
 from contrastive_ner.serving.inference import base_of_adapter, evaluate_records, load_pipeline
 
@@ -218,7 +218,7 @@ def write_files(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
     write_graphs(pipeline, folder, types)
     write_json(settings_of(pipeline, types), folder / "ner.json")
     pipeline.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    for module in (runtime_onnx, crf_ner, windows_ner):
+    for module in (runtime_onnx, batches_ner, crf_ner, windows_ner):
         shutil.copy(str(module.__file__), folder)
     (folder / "requirements.txt").write_text(
         "".join(f"{name}>={version(name)}\n" for name in ("numpy", "onnxruntime", "tokenizers"))

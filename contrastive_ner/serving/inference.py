@@ -31,7 +31,7 @@ def load_pipeline(
     model_dir: str | Path,
     *,
     trust_remote_code: bool = False,
-    dtype: str = "float32",
+    precision: str = "float32",
     compile_encoder: bool = False,
     device: str | None = None,
 ) -> "NerPipeline":
@@ -42,8 +42,8 @@ def load_pipeline(
 
     Args:
         model_dir: folder, or repository on the Hub as USER/NAME[@REVISION].
-        dtype: data type of the weights: float32, or bfloat16, which is faster on processors that
-            support it and changes scores slightly.
+        precision: of the weights: float32; bfloat16, which is faster on devices that compute in it
+            and changes scores slightly; auto: bfloat16 on those, else float32.
         compile_encoder: compile the encoder with torch.compile; worthwhile for many texts.
         device: cpu, cuda, cuda:N or mps; None: transformers' choice.
 
@@ -54,7 +54,9 @@ def load_pipeline(
         InputError: weights are missing, NaN or infinite, or config.json does not fit them.
     """
     quiet_libraries()
-    options = {} if device is None else {"device": check_device(device)}
+    options = {"precision": precision}
+    if device is not None:
+        options["device"] = check_device(device)
     from transformers import PreTrainedTokenizerFast
     from transformers import pipeline as library_pipeline
 
@@ -66,16 +68,14 @@ def load_pipeline(
     try:
         if is_own_code:
             added = {} if base is None else {"_adapter_model_path": str(folder)}
-            model = model_class(kind).from_pretrained(whole, dtype=dtype, adapter_kwargs=added)
+            model = model_class(kind).from_pretrained(whole, adapter_kwargs=added)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(whole)
             pipeline = model.pipeline(tokenizer, **options)
         else:
             damaged = tensor_faults(folder, read_config(folder), is_own_code=False)
             if damaged:
                 raise ConfigError(f"{folder}: {'; '.join(damaged)}; copy or train it again")
-            pipeline = library_pipeline(
-                "ner", model=str(folder), trust_remote_code=True, dtype=dtype, **options
-            )
+            pipeline = library_pipeline("ner", model=str(folder), trust_remote_code=True, **options)
         if compile_encoder:
             encoder_of(pipeline.model).compile(dynamic=True)
         return pipeline

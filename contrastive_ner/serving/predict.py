@@ -28,11 +28,8 @@ from contrastive_ner.data.writers import format_records, keep_aligned
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import WatchedFiles, sha256
 from contrastive_ner.logs import log, show_messages
-from contrastive_ner.models.windows_ner import (
-    DEFAULT_BATCH_SIZE,
-    WINDOWS_PER_BATCH,
-    InputError,
-)
+from contrastive_ner.models.batches_ner import BATCHES_AHEAD, DEFAULT_BATCH_SIZE
+from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.serving.outputs import Output, open_output
 from contrastive_ner.serving.tables import ON_TOKENS, WRITERS
 from contrastive_ner.signals import Interrupted, StopSignals
@@ -52,7 +49,7 @@ class Job:
         options: options of the pipeline's call, such as `batch_size`, `types`, `min_score`.
         output_format: jsonl, cluener, columns, or one of `tables.WRITERS`.
         scheme: tag scheme of columns.
-        trust_remote_code, dtype, compile_encoder, device: as in `load_pipeline`.
+        trust_remote_code, precision, compile_encoder, device: as in `load_pipeline`.
     """
 
     model: str
@@ -60,7 +57,7 @@ class Job:
     output_format: str = "jsonl"
     scheme: str = "BIO"
     trust_remote_code: bool = False
-    dtype: str = "float32"
+    precision: str = "float32"
     compile_encoder: bool = False
     device: str | None = None
 
@@ -100,7 +97,7 @@ class Tagger:
         self.pipeline = load_pipeline(
             job.model,
             trust_remote_code=job.trust_remote_code,
-            dtype=job.dtype,
+            precision=job.precision,
             compile_encoder=job.compile_encoder,
             device=job.device,
         )
@@ -254,7 +251,7 @@ def predict(
         target.finish()
     finally:
         target.close()
-    report(counts, time.monotonic() - started)
+    report(counts, time.monotonic() - started, job.precision)
 
 
 def tag_into(target: Output, source: Rows, job: Job, processes: int, strict: bool) -> Counter[str]:
@@ -345,7 +342,7 @@ def parts_of(rows: Iterable[Row], job: Job) -> Iterator[list[Row]]:
     """
     if job.output_format == "columns":
         return chunks(rows, sys.maxsize, sys.maxsize)
-    texts = job.options.get("batch_size", DEFAULT_BATCH_SIZE) * WINDOWS_PER_BATCH
+    texts = job.options.get("batch_size", DEFAULT_BATCH_SIZE) * BATCHES_AHEAD
     return chunks(rows, texts, CHARACTERS_AHEAD)
 
 
@@ -365,12 +362,12 @@ def write_explained(target: Output, tagged: Tagged) -> None:
         ) from error
 
 
-def report(counts: Counter[str], seconds: float) -> None:
+def report(counts: Counter[str], seconds: float, precision: str) -> None:
     """Log a line about what was done, and one for each kind of row or mention left out."""
     speed = counts["texts"] / max(seconds, 1e-9)
     lines = [
         f"{counts['texts']:,} texts, {counts['mentions']:,} mentions, "
-        f"{speed:,.{0 if speed >= 10 else 1}f} texts/s including loading"
+        f"{speed:,.{0 if speed >= 10 else 1}f} texts/s including loading, {precision}"
     ]
     if counts["bad"]:
         lines.append(f"{counts['bad']} rows skipped: they hold no text to tag")

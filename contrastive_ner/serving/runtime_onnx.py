@@ -10,8 +10,9 @@ A copy of this file is in every exported folder.
     OnnxPipeline("FOLDER")("...")           returns what pipeline("ner") returns
 
 Reading texts, decoding a tagger's output and building mentions use the same files as in torch
-(`windows_ner.py`, `crf_ner.py`); BINDER's span scores are a graph made from the model's code. Only
-the decoding of these scores is reimplemented here, in NumPy, and tested against the original.
+(`windows_ner.py`, `batches_ner.py`, `crf_ner.py`); BINDER's span scores are a graph made from the
+model's code. Only the decoding of these scores is reimplemented here, in NumPy, and tested against
+the original.
 
 Sections: BINDER, the pipeline, the command line.
 Notation: B windows, T tokens, D projection size, E entity types, N spans.
@@ -30,8 +31,9 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 if __package__:
-    from contrastive_ner.models import crf_ner, windows_ner
-else:  # a file of an exported folder, next to these two
+    from contrastive_ner.models import batches_ner, crf_ner, windows_ner
+else:  # a file of an exported folder, next to these
+    import batches_ner  # type: ignore[no-redef]
     import crf_ner  # type: ignore[no-redef]
     import windows_ner  # type: ignore[no-redef]
 
@@ -235,7 +237,7 @@ class OnnxPipeline:
     def _stream(
         self,
         texts: Iterable[str],
-        batch_size: int = windows_ner.DEFAULT_BATCH_SIZE,
+        batch_size: int = batches_ner.DEFAULT_BATCH_SIZE,
         stride: int | None = None,
         long_text: str = "window",
         coverage: bool = False,
@@ -285,7 +287,7 @@ class OnnxPipeline:
         read = partial(self._read, stride=stride, long_text=long_text)
         run = partial(self._spans, least=least, top_k=top_k)
         # Not a generator function: invalid options raise here, not with the first result.
-        return (result(*found) for found in windows_ner.in_batches(texts, batch_size, read, run))
+        return (result(*found) for found in batches_ner.in_batches(texts, batch_size, read, run))
 
     def _read(
         self, texts: list[str], first: int, *, stride: int | None, long_text: str

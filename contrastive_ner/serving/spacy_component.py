@@ -15,7 +15,8 @@ from contrastive_ner.data.spacy_docs import load_spacy
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import expand, fresh_folder
 from contrastive_ner.hub.repository import check_code
-from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE, check_options, flat_spans
+from contrastive_ner.models.batches_ner import DEFAULT_BATCH_SIZE
+from contrastive_ner.models.windows_ner import check_options, flat_spans
 from contrastive_ner.serving.inference import base_of_adapter, load_pipeline
 
 if TYPE_CHECKING:

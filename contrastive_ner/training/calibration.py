@@ -18,9 +18,9 @@ import torch
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.errors import ConfigError
+from contrastive_ner.models.batches_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.pipeline_ner import text_reader
-from contrastive_ner.models.windows_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.training.batches import SpanCollator, TagCollator
 from contrastive_ner.training.binder import gold_spans
 from contrastive_ner.training.decoding import decoding_model

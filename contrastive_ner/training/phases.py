@@ -25,6 +25,7 @@ from transformers import (
 from contrastive_ner.devices import has_accelerator
 from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
+from contrastive_ner.models.encoder_ner import computes_in_bfloat16
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
 from contrastive_ner.training.binder import BinderTrainer, SpanCounts
@@ -348,18 +349,11 @@ def encoders_of(model: PreTrainedModel) -> list[PreTrainedModel]:
 
 
 def use_bf16(config: RunConfig) -> bool:
-    """Whether to train in bfloat16: as configured; auto: if the hardware supports it.
-
-    On x86, this means AVX512-BF16 or AMX.
-    """
+    """Whether to train in bfloat16: as configured; auto: if the hardware supports it."""
     if config.bf16 != "auto":
         return config.bf16 == "true"
-    if has_accelerator() and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:  # not Linux
-        return False
+    on_cuda = has_accelerator() and torch.cuda.is_available()
+    return computes_in_bfloat16("cuda" if on_cuda else "cpu")
 
 
 def ready_for_training(model: Any, config: RunConfig) -> Any:
