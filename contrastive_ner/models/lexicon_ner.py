@@ -27,7 +27,8 @@ FUSIONS = ("none", "adapter")
 MAX_WORD_LENGTH = 16  # characters of the longest word, unless configured otherwise
 LONGEST_WORD = 63  # that may be configured
 PLACES, SPREAD = 2**19, 0x9E3779B1  # of the index of a lexicon
-LARGEST_LEXICON = 256_000_000  # bytes
+LARGEST_LEXICON = 64_000_000  # bytes
+MOST_TYPES = 256  # of the words of a lexicon
 # What a file of words does not hold: control characters, and what a wrong encoding leaves.
 FOREIGN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 FOLD = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
@@ -134,6 +135,11 @@ class Lexicon:
         }
         self.entries, self.kinds, self.source = entries, kinds, source
         self.left_out = {reason: count for reason, count in counts.items() if count}
+        if len(self.types) > MOST_TYPES:
+            raise InputError(
+                f"{source}: {len(self.types)} types of words ({', '.join(self.types[:3])}, ...): "
+                f"expected {MOST_TYPES} at most; does a type stand behind the tab?"
+            )
         if not entries:
             left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             raise InputError(

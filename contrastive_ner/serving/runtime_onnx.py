@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 if __package__:
-    from contrastive_ner.models import crf_ner, windows_ner
-else:  # a file of an exported folder, next to these two
+    from contrastive_ner.models import crf_ner, lexicon_ner, matching_ner, windows_ner
+else:  # a file of an exported folder, next to these
     import crf_ner  # type: ignore[no-redef]
+    import lexicon_ner  # type: ignore[no-redef]
+    import matching_ner  # type: ignore[no-redef]
     import windows_ner  # type: ignore[no-redef]
 
 SETTINGS = "ner.json"
@@ -196,6 +199,11 @@ class OnnxPipeline:
             for name in ("prefix", "suffix", "label_unit", "max_window_tokens")
         }
         self.reader = windows_ner.TextReader(self._encode, **reading)
+        names = ("lexicon_fusion", "max_word_length", "lexicon_types")
+        self.fusion = SimpleNamespace(**{name: self.settings.get(name, "none") for name in names})
+        self.lexicon = None
+        if (own := self.folder / lexicon_ner.LEXICON).is_file():
+            self.lexicon = lexicon_ner.lexicon_for(own, self.fusion)
 
     def _session(self, name: str) -> Any:
         options = onnxruntime.SessionOptions()
@@ -217,7 +225,7 @@ class OnnxPipeline:
 
         Args:
             options: batch_size, stride, long_text, coverage, ignore_labels, decoding, min_score,
-                abstain_below, top_k, as in `pipeline("ner")`.
+                abstain_below, top_k, lexicon, as in `pipeline("ner")`.
 
         Raises:
             ValueError: an option is unknown or invalid, or an input is not a string.
@@ -244,12 +252,13 @@ class OnnxPipeline:
         min_score: float | Mapping[str, float] | None = None,
         abstain_below: float | Mapping[str, float] | None = None,
         top_k: int | None = None,
+        lexicon: Any = None,
         **unknown: Any,
     ) -> Iterator[Any]:
         if unknown:
             raise windows_ner.InputError(
                 f"unknown options {sorted(unknown)}: expected batch_size, stride, long_text, "
-                "coverage, ignore_labels, decoding, min_score, abstain_below, top_k"
+                "coverage, ignore_labels, decoding, min_score, abstain_below, top_k, lexicon"
             )
         windows_ner.check_options(
             ignore_labels=ignore_labels,
@@ -282,17 +291,33 @@ class OnnxPipeline:
             share = self.reader.coverage(row.tokenized, row.windows)
             return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
 
-        read = partial(self._read, stride=stride, long_text=long_text)
+        reader = self._reader_with(lexicon)
+        read = partial(self._read, reader=reader, stride=stride, long_text=long_text)
         run = partial(self._spans, least=least, top_k=top_k)
         # Not a generator function: invalid options raise here, not with the first result.
         return (result(*found) for found in windows_ner.in_batches(texts, batch_size, read, run))
 
+    def _reader_with(self, lexicon: Any) -> windows_ner.TextReader:
+        if lexicon is None and self.fusion.lexicon_fusion != "none":
+            lexicon = lexicon_ner.own_lexicon(self)
+        elif lexicon is not None:
+            lexicon = lexicon_ner.lexicon_for(lexicon, self.fusion)
+        if not lexicon:
+            return self.reader
+        return matching_ner.LexiconReader(self.reader, lexicon, self.fusion.lexicon_types)
+
     def _read(
-        self, texts: list[str], first: int, *, stride: int | None, long_text: str
+        self,
+        texts: list[str],
+        first: int,
+        *,
+        reader: windows_ner.TextReader,
+        stride: int | None,
+        long_text: str,
     ) -> list[windows_ner.Prepared]:
         overlap = self.settings["min_overlap"]
         return windows_ner.prepare(
-            self.reader,
+            reader,
             texts,
             min_overlap=overlap,
             stride=stride,
@@ -312,7 +337,11 @@ class OnnxPipeline:
             length = len(window.input_ids)
             ids[row, :length], attention[row, :length] = window.input_ids, 1
             starts[row, :length], ends[row, :length] = window.word_mask, window.word_end_mask
-        outputs = self.session.run(None, {"input_ids": ids, "attention_mask": attention})
+        inputs = {"input_ids": ids, "attention_mask": attention}
+        if self.fusion.lexicon_fusion != "none":
+            words = [getattr(window, "lexicon_words", ()) for window in windows]
+            inputs |= matching_ner.lexicon_arrays(words, width)
+        outputs = self.session.run(None, inputs)
         if self.settings["model_type"] == "binder":
             return self.scorer.decode(outputs[0], outputs[1], starts, ends, least, top_k)
         found = crf_ner.decode_tags(

@@ -51,7 +51,7 @@ from contrastive_ner.training.contrastive import (
 from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
-from contrastive_ner.training.start import continue_binder, continue_tagger
+from contrastive_ner.training.start import continue_adapter, continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
 from contrastive_ner.training.weights import tag_weights
 
@@ -158,10 +158,11 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         chunk_size=config.stage1_chunk_size,
         reference_tokens=config.stage1_reference_tokens,
     )
+    model = NercoModel.from_encoder(task.encoder, **task.model_fields)
+    continue_adapter(model, config)
+    model.lexicon = task.lexicon
     return ContrastiveTrainer(
-        model=ready_for_training(
-            NercoModel.from_encoder(task.encoder, **task.model_fields), config
-        ),
+        model=ready_for_training(model, config),
         args=arguments,
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
@@ -231,8 +232,10 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
         task.encoder, task.labels, **task.model_fields
     )
     continue_tagger(tagger, task.config)
+    continue_adapter(tagger.nerco, task.config)
     if start is not None:
         tagger.nerco = NercoModel.from_pretrained(start)
+    tagger.lexicon = task.lexicon
     return tagger
 
 
