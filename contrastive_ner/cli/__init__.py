@@ -8,6 +8,7 @@ contrastive-ner inspect FILE [FILE ...]
 contrastive-ner convert IN OUT --to FORMAT
 contrastive-ner annotate [FILE] --dictionary FILE
 contrastive-ner dictionary FILE [FILE ...] --output FILE
+contrastive-ner lexicon [FILE ...] --output FILE
 contrastive-ner push MODEL USER/NAME
 contrastive-ner bundle MODEL NAME.zip
 contrastive-ner verify MODEL | NAME.zip | USER/NAME
@@ -24,6 +25,7 @@ from contrastive_ner import __version__
 from contrastive_ner.cli.convert import add_convert_command
 from contrastive_ner.cli.dictionary import add_dictionary_commands
 from contrastive_ner.cli.inspect import add_inspect_command
+from contrastive_ner.cli.lexicon import add_lexicon_command
 from contrastive_ner.cli.options import joined_lists
 from contrastive_ner.cli.share import add_sharing_commands
 from contrastive_ner.cli.tag import add_tagging_commands
@@ -78,5 +80,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_inspect_command(commands)
     add_convert_command(commands)
     add_dictionary_commands(commands)
+    add_lexicon_command(commands)
     add_sharing_commands(commands)
     return parser

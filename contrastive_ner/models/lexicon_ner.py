@@ -325,14 +325,14 @@ def rows_of(text: str, source: str) -> Iterator[tuple[str, Kind]]:
 
 def kind_of(rest: str, place: str) -> Kind:
     """What stands behind a word and a tab. InputError, with the place, if it is neither form."""
-    name, tab, fold = (part.strip() for part in rest.partition("\t"))
-    match = FOLD.fullmatch(fold)
+    name, tab, fold = rest.partition("\t")
+    match = FOLD.fullmatch(fold.strip())
     if tab and (match is None or not int(match[1]) < int(match[2])):
         raise InputError(
             f"{place}: {rest!r:.60} follows the word: expected a type, and after another tab a "
             "fold such as 3/10"
         )
-    return Kind(name, (int(match[1]), int(match[2])) if match else None)
+    return Kind(name.strip(), (int(match[1]), int(match[2])) if match else None)
 
 
 def behind(kind: Kind) -> str:

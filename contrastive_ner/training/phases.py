@@ -306,8 +306,13 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
 def two_rate_optimizer(
     config: RunConfig, model: PreTrainedModel, head_rate: float
 ) -> torch.optim.AdamW:
-    """AdamW with separate learning rates for encoders and heads; no decay on biases and norms."""
-    encoders = {id(parameter) for module in encoders_of(model) for parameter in module.parameters()}
+    """AdamW with separate learning rates for encoders and heads; no decay on biases and norms.
+
+    The adapter of a lexicon changes the encoder's input, and has its rate.
+    """
+    adapter = getattr(model.base_model, "lexicon_adapter", None)
+    modules = [*encoders_of(model), *([] if adapter is None else [adapter])]
+    encoders = {id(parameter) for module in modules for parameter in module.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
