@@ -29,6 +29,8 @@ from .errors import (
     UserError as UserError,
 )
 from .evaluation.metrics import span_scores as span_scores
+from .models.lexicon_ner import Lexicon as Lexicon
+from .models.matching_ner import LexiconReader as LexiconReader
 from .models.modeling_binder import BinderConfig as BinderConfig
 from .models.modeling_binder import BinderModel as BinderModel
 from .models.modeling_nerco import (

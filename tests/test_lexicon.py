@@ -1,18 +1,23 @@
 """Lexicons: files, matches, the adapter, models that carry one, and the command that builds one."""
 
+import argparse
 import json
 import shutil
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import LABELS, NAMES, arguments, corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import benchmarks.lexicon
 from contrastive_ner.cli import main
+from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.lexicon import rows_of_mentions
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.errors import ConfigError
@@ -41,6 +46,7 @@ TEXT = "小明在北京大学读书，后来去了华为。"
     st.lists(st.text("ab京大学", min_size=1, max_size=5), min_size=1, max_size=12),
     st.text("ab京大学 ", max_size=30),
 )
+@settings(max_examples=60)
 def test_matches_are_all_occurrences_of_words(words: list[str], text: str):
     known = {word for word in words if len(word) > 1}
     if not known:
@@ -61,7 +67,7 @@ def test_matches_are_all_occurrences_of_words(words: list[str], text: str):
         min_size=1,
     )
 )
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_a_file_keeps_words_types_and_folds(tmp_path_factory, entries: dict):
     path = tmp_path_factory.mktemp("lexicon") / "lexicon.txt"
     rows = [(word, Kind(*kind)) for word, kind in entries.items()]
@@ -122,6 +128,7 @@ def test_what_is_left_out_is_counted(file):
 
 # ------------------------------------------------------------------------------------------- folds
 @given(st.lists(st.sampled_from(["小明", "小红", "北京"]), min_size=1, max_size=8))
+@settings(max_examples=40)
 def test_words_of_training_texts_are_those_of_the_other_folds(names: list[str]):
     records = [
         Record(str(n), f"第{n}次{name}", [Mention(len(f"第{n}次"), len(f"第{n}次") + 2, "X")])
@@ -435,6 +442,19 @@ def test_a_lexicon_that_is_not_the_models_own_is_refused(saved, tiny_tagger, cha
     assert plain(TEXT, lexicon=False) == plain(TEXT)
 
 
+def test_the_commands_refuse_a_lexicon_for_a_model_that_reads_none(saved_tagger, file, capsys):
+    text, words = str(file(TEXT, "text.txt")), str(file("北京\n", "words.txt"))
+    assert main(["predict", str(saved_tagger), text, "--lexicon", words]) == 2
+    assert "lexicon_fusion is none" in capsys.readouterr().err
+    assert main(["predict", str(saved_tagger), text, "--lexicon", "none"]) == 0
+
+
+def test_what_save_pretrained_pushes_includes_the_lexicon(saved, lexicon_tagger):
+    assert "lexicon.txt" not in lexicon_tagger._get_files_timestamps(str(saved))
+    assert "config.json" in lexicon_tagger._get_files_timestamps(str(saved))
+
+
+@pytest.mark.slow
 def test_the_runtime_without_torch_reads_the_words(saved, tmp_path: Path):
     pytest.importorskip("onnxruntime")
     from contrastive_ner.serving.export import export
@@ -590,3 +610,34 @@ def test_a_warning_tells_words_of_train_that_were_not_taken_by_folds(character_t
     said = [record.getMessage() for record in caplog.records]
     assert "50.0 % of 12 mentions are one" in said[0]
     assert any("by folds" in line for line in said)
+
+
+# ------------------------------------------------------------------------------------------- costs
+def test_the_benchmark_compares_taggers_with_and_without_words(files, tiny_encoder, file):
+    words = "".join(f"{name}\tPER\n" for name in NAMES)
+    given = {"lexicon": str(file(words)), "file": f"{files}/test.jsonl", "text_column": "text"}
+    sizes = {"texts": 4, "batch_size": 2, "threads": 1, "repetitions": 2}
+    layout = {**asdict(Layout()), "format": "auto"}
+    options = argparse.Namespace(**given, **sizes, **layout, encoder=str(tiny_encoder))
+    measured = benchmarks.lexicon.measure(options)
+    assert measured["loading"]["words"] == len(NAMES)
+    assert all(row["ratio"] > 0 for row in measured["comparisons"].values())
+    assert measured["comparisons"]["tagging"]["target"] == ">= 0.85"
+
+
+@pytest.mark.slow
+def test_a_large_lexicon_loads_quickly_and_takes_little_memory(tmp_path: Path):
+    """340,000 words of 2 to 8 characters; the limit of time leaves room for a busy machine."""
+    numbers = np.random.default_rng(0)
+    words: set[str] = set()
+    while len(words) < 340_000:
+        codes = 0x4E00 + numbers.exponential(1200, 8).astype(int) % 20_000
+        words.add("".join(map(chr, codes[: numbers.choice([2, 2, 2, 3, 3, 4, 8])])))
+    path = tmp_path / "words.txt"
+    path.write_text(
+        "".join(f"{w}\t{'ns' if n % 4 else ''}\n" for n, w in enumerate(words)), "utf-8"
+    )
+    found = benchmarks.lexicon.loading(path, 3)
+    assert found["words"] == 340_000
+    assert found["seconds"] < 2
+    assert found["bytes"] < 60_000_000

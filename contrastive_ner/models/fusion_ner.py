@@ -108,6 +108,11 @@ class LexiconModel:
             self.lexicon.write(Path(save_directory) / LEXICON)
         return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
+    def _get_files_timestamps(self, working_dir: Any) -> dict[str, float]:
+        """Of the files before saving: the lexicon, written already, counts as new to the Hub."""
+        known = super()._get_files_timestamps(working_dir)  # type: ignore[misc]
+        return {name: time for name, time in known.items() if name != LEXICON}
+
     def _load_beside(self, place: Any, where: Mapping[str, Any]) -> None:
         """Read the lexicon beside the weights. There may be none: users can be asked to fetch it.
 
