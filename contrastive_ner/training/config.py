@@ -14,6 +14,7 @@ from contrastive_ner.data.layout import FIELDS, FORMATS, Layout
 from contrastive_ner.data.schemes import READ_SCHEMES
 from contrastive_ner.errors import ConfigError, UserError, did_you_mean, is_storable, shown
 from contrastive_ner.files import read_yaml
+from contrastive_ner.models.lexicon_ner import FUSIONS, LONGEST_WORD, MAX_WORD_LENGTH
 
 METHODS = ("ce", "crf", "nerco", "binder")
 PHASES = ("stage1", "head", "full")
@@ -52,6 +53,19 @@ class RunConfig:
         "folder of a trained model (RUN/model) to go on from, instead of encoder: its encoder, "
         "tokenizer and the weights of the types that the data still have; others start afresh",
     )
+    lexicon_fusion: str = option(
+        "none",
+        "none, or how the model reads the words of a lexicon: adapter (added to the input "
+        "embeddings; any lexicon can be given when the model is used); not for binder",
+    )
+    lexicon_file: str = option(
+        "", "lexicon: a word a line, a tab and a type where there is one; saved with the model"
+    )
+    max_word_length: int = option(
+        MAX_WORD_LENGTH, "lexicon: characters of the longest word; longer ones are left out"
+    )
+    lexicon_dropout: float = option(0.1, "lexicon: share of a text's words that training hides")
+    lexicon_absent: float = option(0.1, "lexicon: share of the texts trained on without any word")
     train_file: str = option("", "training data (required); ${NER_DATA} defaults to data")
     dev_file: str = option("", "development data (required); every choice is made on it")
     test_file: str = option("", "test data, scored once at the end; empty: none")
@@ -247,6 +261,7 @@ class RunConfig:
             "method": METHODS,
             "format": ("auto", *FORMATS),
             "text_unit": ("auto", "character", "word"),
+            "lexicon_fusion": FUSIONS,
             "unseen_types": ("refuse", "missed"),
             "stage1_loss": ("nerco", "supcon"),
             "stage1_reduction": ("sum", "mean"),
@@ -266,6 +281,15 @@ class RunConfig:
         layout_of(self)  # checks its values
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
+        if not 2 <= self.max_word_length <= LONGEST_WORD:
+            raise ConfigError(
+                f"max_word_length is {self.max_word_length}: expected 2 to {LONGEST_WORD}"
+            )
+        if self.method == "binder" and self.lexicon_fusion != "none":
+            raise ConfigError(
+                f"lexicon_fusion is {self.lexicon_fusion}: method=binder reads no lexicon; "
+                "expected none, or method ce, crf or nerco"
+            )
         if set("{}") & set(self.filled("", "")):
             raise ConfigError(
                 f"output_dir is {self.output_dir!r}: only {{method}} and {{seed}} are filled in"
@@ -313,6 +337,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a ke
     "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
     "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
     "class_weight_power": ("[0, 1]", lambda x: 0 <= x <= 1),
+    "absent": ("[0, 1)", lambda x: 0 <= x < 1),
     "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
     "warmup": ("[0, 1)", lambda x: 0 <= x < 1),
 }

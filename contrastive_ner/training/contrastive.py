@@ -25,7 +25,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
-from contrastive_ner.training.batches import EpochBatches, TagCollator
+from contrastive_ner.training.batches import EpochBatches, TagCollator, model_inputs
 from contrastive_ner.training.checked import CheckedTrainer
 from contrastive_ner.training.criteria import (
     chunks_of,
@@ -323,9 +323,7 @@ class ContrastiveTrainer(SentenceTrainer):
 
     def token_embeddings(self, model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor]:
         """Embeddings (N, D) and classes (N,) of the labelled tokens of a batch."""
-        hidden = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-        ).last_hidden_state  # (B, T, D)
+        hidden = model(**model_inputs(inputs)).last_hidden_state  # (B, T, D)
         classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
         return hidden[classes >= 0], classes[classes >= 0]
 

@@ -53,7 +53,7 @@ from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.progress import EpochLines, reporters
-from contrastive_ner.training.start import continue_binder, continue_tagger
+from contrastive_ner.training.start import continue_adapter, continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
 from contrastive_ner.training.weights import tag_weights
 
@@ -163,10 +163,11 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         chunk_size=config.stage1_chunk_size,
         reference_tokens=config.stage1_reference_tokens,
     )
+    model = NercoModel.from_encoder(task.encoder, **task.model_fields)
+    continue_adapter(model, config)
+    model.lexicon = task.lexicon
     return ContrastiveTrainer(
-        model=ready_for_training(
-            NercoModel.from_encoder(task.encoder, **task.model_fields), config
-        ),
+        model=ready_for_training(model, config),
         args=arguments,
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
@@ -236,8 +237,10 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
         task.encoder, task.labels, **task.model_fields
     )
     continue_tagger(tagger, task.config)
+    continue_adapter(tagger.nerco, task.config)
     if start is not None:
         tagger.nerco = NercoModel.from_pretrained(start)
+    tagger.lexicon = task.lexicon
     return tagger
 
 
@@ -316,8 +319,13 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
 def two_rate_optimizer(
     config: RunConfig, model: PreTrainedModel, head_rate: float
 ) -> torch.optim.AdamW:
-    """AdamW with separate learning rates for encoders and heads; no decay on biases and norms."""
-    encoders = {id(parameter) for module in encoders_of(model) for parameter in module.parameters()}
+    """AdamW with separate learning rates for encoders and heads; no decay on biases and norms.
+
+    The adapter of a lexicon changes the encoder's input, and has its rate.
+    """
+    adapter = getattr(model.base_model, "lexicon_adapter", None)
+    modules = [*encoders_of(model), *([] if adapter is None else [adapter])]
+    encoders = {id(parameter) for module in modules for parameter in module.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
