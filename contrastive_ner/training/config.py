@@ -188,6 +188,26 @@ class RunConfig:
         "(paper: none)",
     )
 
+    stage2_contrastive_after_dropout: bool = option(
+        False,
+        "stage two: take that contrastive loss on what the linear layer reads, after the output "
+        "dropout (NerCo's released code), instead of before it",
+    )
+    stage2_unfreeze_epoch: int = option(
+        0,
+        "stage two, full phase: first epoch that trains the encoder; before it, the encoder is "
+        "frozen with its dropout on, and patience does not count (paper: 21, and "
+        "stage2_learning_rate 0.05 of stage2_head_learning_rate); 0: all epochs do",
+    )
+
+    optimizer: str = option("adamw", "optimiser of all phases: adamw or sgd (momentum 0.9; paper)")
+    schedule: str = option(
+        "linear", "learning rate after the warm-up: linear (falls to 0) or constant (paper)"
+    )
+    clip_value: float = option(
+        0.0, "clip each number of the gradient to this size (paper: 5); 0: clip its norm to 1"
+    )
+
     class_weight_power: float = option(
         0.0,
         "weight of rare types in training: a type with n of N mentions of T types weighs about "
@@ -251,6 +271,8 @@ class RunConfig:
             "stage1_loss": ("nerco", "supcon"),
             "stage1_reduction": ("sum", "mean"),
             "stage1_select": ("knn", "prototype", "loss"),
+            "optimizer": ("adamw", "sgd"),
+            "schedule": ("linear", "constant"),
             "bf16": ("auto", "true", "false"),
             "type_encoder": ("untied", "tied", "frozen"),
             "decoding": ("auto", "nested", "flat"),
@@ -294,6 +316,7 @@ MAY_BE_ZERO = {
     "head_epochs",
     "stage1_freeze_layers",
     "lora_rank",
+    "stage2_unfreeze_epoch",
     "types_per_batch",
     "max_span_width",
     "window_overlap",
@@ -312,6 +335,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a ke
     "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
     "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
     "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
+    "clip_value": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
     "class_weight_power": ("[0, 1]", lambda x: 0 <= x <= 1),
     "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
     "warmup": ("[0, 1)", lambda x: 0 <= x < 1),
