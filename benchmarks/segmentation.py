@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive_ner.files import write_json
-from contrastive_ner.training.config import RunConfig, convert
+from contrastive_ner.training.config import RunConfig
 from contrastive_ner.training.criteria import embed_tokens, knn_classes, token_f1
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.values import convert
 
 ROOT = Path(__file__).resolve().parent.parent
 

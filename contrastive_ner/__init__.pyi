@@ -32,6 +32,8 @@ from .errors import (
 )
 from .evaluation.metrics import span_scores as span_scores
 from .library.ner_trainer import NerTrainer as NerTrainer
+from .models.lexicon_ner import Lexicon as Lexicon
+from .models.matching_ner import LexiconReader as LexiconReader
 from .models.modeling_binder import BinderConfig as BinderConfig
 from .models.modeling_binder import BinderModel as BinderModel
 from .models.modeling_nerco import (

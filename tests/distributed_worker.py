@@ -13,6 +13,8 @@ import torch
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed
 
 from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.models.lexicon_ner import Lexicon
+from contrastive_ner.models.matching_ner import LexiconReader
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
 from contrastive_ner.models.pipeline_ner import text_reader
@@ -42,6 +44,8 @@ CASES = {
     "chunks": {"chunk_size": 1},
     "one sentence with entities": {},
     "odd number of sentences": {},
+    "words": {},
+    "words, chunks": {"chunk_size": 1},
 }
 
 
@@ -83,7 +87,27 @@ def reader_of(encoder: str) -> TextReader:
 
 
 def features(case: str, encoder: str) -> list[dict]:
-    return tag_features(records(case), reader_of(encoder), LABELS)[0]
+    reader = reader_of(encoder)
+    if case.startswith("words"):
+        words = Lexicon({"张三": "PER", "张三又": None, "华为": None})
+        reader = LexiconReader(reader, words, ["PER"])
+    return tag_features(records(case), reader, LABELS)[0]
+
+
+def encoder_model(case: str, encoder: str) -> NercoModel:
+    """The model of stage one; with words, they all count."""
+    if not case.startswith("words"):
+        return NercoModel.from_encoder(encoder, label_unit="token")
+    model = NercoModel.from_encoder(
+        encoder,
+        label_unit="token",
+        lexicon_fusion="adapter",
+        lexicon_types=["PER"],
+        lexicon_dropout=0.0,
+        lexicon_absent=0.0,
+    )
+    torch.nn.init.normal_(model.lexicon_adapter.output, std=0.1)
+    return model
 
 
 def shared(output: Path) -> dict:
@@ -119,7 +143,7 @@ def main(encoder: str, output: Path) -> None:
         kept = Gradients()
         data = features(case, encoder)
         trainer = ContrastiveTrainer(
-            model=without_dropout(NercoModel.from_encoder(encoder, label_unit="token")),
+            model=without_dropout(encoder_model(case, encoder)),
             args=ContrastiveTrainingArguments(**shared(output), **options),
             train_dataset=data,
             eval_dataset=data,

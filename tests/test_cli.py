@@ -470,6 +470,7 @@ def test_invalid_utf8_is_named(files, tiny_encoder, tmp_path, capsys):
         ({"dev_file": ""}, "train_file and dev_file are needed"),
         ({"encoder": "absent-encoder"}, "could not be loaded"),
         ({"stage1_freeze_layers": 2}, "no parameter is left to train"),
+        ({"stage1_freeze_encoder": True}, "nothing is left to train in stage one"),
         ({"max_window_tokens": 100000}, "the encoder reads 512 at most"),
         ({"output_dropout": 2}, "expected a number in [0, 1)"),
         ({"stage2_warmup": 7}, "expected a number in [0, 1)"),

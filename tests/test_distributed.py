@@ -41,6 +41,8 @@ CASES = [
     "Khosla",
     "chunks",
     "one sentence with entities",
+    "words",
+    "words, chunks",
     "tagger",
     "joint",
     "BINDER",

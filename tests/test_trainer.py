@@ -212,6 +212,8 @@ def test_freezing_everything_is_refused(tiny_encoder, character_tok, tmp_path):
         make_trainer(tiny_encoder, character_tok, tmp_path, freeze_layers=2)
     with pytest.raises(ValueError, match="expected 0 to 2"):
         make_trainer(tiny_encoder, character_tok, tmp_path, freeze_layers=3)
+    with pytest.raises(ValueError, match="no parameter is left to train without a lexicon"):
+        make_trainer(tiny_encoder, character_tok, tmp_path, freeze_encoder=True)
     with pytest.raises(ValueError, match="expected 0 to 2"):
         freeze_lowest_layers(NercoModel.from_encoder(str(tiny_encoder)).encoder, -1)
 
@@ -463,11 +465,13 @@ def test_one_process_gathers_nothing():
 
 
 # ----------------------------------------------------------------------------------- joint training
+@pytest.mark.parametrize("after_dropout", [False, True])
 def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(
-    tiny_encoder, character_tok, tmp_path
+    tiny_encoder, character_tok, tmp_path, after_dropout
 ):
+    rate = 0.5 if after_dropout else 0.0
     model = NercoForTokenClassification.from_encoder(
-        str(tiny_encoder), LABELS, label_unit="token", output_dropout=0.0
+        str(tiny_encoder), LABELS, label_unit="token", output_dropout=rate
     )
     data = features(character_tok)
     trainer = JointTrainer(
@@ -480,18 +484,22 @@ def test_joint_loss_is_the_tagger_s_plus_the_weighted_contrast(
         label_classes=semantic_classes(LABELS),
         weight=0.3,
         temperature=0.1,
+        after_dropout=after_dropout,
     )
     batch = trainer.data_collator(data[:8])
-    for module in model.modules():
+    for module in model.nerco.encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     model.train()
+    torch.manual_seed(3)
     outputs = model(**batch, output_hidden_states=True)
+    torch.manual_seed(3)  # the same mask
     contrast = pairwise_contrastive_loss(
-        outputs.hidden_states[-1],
+        torch.nn.functional.dropout(outputs.hidden_states[-1], rate),
         classes_of(batch["labels"], semantic_classes(LABELS)),
         temperature=0.1,
     )
+    torch.manual_seed(3)
     torch.testing.assert_close(trainer.compute_loss(model, batch), outputs.loss + 0.3 * contrast)
     model.eval()
     torch.testing.assert_close(trainer.compute_loss(model, batch), model(**batch).loss)

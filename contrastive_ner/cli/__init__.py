@@ -11,6 +11,7 @@ contrastive-ner dictionary FILE [FILE ...] --output FILE
 contrastive-ner explain MODEL [FILE] --train FILE
 contrastive-ner audit CONFIG.yaml [key=value ...]
 contrastive-ner select MODEL [FILE]
+contrastive-ner lexicon [FILE ...] --output FILE
 contrastive-ner push MODEL USER/NAME
 contrastive-ner bundle MODEL NAME.zip
 contrastive-ner verify MODEL | NAME.zip | USER/NAME
@@ -28,6 +29,7 @@ from contrastive_ner.cli.convert import add_convert_command
 from contrastive_ner.cli.dictionary import add_dictionary_commands
 from contrastive_ner.cli.insight import add_insight_commands
 from contrastive_ner.cli.inspect import add_inspect_command
+from contrastive_ner.cli.lexicon import add_lexicon_command
 from contrastive_ner.cli.options import joined_lists
 from contrastive_ner.cli.parser import Parser
 from contrastive_ner.cli.share import add_sharing_commands
@@ -84,5 +86,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert_command(commands)
     add_dictionary_commands(commands)
     add_insight_commands(commands)
+    add_lexicon_command(commands)
     add_sharing_commands(commands)
     return parser

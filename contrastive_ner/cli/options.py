@@ -155,15 +155,18 @@ def add_layout_options(
 
 
 def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Options of the pipeline's call: `types`, {label: description}, and `min_score`, if given."""
-    options: dict[str, Any] = (
-        {} if arguments.min_score is None else {"min_score": arguments.min_score}
-    )
-    return (
-        options
-        if arguments.types is None
-        else {**options, "types": described_types(arguments.types)}
-    )
+    """Options of the pipeline's call, if given: `types`, {label: description}, `min_score`.
+
+    Also `lexicon`, the name of a file or False for no words.
+    """
+    options: dict[str, Any] = {}
+    if arguments.min_score is not None:
+        options["min_score"] = arguments.min_score
+    if arguments.types is not None:
+        options["types"] = described_types(arguments.types)
+    if arguments.lexicon is not None:
+        options["lexicon"] = arguments.lexicon != "none" and expand(arguments.lexicon)
+    return options
 
 
 def described_types(file: str) -> dict[str, str]:

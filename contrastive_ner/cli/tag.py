@@ -36,7 +36,7 @@ from contrastive_ner.evaluation.report import breakdown_table, score_table
 from contrastive_ner.files import WatchedFiles, atomic_writer, expand, write_json
 from contrastive_ner.models.checks_ner import PRECISIONS
 from contrastive_ner.provenance import provenance
-from contrastive_ner.serving.inference import evaluate_records, load_pipeline
+from contrastive_ner.serving.inference import evaluate_records, lexicon_option, load_pipeline
 from contrastive_ner.serving.predict import Job, predict
 from contrastive_ner.serving.tables import TOOLS, WRITERS
 from contrastive_ner.training.config import layout_of
@@ -104,7 +104,12 @@ def add_tagging_commands(commands: Any) -> None:
 
 
 def add_type_options(command: argparse.ArgumentParser) -> None:
-    """Add --types, --min_score and --trust_remote_code."""
+    """Add --types, --lexicon, --min_score and --trust_remote_code."""
+    command.add_argument(
+        "--lexicon",
+        metavar="FILE",
+        help="for a model with a lexicon, use the words of FILE instead of its own; none: no words",
+    )
     command.add_argument(
         "--types",
         metavar="FILE",
@@ -232,13 +237,11 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     )
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
     errors: list[dict[str, Any]] = []
+    options = tagging_options(arguments)
+    if "lexicon" in options:
+        options["lexicon"] = lexicon_option(pipeline, options["lexicon"])
     scores = evaluate_records(
-        pipeline,
-        records,
-        train,
-        unseen_types=arguments.unseen_types,
-        errors=errors,
-        **tagging_options(arguments),
+        pipeline, records, train, unseen_types=arguments.unseen_types, errors=errors, **options
     )
     print(score_table({"": scores}))
     inner = scores["all_mentions"]
@@ -261,7 +264,7 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         files = {
             name: getattr(arguments, name)
-            for name in ("file", "train", "types", "min_score")
+            for name in ("file", "train", "types", "lexicon", "min_score")
             if getattr(arguments, name)
         }
         write_json({"model": model, **files, **scores, **provenance()}, Path(arguments.output))

@@ -28,7 +28,8 @@ SCORE_LINES = {
     "binder": "a logistic function of the span's margin over the threshold of its type",
 }
 SCORE_LINES["nerco"] = SCORE_LINES["crf"]
-PATHS = ("output_dir", "train_file", "dev_file", "test_file", "types_file", "encoder", "init_model")
+FILES = ("train_file", "dev_file", "test_file", "types_file", "lexicon_file")
+PATHS = ("output_dir", *FILES, "encoder", "init_model")
 EXAMPLES_PER_TYPE = 3
 
 
@@ -84,6 +85,8 @@ def write_card(
             "output": _python_list(examples[0]["mentions"]),
         },
         max_window_tokens=config["max_window_tokens"],
+        lexicon=model_config.get("lexicon"),
+        word_types=model_config.get("lexicon_types", []),
         max_span_width=model_config.get("max_span_width"),
         gold_line="all mentions count as gold, including nested ones"
         if nested

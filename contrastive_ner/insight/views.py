@@ -21,6 +21,7 @@ from contrastive_ner.models.crf_ner import forward_backward, span_posterior, tag
 from contrastive_ner.models.pipeline_ner import pad_windows
 from contrastive_ner.models.windows_ner import Prepared, Tokenized, Window, word_range
 from contrastive_ner.serving.inference import is_binder
+from contrastive_ner.training.batches import model_inputs
 
 if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline
@@ -64,8 +65,8 @@ def views(
     kind: Any = BinderText if is_binder(pipeline) else TaggerText
 
     def run(windows: list[Window]) -> Any:
-        batch = pad_windows(windows, pipeline.tokenizer.pad_token_id or 0)
-        given = {k: batch[k].to(model.device) for k in ("input_ids", "attention_mask")}
+        batch = model_inputs(pad_windows(windows, pipeline.tokenizer.pad_token_id or 0))
+        given = {name: tensor.to(model.device) for name, tensor in batch.items()}
         with torch.inference_mode():
             return encoder(**given).last_hidden_state.float().cpu()
 

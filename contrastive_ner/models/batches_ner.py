@@ -3,10 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-if __package__:
-    from .windows_ner import InputError, Prepared, Window
-else:  # a file of an exported folder
-    from windows_ner import InputError, Prepared, Window  # type: ignore[no-redef]
+from .windows_ner import InputError, Prepared, Window
 
 DEFAULT_BATCH_SIZE = 32
 # Batches of texts that are read ahead, so that windows can be sorted by length.

@@ -21,6 +21,15 @@ FORBIDDEN = -1e4  # score of a step that BIO does not allow: finite, but its exp
 BELOW_O = 10.0  # how much less likely than O a new tag is at first: by a factor of e^-10
 
 
+def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Move kept positions to the left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
+    lengths = keep.sum(1)
+    longest = max(int(lengths.max()), 1) if keep.numel() else 1
+    order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # (B, L)
+    index = order.reshape(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index), lengths
+
+
 class _LogPartition(torch.autograd.Function):
     """log Z, with its closed-form gradient: token marginals and expected transition counts."""
 

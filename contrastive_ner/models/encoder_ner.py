@@ -92,6 +92,8 @@ class SafePreTrainedModel(PreTrainedModel):
             entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]
         }
         model._after_loading(place, content, files, {*missing, *other_shape})
+        if place is not None:
+            model._load_beside(place, {name: kwargs[name] for name in PLACE if name in kwargs})
         model.keep_calibration()
         if adapter is not None:
             model.load_adapter(adapter, **adapter_options)
@@ -104,6 +106,9 @@ class SafePreTrainedModel(PreTrainedModel):
 
         `content` is that of config.json, before `from_pretrained` changed settings.
         """
+
+    def _load_beside(self, place: Any, where: dict[str, Any]) -> None:
+        """Called then, to read what else is beside the weights. `where`: arguments of `PLACE`."""
 
     def keep_calibration(self) -> None:
         """Take the calibration in the configuration for that of the weights in force."""

@@ -37,6 +37,8 @@ from .encoder_ner import (
     pretrained_encoder,
     read_encoder_config,
 )
+from .lexicon_ner import LEXICON  # noqa: F401 - transformers 5.6 copies direct imports only
+from .matching_ner import INPUTS  # noqa: F401 - as above
 from .pipeline_ner import PIPELINES, NerPipeline
 from .strict_ner import StrictConfig
 from .types_binder import TypeEmbeddings, check_descriptions, description_ids

@@ -3,8 +3,8 @@
 Sections: config, models, registration. Stage one trains `NercoModel` with a contrastive loss
 (`contrastive_ner.training.contrastive`); stage two trains `NercoForTokenClassification`. This file
 travels with the weights: loading a shared model executes only `adapters_ner.py`, `batches_ner.py`,
-`checks_ner.py`, `crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `pipeline_ner.py`,
-`strict_ner.py`, `windows_ner.py` and this.
+`checks_ner.py`, `crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `fusion_ner.py`,
+`lexicon_ner.py`, `matching_ner.py`, `pipeline_ner.py`, `strict_ner.py`, `windows_ner.py` and this.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, D hidden size.
 """
@@ -29,6 +29,7 @@ from .crf_layer_ner import (
     crf_log_partition,
     crf_sequence_score,
     crf_viterbi,
+    pack_left,
     with_new_tags,
 )
 from .crf_ner import decode_tags
@@ -41,8 +42,17 @@ from .encoder_ner import (
     pretrained_encoder,
     read_encoder_config,
 )
+from .fusion_ner import (
+    LexiconAdapter,
+    LexiconConfig,
+    LexiconModel,
+    adapter_for,
+    lexicon_inputs,
+)
+from .lexicon_ner import LEXICON  # noqa: F401 - as above
+from .matching_ner import INPUTS  # noqa: F401 - as above
 from .pipeline_ner import PIPELINES, NerPipeline
-from .strict_ner import StrictConfig
+from .strict_ner import StrictConfig  # noqa: F401 - as above
 from .windows_ner import InputError, Span, least_scores
 
 AUTO_MAP = {
@@ -53,8 +63,8 @@ AUTO_MAP = {
 
 
 # ------------------------------------------------------------------------------------------- config
-class NercoConfig(StrictConfig):
-    """Configuration of both NerCo models.
+class NercoConfig(LexiconConfig):
+    """Configuration of both NerCo models; `LexiconConfig` has the fields for a lexicon.
 
     Args:
         encoder_config: of any encoder-only `AutoModel`, as an object or a dictionary.
@@ -127,16 +137,7 @@ class NercoConfig(StrictConfig):
 
 
 # ------------------------------------------------------------------------------------------- models
-def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Move kept positions to the left: (B, T, ...), (B, T) -> (B, L, ...), lengths (B,)."""
-    lengths = keep.sum(1)
-    longest = max(int(lengths.max()), 1) if keep.numel() else 1
-    order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # (B, L)
-    index = order.reshape(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
-    return values.gather(1, index), lengths
-
-
-class NercoPreTrainedModel(SafePreTrainedModel):
+class NercoPreTrainedModel(LexiconModel, SafePreTrainedModel):
     """What both models share: settings for transformers, and weight initialisation."""
 
     config_class = NercoConfig
@@ -149,7 +150,7 @@ class NercoPreTrainedModel(SafePreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LinearChainCRF):
+        if isinstance(module, LinearChainCRF | LexiconAdapter):
             module.reset_parameters()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -171,6 +172,7 @@ class NercoModel(NercoPreTrainedModel):
         super().__init__(config)
         self.encoder = empty_encoder(config.encoder_config)
         self.dropout = nn.Dropout(config.output_dropout)
+        self.lexicon_adapter = adapter_for(config, self.encoder)
         self.post_init()
 
     @classmethod
@@ -193,8 +195,19 @@ class NercoModel(NercoPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        lexicon_words: Tensor | None = None,
+        lexicon_tags: Tensor | None = None,
+        word_chars: Tensor | None = None,
+        word_types: Tensor | None = None,
     ) -> BaseModelOutput:
-        """input_ids, attention_mask (B, T) -> last_hidden_state (B, T, D), after the dropout."""
+        """input_ids, attention_mask (B, T) -> last_hidden_state (B, T, D), after the dropout.
+
+        A model with a lexicon also reads the four tensors of `lexicon_arrays`.
+        """
+        words = (lexicon_words, lexicon_tags, word_chars, word_types)
+        if any(tensor is not None for tensor in words):
+            inputs_embeds = lexicon_inputs(self.encoder, self.lexicon_adapter, input_ids, words)
+            input_ids = None
         outputs = encode(
             self.encoder,
             input_ids=input_ids,
@@ -313,6 +326,10 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        lexicon_words: Tensor | None = None,
+        lexicon_tags: Tensor | None = None,
+        word_chars: Tensor | None = None,
+        word_types: Tensor | None = None,
     ) -> TokenClassifierOutput | tuple:
         """input_ids (B, T) -> logits (B, T, C), the CRF's emissions; with `labels` also the loss.
 
@@ -329,6 +346,10 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            lexicon_words=lexicon_words,
+            lexicon_tags=lexicon_tags,
+            word_chars=word_chars,
+            word_types=word_types,
         )
         logits = self.classifier(outputs.last_hidden_state)  # (B, T, C)
         loss = None

@@ -18,6 +18,8 @@ from transformers import Pipeline, PreTrainedTokenizerBase
 
 from .batches_ner import DEFAULT_BATCH_SIZE, in_batches
 from .encoder_ner import check_window, precision_for
+from .lexicon_ner import lexicon_for, own_lexicon
+from .matching_ner import LexiconReader, lexicon_arrays
 from .strict_ner import check_names
 from .windows_ner import (
     InputError,
@@ -55,6 +57,7 @@ OPTIONS = (
     "abstain_below",
     "top_k",
     "precision",
+    "lexicon",
 )
 STRATEGIES = ("simple", "first", "average", "max")
 
@@ -136,10 +139,10 @@ def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tenso
 def pad_rows(
     rows: Sequence[Mapping[str, Any]], fill: Mapping[str, int | bool]
 ) -> dict[str, Tensor]:
-    """Right-padded tensors (B, T) and their attention_mask.
+    """Right-padded tensors (B, T) and their attention_mask; see also `lexicon_arrays`.
 
     Args:
-        rows: lists over tokens by name, `input_ids` among them.
+        rows: lists over tokens by name, `input_ids` among them; `lexicon_words` lists words.
         fill: the names to include, with their padding values.
     """
     width = max(len(row["input_ids"]) for row in rows)
@@ -149,6 +152,9 @@ def pad_rows(
     }
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    if any("lexicon_words" in row for row in rows):
+        arrays = lexicon_arrays([row.get("lexicon_words", ()) for row in rows], width)
+        batch |= {name: torch.from_numpy(array) for name, array in arrays.items()}
     return batch
 
 
@@ -196,6 +202,8 @@ class NerPipeline(Pipeline):
         precision: when the pipeline is made, not in a call: convert the model's weights to
             "float32", to "bfloat16", or with "auto" to the faster one: bfloat16 where the device
             computes in it, else float32. By default they stay as they were loaded.
+        lexicon: of a model with `lexicon_fusion`: words instead of those that it was saved with, as
+            the name of a file, a list, {word: type} or a `Lexicon`; False for no words.
     """
 
     _load_tokenizer = True
@@ -220,6 +228,14 @@ class NerPipeline(Pipeline):
             self.model.to(getattr(torch, precision_for(precision, self.device)))
         self.model.eval()
 
+    def _reader_with(self, lexicon: Any) -> TextReader:
+        """The reader for a call: with the words of `lexicon`, or if it is None the model's own."""
+        if lexicon is None and getattr(self.model.config, "lexicon_fusion", "none") != "none":
+            lexicon = own_lexicon(self.model)
+        if not lexicon:
+            return self.reader
+        return LexiconReader(self.reader, lexicon, self.model.config.lexicon_types)
+
     def _groups(self, forward: dict) -> list[str]:
         """The entity groups that a call with these options can find."""
         return forward["types"].labels if "types" in forward else self.model.config.entity_types
@@ -243,6 +259,7 @@ class NerPipeline(Pipeline):
         min_score: float | Mapping[str, float] | None = None,
         abstain_below: float | Mapping[str, float] | None = None,
         top_k: int | None = None,
+        lexicon: Any = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(unknown)
@@ -275,6 +292,7 @@ class NerPipeline(Pipeline):
                 long_text=long_text,
                 is_split_into_words=is_split_into_words,
                 delimiter=delimiter,
+                lexicon=None if lexicon is None else lexicon_for(lexicon, self.model.config),
             ),
             given(types=types, min_score=min_score, top_k=top_k),
             given(
@@ -371,11 +389,12 @@ class NerPipeline(Pipeline):
         stride: int | None = None,
         long_text: str = "window",
         first: int = 0,
+        lexicon: Any = None,
     ) -> list[Prepared]:
         """Texts -> tokens and windows. `first`: index of the first text, for the error."""
         overlap = self.model.config.min_overlap
         return prepare(
-            self.reader,
+            self._reader_with(lexicon),
             input_,
             min_overlap=overlap,
             stride=stride,
@@ -407,14 +426,14 @@ class NerPipeline(Pipeline):
         return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
 
 
-def refuse_unknown(options: Mapping[str, Any]) -> None:
-    """Raise `InputError` if there are options that a call does not know."""
-    if "precision" in options:
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise `InputError` for arguments that the pipeline does not have, if there are any."""
+    if "precision" in names:
         raise InputError("precision is chosen when the pipeline is made, not in a call")
-    if options:
-        close = ", ".join(get_close_matches(min(options), OPTIONS, n=1))
+    if unknown := sorted(names):
+        close = ", ".join(get_close_matches(unknown[0], OPTIONS, n=1))
         raise InputError(
-            f"unknown pipeline arguments {sorted(options)}: expected {', '.join(OPTIONS)}"
+            f"unknown pipeline arguments {unknown}: expected {', '.join(OPTIONS)}"
             + f" (did you mean {close}?)" * bool(close)
         )
 

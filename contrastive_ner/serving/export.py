@@ -10,7 +10,7 @@ would cost accuracy and save no time.
 import json
 import logging
 import os
-import shutil
+import re
 import tempfile
 import time
 import warnings
@@ -29,7 +29,8 @@ from contrastive_ner.data.records import Record
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import read_json, sha256, write_json
 from contrastive_ner.hub.weights import weights_sha256
-from contrastive_ner.models import batches_ner, crf_ner, windows_ner
+from contrastive_ner.models import batches_ner, crf_ner, lexicon_ner, matching_ner, windows_ner
+from contrastive_ner.models.matching_ner import INPUTS, Entry, WordAt, lexicon_arrays
 from contrastive_ner.models.modeling_binder import Projected
 from contrastive_ner.serving.inference import base_of_adapter, evaluate_records, load_pipeline
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline
 
 OPSET = 23  # the first with attention as one operator, a quarter faster than its parts
+SIBLING = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 TOLERANCE = 1e-3  # of scores: float32 rounds differently if operations change order
 # A text to compare on; a folder may store no examples.
 PROBE = "Angela Merkel visited Paris. 昨天下午，李明远教授在南京大学讲课。"
@@ -69,15 +71,31 @@ class Runner:
 
 
 class TaggerGraph(nn.Module):
-    """The graph of a tagger: token ids and attention mask (B, T) to emissions (B, T, C)."""
+    """The graph of a tagger: token ids and attention mask (B, T) to emissions (B, T, C).
+
+    With lexicon fusion, the tensors of `lexicon_arrays` are further inputs, in their order.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        lexicon_words: Tensor | None = None,
+        lexicon_tags: Tensor | None = None,
+        word_chars: Tensor | None = None,
+        word_types: Tensor | None = None,
+    ) -> Tensor:
         """Emissions (B, T, C)."""
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        words = (lexicon_words, lexicon_tags, word_chars, word_types)
+        return self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            **dict(zip(INPUTS, words, strict=True)),
+        ).logits
 
 
 class SpanPartsGraph(nn.Module):
@@ -216,10 +234,15 @@ def write_files(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
     from contrastive_ner.serving import runtime_onnx
 
     write_graphs(pipeline, folder, types)
+    if getattr(pipeline.model, "lexicon", None) is not None:
+        pipeline.model.lexicon.write(folder / lexicon_ner.LEXICON)
     write_json(settings_of(pipeline, types), folder / "ner.json")
     pipeline.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    for module in (runtime_onnx, batches_ner, crf_ner, windows_ner):
-        shutil.copy(str(module.__file__), folder)
+    for module in (runtime_onnx, batches_ner, crf_ner, lexicon_ner, matching_ner, windows_ner):
+        path = Path(str(module.__file__))
+        # In the folder they are no package.
+        code = SIBLING.sub(r"from \1 import", path.read_text("utf-8"))
+        (folder / path.name).write_text(code, "utf-8", newline="\n")
     (folder / "requirements.txt").write_text(
         "".join(f"{name}>={version(name)}\n" for name in ("numpy", "onnxruntime", "tokenizers"))
     )
@@ -242,8 +265,20 @@ def write_graphs(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
             SpanScoresGraph(model.heads, vectors), parts, axes, ["scores"], folder / "spans.onnx"
         )
     else:
+        if model.config.lexicon_fusion != "none":
+            words = {name: torch.from_numpy(a) for name, a in example_words().items()}
+            inputs |= words
+            rows = {"word_chars", "word_types"}
+            axes |= {n: {0: "words"} if n in rows else axes["input_ids"] for n in words}
         write_graph(TaggerGraph(model), inputs, axes, ["logits"], folder / "model.onnx")
     quantise(folder / "model.onnx", folder / "model.int8.onnx")
+
+
+def example_words() -> dict[str, Any]:
+    """`lexicon_arrays` of two windows of 16 tokens, to trace a graph with."""
+    entries = [Entry("xx", 0, 2, (1, 1)), Entry("xxx", 0, 3, (1, 1, 1))]
+    words = [WordAt(at, at + e.length - 1, True, True, e) for at, e in enumerate(entries, 3)]
+    return lexicon_arrays([words, words[:1]], 16)
 
 
 def write_graph(
@@ -331,6 +366,9 @@ def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
         "start": start.tolist(),
         "orphans": not config.constrain_transitions,
     }
+    if config.lexicon_fusion != "none":
+        names = ("lexicon_fusion", "max_word_length", "lexicon_types")
+        reading |= {name: getattr(config, name) for name in names}
     return {
         **reading,
         **crf,

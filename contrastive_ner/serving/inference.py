@@ -1,5 +1,6 @@
 """Using a trained model: loading its pipeline, tagging records, scoring it on annotated records."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from contrastive_ner.hub.repository import (
     use_faults,
 )
 from contrastive_ner.hub.weights import tensor_faults, weight_faults
-from contrastive_ner.logs import quiet_libraries
+from contrastive_ner.logs import log, quiet_libraries
 from contrastive_ner.models import model_class
 from contrastive_ner.models.checks_ner import INDEX
+from contrastive_ner.models.lexicon_ner import lexicon_for
 from contrastive_ner.models.windows_ner import InputError
 
 if TYPE_CHECKING:
@@ -161,6 +163,20 @@ def is_binder(pipeline: "NerPipeline") -> bool:
     return pipeline.model.config.model_type == "binder"
 
 
+def lexicon_option(pipeline: "NerPipeline", given: Any) -> Any:
+    """The lexicon for the pipeline's calls, read once, from the same option; logs its remarks.
+
+    Raises:
+        InputError: the model reads no words, or the file cannot be used.
+    """
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        lexicon = lexicon_for(given, pipeline.model.config)
+    for remark in remarks:
+        log.warning("%s", remark.message)
+    return lexicon
+
+
 class Found(NamedTuple):
     """Predictions for records: the mentions and the coverage of each.
 
@@ -227,6 +243,7 @@ def evaluate_records(
     min_score: float | None = None,
     unseen_types: str = "refuse",
     errors: list[dict[str, Any]] | None = None,
+    lexicon: Any = None,
 ) -> dict[str, Any]:
     """Span scores of a pipeline on records, a breakdown of its errors, and counts of every text.
 
@@ -240,6 +257,7 @@ def evaluate_records(
         min_score: option of the pipeline's call.
         unseen_types: "missed" counts mentions of types that the model does not know as missed.
         errors: a list to which every error is added; see `list_errors`.
+        lexicon: option of the pipeline's call.
 
     Raises:
         DataError: the records hold an entity type that the model does not know.
@@ -249,7 +267,7 @@ def evaluate_records(
     nests = pipeline.model.config.decoding == "nested"
     known = pipeline.model.config.entity_types if types is None else types
     unseen = mentions_of_unseen_types(records, set(known), refuse=unseen_types != "missed")
-    given = {"types": types, "min_score": min_score}
+    given = {"types": types, "min_score": min_score, "lexicon": lexicon}
     options = {name: value for name, value in given.items() if value is not None}
     predictions, _, across = tag_records(pipeline, records, **options)
     everything = [record.entities for record in records]

@@ -46,7 +46,8 @@ class Job:
 
     Args:
         model: model folder.
-        options: options of the pipeline's call, such as `batch_size`, `types`, `min_score`.
+        options: options of the pipeline's call, such as `batch_size`, `types`, `min_score`; a
+            `lexicon` is the name of a file, or False.
         output_format: jsonl, cluener, columns, or one of `tables.WRITERS`.
         scheme: tag scheme of columns.
         trust_remote_code, precision, compile_encoder, device: as in `load_pipeline`.
@@ -70,6 +71,9 @@ class Job:
             for path in sorted(folder.glob("*")):
                 if path.suffix in (".json", ".safetensors", ".py"):
                     hashes[prefix + path.name] = sha256(path)
+        lexicon = self.options.get("lexicon")
+        if lexicon and Path(lexicon).is_file():
+            hashes["given lexicon"] = sha256(Path(lexicon))
         given = {name: own for name, own in asdict(self).items() if own is not None}
         return {**given, "model": hashes}
 
@@ -91,7 +95,7 @@ class Tagger:
     """
 
     def __init__(self, job: Job) -> None:
-        from contrastive_ner.serving.inference import load_pipeline
+        from contrastive_ner.serving.inference import lexicon_option, load_pipeline
 
         self.job, self.options = job, dict(job.options)
         self.pipeline = load_pipeline(
@@ -106,6 +110,8 @@ class Tagger:
             self.options["types"] = self.pipeline.model.encode_types(
                 self.options["types"], self.pipeline.tokenizer
             )
+        if "lexicon" in self.options:
+            self.options["lexicon"] = lexicon_option(self.pipeline, self.options["lexicon"])
 
     def __call__(self, rows: list[Row]) -> Tagged:
         from contrastive_ner.serving.inference import tag_records

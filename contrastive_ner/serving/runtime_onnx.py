@@ -10,9 +10,9 @@ A copy of this file is in every exported folder.
     OnnxPipeline("FOLDER")("...")           returns what pipeline("ner") returns
 
 Reading texts, decoding a tagger's output and building mentions use the same files as in torch
-(`windows_ner.py`, `batches_ner.py`, `crf_ner.py`); BINDER's span scores are a graph made from the
-model's code. Only the decoding of these scores is reimplemented here, in NumPy, and tested against
-the original.
+(`windows_ner.py`, `batches_ner.py`, `crf_ner.py` and those of a lexicon); BINDER's span scores are
+a graph made from the model's code. Only the decoding of these scores is reimplemented here, in
+NumPy, and tested against the original.
 
 Sections: BINDER, the pipeline, the command line.
 Notation: B windows, T tokens, D projection size, E entity types, N spans.
@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,12 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 if __package__:
-    from contrastive_ner.models import batches_ner, crf_ner, windows_ner
+    from contrastive_ner.models import batches_ner, crf_ner, lexicon_ner, matching_ner, windows_ner
 else:  # a file of an exported folder, next to these
     import batches_ner  # type: ignore[no-redef]
     import crf_ner  # type: ignore[no-redef]
+    import lexicon_ner  # type: ignore[no-redef]
+    import matching_ner  # type: ignore[no-redef]
     import windows_ner  # type: ignore[no-redef]
 
 SETTINGS = "ner.json"
@@ -198,6 +201,11 @@ class OnnxPipeline:
             for name in ("prefix", "suffix", "label_unit", "max_window_tokens")
         }
         self.reader = windows_ner.TextReader(self._encode, **reading)
+        names = ("lexicon_fusion", "max_word_length", "lexicon_types")
+        self.fusion = SimpleNamespace(**{name: self.settings.get(name, "none") for name in names})
+        self.lexicon = None
+        if (own := self.folder / lexicon_ner.LEXICON).is_file():
+            self.lexicon = lexicon_ner.lexicon_for(own, self.fusion)
 
     def _session(self, name: str) -> Any:
         options = onnxruntime.SessionOptions()
@@ -219,7 +227,7 @@ class OnnxPipeline:
 
         Args:
             options: batch_size, stride, long_text, coverage, ignore_labels, decoding, min_score,
-                abstain_below, top_k, as in `pipeline("ner")`.
+                abstain_below, top_k, lexicon, as in `pipeline("ner")`.
 
         Raises:
             ValueError: an option is unknown or invalid, or an input is not a string.
@@ -246,12 +254,13 @@ class OnnxPipeline:
         min_score: float | Mapping[str, float] | None = None,
         abstain_below: float | Mapping[str, float] | None = None,
         top_k: int | None = None,
+        lexicon: Any = None,
         **unknown: Any,
     ) -> Iterator[Any]:
         if unknown:
             raise windows_ner.InputError(
                 f"unknown options {sorted(unknown)}: expected batch_size, stride, long_text, "
-                "coverage, ignore_labels, decoding, min_score, abstain_below, top_k"
+                "coverage, ignore_labels, decoding, min_score, abstain_below, top_k, lexicon"
             )
         windows_ner.check_options(
             ignore_labels=ignore_labels,
@@ -284,17 +293,33 @@ class OnnxPipeline:
             share = self.reader.coverage(row.tokenized, row.windows)
             return {"entities": mentions, "coverage": share, "windows": len(row.windows)}
 
-        read = partial(self._read, stride=stride, long_text=long_text)
+        reader = self._reader_with(lexicon)
+        read = partial(self._read, reader=reader, stride=stride, long_text=long_text)
         run = partial(self._spans, least=least, top_k=top_k)
         # Not a generator function: invalid options raise here, not with the first result.
         return (result(*found) for found in batches_ner.in_batches(texts, batch_size, read, run))
 
+    def _reader_with(self, lexicon: Any) -> windows_ner.TextReader:
+        if lexicon is None and self.fusion.lexicon_fusion != "none":
+            lexicon = lexicon_ner.own_lexicon(self)
+        elif lexicon is not None:
+            lexicon = lexicon_ner.lexicon_for(lexicon, self.fusion)
+        if not lexicon:
+            return self.reader
+        return matching_ner.LexiconReader(self.reader, lexicon, self.fusion.lexicon_types)
+
     def _read(
-        self, texts: list[str], first: int, *, stride: int | None, long_text: str
+        self,
+        texts: list[str],
+        first: int,
+        *,
+        reader: windows_ner.TextReader,
+        stride: int | None,
+        long_text: str,
     ) -> list[windows_ner.Prepared]:
         overlap = self.settings["min_overlap"]
         return windows_ner.prepare(
-            self.reader,
+            reader,
             texts,
             min_overlap=overlap,
             stride=stride,
@@ -314,7 +339,11 @@ class OnnxPipeline:
             length = len(window.input_ids)
             ids[row, :length], attention[row, :length] = window.input_ids, 1
             starts[row, :length], ends[row, :length] = window.word_mask, window.word_end_mask
-        outputs = self.session.run(None, {"input_ids": ids, "attention_mask": attention})
+        inputs = {"input_ids": ids, "attention_mask": attention}
+        if self.fusion.lexicon_fusion != "none":
+            words = [getattr(window, "lexicon_words", ()) for window in windows]
+            inputs |= matching_ner.lexicon_arrays(words, width)
+        outputs = self.session.run(None, inputs)
         if self.settings["model_type"] == "binder":
             return self.scorer.decode(outputs[0], outputs[1], starts, ends, least, top_k)
         found = crf_ner.decode_tags(
@@ -358,30 +387,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="number of threads of onnxruntime; 0: all processors [0]",
     )
+    parser.add_argument(
+        "--lexicon",
+        metavar="WORDS",
+        help="for a model with a lexicon, use the words of this file instead of its own; none: no "
+        "words",
+    )
     arguments = parser.parse_args(argv)
     try:
         pipeline = OnnxPipeline(precision=arguments.precision, threads=arguments.threads)
+        lexicon = False if arguments.lexicon == "none" else arguments.lexicon
         with (
             open(sys.stdin.fileno() if arguments.file == "-" else arguments.file, "rb") as file,
             # A file of its own, closed here, so that errors on closing are reported.
             open(sys.stdout.fileno(), "w", encoding="utf-8", newline="\n", closefd=False) as output,
         ):
-            for number, (text, mentions) in enumerate(tagged_lines(pipeline, file), 1):
-                entities = [
-                    {
-                        "start": m["start"],
-                        "end": m["end"],
-                        "label": m["entity_group"],
-                        "score": m["score"],
-                    }
-                    for m in mentions
-                ]
-                output.write(
-                    json.dumps(
-                        {"id": str(number), "text": text, "entities": entities}, ensure_ascii=False
-                    )
-                    + "\n"
-                )
+            found = tagged_lines(pipeline, file, lexicon)
+            output.writelines(record_line(n, *row) for n, row in enumerate(found, 1))
     except BrokenPipeError:  # the reader of the output has closed it
         return 0
     except (ValueError, OSError) as error:
@@ -390,10 +412,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def record_line(number: int, text: str, mentions: Iterable[Mapping[str, Any]]) -> str:
+    """The JSON record of a line."""
+    names = {"start": "start", "end": "end", "label": "entity_group", "score": "score"}
+    entities = [{name: m[own] for name, own in names.items()} for m in mentions]
+    record = {"id": str(number), "text": text, "entities": entities}
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
 def tagged_lines(
-    pipeline: OnnxPipeline, lines: Iterable[bytes]
+    pipeline: OnnxPipeline, lines: Iterable[bytes], lexicon: Any = None
 ) -> Iterator[tuple[str, list[dict]]]:
     """Lines with their mentions, without line ends and without a byte-order mark at the start.
+
+    `lexicon`: option of the pipeline's call.
 
     Raises:
         ValueError: a line is not UTF-8.
@@ -410,7 +442,7 @@ def tagged_lines(
                 ) from error
             yield texts[-1]
 
-    for mentions in pipeline(read()):
+    for mentions in pipeline(read(), lexicon=lexicon):
         yield texts.pop(0), mentions
 
 

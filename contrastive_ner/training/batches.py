@@ -1,6 +1,6 @@
 """Batches: collators that turn features into tensors, and the sampler that groups sentences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -8,14 +8,21 @@ from torch.utils.data import Sampler
 
 from contrastive_ner.errors import DataError
 from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.matching_ner import INPUTS
 from contrastive_ner.models.pipeline_ner import pad_rows
 from contrastive_ner.training.losses import OUTSIDE
 
 
 # --------------------------------------------------------------------------------------- collators
+def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a batch that a tagger's encoder reads."""
+    return {n: batch[n] for n in ("input_ids", "attention_mask", *INPUTS) if n in batch}
+
+
 class TagCollator:
     """Pad `tag_features` on the right: input_ids, attention_mask, word_mask, labels (B, T).
 
+    With the words of a lexicon, also the tensors of `lexicon_arrays`.
     Features of the usual scripts have no `word_mask`: it is then where a label is.
     """
 

@@ -20,8 +20,10 @@ from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.models.batches_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.lexicon_ner import own_lexicon
+from contrastive_ner.models.matching_ner import LexiconReader
 from contrastive_ner.models.pipeline_ner import text_reader
-from contrastive_ner.training.batches import SpanCollator, TagCollator
+from contrastive_ner.training.batches import SpanCollator, TagCollator, model_inputs
 from contrastive_ner.training.binder import gold_spans
 from contrastive_ner.training.decoding import decoding_model
 from contrastive_ner.training.features import span_features, tag_features
@@ -99,6 +101,8 @@ def features_of(model: Any, records: Sequence[Record], tokenizer: Any) -> list[d
         tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
     )
     if config.model_type == "nerco":
+        if config.lexicon_fusion != "none":
+            reader = LexiconReader(reader, own_lexicon(model), config.lexicon_types)
         return tag_features(records, reader, config.labels)[0]
     width = config.max_span_width
     return span_features(records, reader, config.labels, max_width=width, overlap=width)[0]
@@ -107,10 +111,7 @@ def features_of(model: Any, records: Sequence[Record], tokenizer: Any) -> list[d
 @torch.inference_mode()
 def fit_temperature(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
     """Temperature that minimises the log loss of a tagger's decoded mentions; {} without a fit."""
-    outputs = [
-        SimpleNamespace(logits=model(batch["input_ids"], batch["attention_mask"]).logits)
-        for batch in batches
-    ]
+    outputs = [SimpleNamespace(logits=model(**model_inputs(batch)).logits) for batch in batches]
     gold = [
         tags_to_spans([model.config.labels[tag] for tag in row if tag != IGNORED], "BIO")[0]
         for b in batches

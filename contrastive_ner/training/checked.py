@@ -30,6 +30,11 @@ class CheckedTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         refuse_ignored(self.args, self.model, stage_one=self.is_stage_one)
+        if self.args.n_gpu > 1 and getattr(self.model.config, "lexicon_fusion", "none") != "none":
+            raise ConfigError(
+                f"{self.args.n_gpu} GPUs in one process would divide the words of a batch: start "
+                "with torchrun, a process for each, or set CUDA_VISIBLE_DEVICES to one of them"
+            )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs: Any

@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import re
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +12,8 @@ from contrastive_ner.data.layout import FIELDS, FORMATS, Layout
 from contrastive_ner.data.schemes import READ_SCHEMES
 from contrastive_ner.errors import ConfigError, UserError, did_you_mean, is_storable, shown
 from contrastive_ner.files import read_yaml
+from contrastive_ner.models.lexicon_ner import FUSIONS, LONGEST_WORD, MAX_WORD_LENGTH
+from contrastive_ner.training.values import convert
 
 METHODS = ("ce", "crf", "nerco", "binder")
 PHASES = ("stage1", "head", "full")
@@ -52,6 +52,19 @@ class RunConfig:
         "folder of a trained model (RUN/model) to go on from, instead of encoder: its encoder, "
         "tokenizer and the weights of the types that the data still have; others start afresh",
     )
+    lexicon_fusion: str = option(
+        "none",
+        "none, or how the model reads the words of a lexicon: adapter (added to the input "
+        "embeddings; any lexicon can be given when the model is used); not for binder",
+    )
+    lexicon_file: str = option(
+        "", "lexicon: a word a line, a tab and a type where there is one; saved with the model"
+    )
+    max_word_length: int = option(
+        MAX_WORD_LENGTH, "lexicon: characters of the longest word; longer ones are left out"
+    )
+    lexicon_dropout: float = option(0.1, "lexicon: share of a text's words that training hides")
+    lexicon_absent: float = option(0.1, "lexicon: share of the texts trained on without any word")
     train_file: str = option("", "training data (required); ${NER_DATA} defaults to data")
     dev_file: str = option("", "development data (required); every choice is made on it")
     test_file: str = option("", "test data, scored once at the end; empty: none")
@@ -142,6 +155,9 @@ class RunConfig:
     stage1_freeze_layers: int = option(
         0, "stage one: freeze the embeddings and the lowest N layers; 0: nothing"
     )
+    stage1_freeze_encoder: bool = option(
+        False, "stage one: freeze the encoder, and train what reads the lexicon alone (paper: yes)"
+    )
     stage1_select: str = option(
         "knn",
         "stage one: select the best epoch by knn or prototype (F1 of token types on dev) or loss "
@@ -186,6 +202,26 @@ class RunConfig:
         0.0,
         "stage two, full phase: weight of a contrastive loss added to the tagging loss "
         "(paper: none)",
+    )
+
+    stage2_contrastive_after_dropout: bool = option(
+        False,
+        "stage two: take that contrastive loss on what the linear layer reads, after the output "
+        "dropout (NerCo's released code), instead of before it",
+    )
+    stage2_unfreeze_epoch: int = option(
+        0,
+        "stage two, full phase: first epoch that trains the encoder; before it, the encoder is "
+        "frozen with its dropout on, and patience does not count (paper: 21, and "
+        "stage2_learning_rate 0.05 of stage2_head_learning_rate); 0: all epochs do",
+    )
+
+    optimizer: str = option("adamw", "optimiser of all phases: adamw or sgd (momentum 0.9; paper)")
+    schedule: str = option(
+        "linear", "learning rate after the warm-up: linear (falls to 0) or constant (paper)"
+    )
+    clip_value: float = option(
+        0.0, "clip each number of the gradient to this size (paper: 5); 0: clip its norm to 1"
     )
 
     class_weight_power: float = option(
@@ -247,10 +283,13 @@ class RunConfig:
             "method": METHODS,
             "format": ("auto", *FORMATS),
             "text_unit": ("auto", "character", "word"),
+            "lexicon_fusion": FUSIONS,
             "unseen_types": ("refuse", "missed"),
             "stage1_loss": ("nerco", "supcon"),
             "stage1_reduction": ("sum", "mean"),
             "stage1_select": ("knn", "prototype", "loss"),
+            "optimizer": ("adamw", "sgd"),
+            "schedule": ("linear", "constant"),
             "bf16": ("auto", "true", "false"),
             "type_encoder": ("untied", "tied", "frozen"),
             "decoding": ("auto", "nested", "flat"),
@@ -266,6 +305,21 @@ class RunConfig:
         layout_of(self)  # checks its values
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
+        if not 2 <= self.max_word_length <= LONGEST_WORD:
+            raise ConfigError(
+                f"max_word_length is {self.max_word_length}: expected 2 to {LONGEST_WORD}"
+            )
+        if self.method == "binder" and self.lexicon_fusion != "none":
+            raise ConfigError(
+                f"lexicon_fusion is {self.lexicon_fusion}: method=binder reads no lexicon; "
+                "expected none, or method ce, crf or nerco"
+            )
+        fusion = self.method != "nerco" or self.lexicon_fusion != "none"
+        if self.stage1_freeze_encoder and not fusion:
+            raise ConfigError(
+                "stage1_freeze_encoder is true: nothing is left to train in stage one with "
+                "lexicon_fusion none; expected false, or lexicon_fusion adapter"
+            )
         if set("{}") & set(self.filled("", "")):
             raise ConfigError(
                 f"output_dir is {self.output_dir!r}: only {{method}} and {{seed}} are filled in"
@@ -294,6 +348,7 @@ MAY_BE_ZERO = {
     "head_epochs",
     "stage1_freeze_layers",
     "lora_rank",
+    "stage2_unfreeze_epoch",
     "types_per_batch",
     "max_span_width",
     "window_overlap",
@@ -312,7 +367,9 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a ke
     "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
     "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
     "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
+    "clip_value": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
     "class_weight_power": ("[0, 1]", lambda x: 0 <= x <= 1),
+    "absent": ("[0, 1)", lambda x: 0 <= x < 1),
     "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
     "warmup": ("[0, 1)", lambda x: 0 <= x < 1),
 }
@@ -405,37 +462,6 @@ def _read_yaml(path: Path, derived: tuple[Path, ...] = ()) -> dict[Any, Setting]
     if not isinstance(base, str) or not is_storable(base):
         raise ConfigError(f"{path}: base is {shown(base)}: expected the name of another YAML file")
     return {**_read_yaml(path.parent / base, (*derived, path.resolve())), **own}
-
-
-def convert(key: str, value: Any, kind: Any) -> Any:
-    """A value from YAML or the command line as the type of its field; ConfigError otherwise."""
-    if isinstance(kind, types.UnionType):
-        if value is None or value == "":
-            return None
-        kind = next(part for part in typing.get_args(kind) if part is not type(None))
-    try:
-        if typing.get_origin(kind) is tuple:
-            items = re.split(r"[,\s]+", value) if isinstance(value, str) else value
-            if not isinstance(items, list | tuple):
-                raise TypeError
-            inner = typing.get_args(kind)[0]
-            return tuple(convert(key, item, inner) for item in items if item != "")
-        if kind is bool:
-            return {"true": True, "false": False}[str(value).lower()]
-        if kind is str:
-            if not isinstance(value, str | int | float | None) or not is_storable(str(value)):
-                raise TypeError
-            return (
-                str(value).lower()
-                if isinstance(value, bool)
-                else ("" if value is None else str(value))
-            )
-        if isinstance(value, bool):  # float would make a number of it
-            raise TypeError
-        return int(str(value)) if kind is int else float(value)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        wanted = "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
-        raise ConfigError(f"{key} is {shown(value)}: expected {wanted}") from error
 
 
 def layout_of(source: RunConfig | argparse.Namespace) -> Layout:

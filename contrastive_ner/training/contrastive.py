@@ -25,7 +25,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
-from contrastive_ner.training.batches import EpochBatches, TagCollator
+from contrastive_ner.training.batches import EpochBatches, TagCollator, model_inputs
 from contrastive_ner.training.checked import CheckedTrainer
 from contrastive_ner.training.criteria import (
     chunks_of,
@@ -40,6 +40,7 @@ from contrastive_ner.training.losses import (
     semantic_classes,
     supervised_contrastive_loss,
 )
+from contrastive_ner.training.schedules import freeze_encoder, freeze_lowest_layers
 
 CRITERIA = {"knn": "eval_knn_f1", "prototype": "eval_prototype_f1", "loss": "eval_loss"}
 
@@ -73,6 +74,9 @@ class ContrastiveTrainingArguments(TrainingArguments):
     freeze_layers: int = field(
         default=0, metadata={"help": "freeze the embeddings and the lowest N layers; 0: nothing"}
     )
+    freeze_encoder: bool = field(
+        default=False, metadata={"help": "train what reads a lexicon alone (paper: yes)"}
+    )
     knn_neighbours: int = field(
         default=10, metadata={"help": "number of neighbours of the k-NN criterion"}
     )
@@ -101,39 +105,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
         if self.class_reduction not in ("sum", "mean"):
             raise ConfigError(f"class_reduction is {self.class_reduction!r}: expected sum or mean")
-
-
-def freeze_lowest_layers(encoder: Any, count: int) -> None:
-    """Freeze an encoder's embeddings and its lowest `count` layers; 0 freezes nothing.
-
-    Raises:
-        ConfigError: `count` is negative, exceeds the number of layers, or leaves nothing to train,
-            or the layers share their weights.
-    """
-    layers = max(
-        (m for m in encoder.modules() if isinstance(m, nn.ModuleList)),
-        key=len,
-        default=nn.ModuleList(),
-    )
-    if not 0 <= count <= len(layers):
-        raise ConfigError(
-            f"stage1_freeze_layers is {count}: expected 0 to {len(layers)}, the number of layers "
-            "of the encoder"
-        )
-    if count and len(layers) != encoder.config.num_hidden_layers:
-        raise ConfigError(
-            f"{type(encoder).__name__} shares weights between layers, which cannot be frozen one "
-            "by one; set stage1_freeze_layers=0"
-        )
-    if count:
-        frozen = [encoder.get_input_embeddings(), *layers[:count]]
-        frozen += [child for name, child in encoder.named_children() if "embedding" in name]
-        for parameter in (p for module in frozen for p in module.parameters()):
-            parameter.requires_grad = False
-    if not any(parameter.requires_grad for parameter in encoder.parameters()):
-        raise ConfigError(
-            f"stage1_freeze_layers is {count}: no parameter is left to train; freeze fewer layers"
-        )
 
 
 # ------------------------------------------------------------------------ several processes, chunks
@@ -286,8 +257,8 @@ class ContrastiveTrainer(SentenceTrainer):
         data_collator: by default a `TagCollator`.
 
     Raises:
-        ConfigError: `args` is not a `ContrastiveTrainingArguments`, or its `freeze_layers` does not
-            suit the encoder; or nothing names the labels.
+        ConfigError: `args` is not a `ContrastiveTrainingArguments`, or its `freeze_layers` or
+            `freeze_encoder` does not suit the model; or nothing names the labels.
     """
 
     is_stage_one = True
@@ -311,6 +282,8 @@ class ContrastiveTrainer(SentenceTrainer):
             )
         self.label_classes = list(label_classes)
         freeze_lowest_layers(self.model.encoder, self.args.freeze_layers)
+        if self.args.freeze_encoder:
+            freeze_encoder(self.model)
 
     def contrastive_loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The configured loss: embeddings (..., D), classes (...) -> scalar."""
@@ -323,9 +296,7 @@ class ContrastiveTrainer(SentenceTrainer):
 
     def token_embeddings(self, model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor]:
         """Embeddings (N, D) and classes (N,) of the labelled tokens of a batch."""
-        hidden = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-        ).last_hidden_state  # (B, T, D)
+        hidden = model(**model_inputs(inputs)).last_hidden_state  # (B, T, D)
         classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
         return hidden[classes >= 0], classes[classes >= 0]
 
@@ -460,15 +431,16 @@ class ContrastiveTrainer(SentenceTrainer):
 
 
 class JointTrainer(SentenceTrainer):
-    """Trainer for stage two with tagging loss + `weight` * contrastive loss on the last layer.
+    """Trainer for stage two with tagging loss + `weight` * contrastive loss of the tokens' states.
 
     For comparison with NerCo, which first contrasts and then tags.
 
     Args:
         label_classes: as in `ContrastiveTrainer`.
         weight: weight of the contrastive loss.
-        temperature: temperature of the contrastive loss. All other arguments are those of
-            `Trainer`.
+        temperature: temperature of the contrastive loss.
+        after_dropout: contrast what the linear layer reads instead of the encoder's last layer. All
+            other arguments are those of `Trainer`.
     """
 
     def __init__(
@@ -477,10 +449,12 @@ class JointTrainer(SentenceTrainer):
         label_classes: Sequence[int],
         weight: float,
         temperature: float,
+        after_dropout: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.label_classes, self.weight, self.temperature = list(label_classes), weight, temperature
+        self.after_dropout = after_dropout
 
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs: Any
@@ -488,10 +462,21 @@ class JointTrainer(SentenceTrainer):
         """Tagging loss, plus the contrastive loss in training; see `Trainer.compute_loss`."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        loss, outputs = super().compute_loss(
-            model, {**inputs, "output_hidden_states": True}, return_outputs=True, **kwargs
+        read: list[Tensor] = []  # by the linear layer
+        handle = self.accelerator.unwrap_model(model).classifier.register_forward_pre_hook(
+            lambda _, given: read.append(given[0])
         )
+        try:
+            loss, outputs = super().compute_loss(
+                model,
+                {**inputs, "output_hidden_states": not self.after_dropout},
+                return_outputs=True,
+                **kwargs,
+            )
+        finally:
+            handle.remove()
+        states = read[-1] if self.after_dropout else outputs.hidden_states[-1]
         classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
-        tokens = gather_tokens(outputs.hidden_states[-1][classes >= 0], classes[classes >= 0])
+        tokens = gather_tokens(states[classes >= 0], classes[classes >= 0])
         loss = loss + self.weight * pairwise_contrastive_loss(*tokens, temperature=self.temperature)
         return (loss, outputs) if return_outputs else loss

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from contrastive_ner.training.batches import model_inputs
 from contrastive_ner.training.losses import OUTSIDE
 
 
@@ -76,9 +77,7 @@ def embed_tokens(
     embeddings, classes = [], []
     for batch in DataLoader(features, collate_fn=collator, batch_size=batch_size):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        hidden = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state  # (B, T, D)
+        hidden = model(**model_inputs(batch)).last_hidden_state  # (B, T, D)
         own = classes_of(batch["labels"], label_classes)  # (B, T)
         embeddings.append(hidden[own >= 0].float())
         classes.append(own[own >= 0])
@@ -86,11 +85,17 @@ def embed_tokens(
 
 
 def chunks_of(inputs: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
-    """Split (B, T) tensors of a batch into parts of `size` rows, as wide as their longest row."""
+    """Split a batch into parts of `size` rows, as wide as their longest row.
+
+    Each part has all the words of the batch.
+    """
     for first in range(0, len(inputs["labels"]), size):
         rows = slice(first, first + size)
         width = int(inputs["attention_mask"][rows].sum(1).max())
-        yield {name: tensor[rows, :width] for name, tensor in inputs.items()}
+        yield {
+            name: tensor if name in ("word_chars", "word_types") else tensor[rows, :width]
+            for name, tensor in inputs.items()
+        }
 
 
 def classes_of(labels: Tensor, label_classes: Sequence[int]) -> Tensor:

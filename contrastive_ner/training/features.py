@@ -57,7 +57,8 @@ def tag_features(
 
     Returns:
         Features {"input_ids", "word_mask", "labels"}, lists over tokens including special tokens,
-        with label -100 where there is none, and the counts.
+        with label -100 where there is none, and the counts. A `LexiconReader` adds
+        "lexicon_words", the words of the window.
 
     Raises:
         DataError: an entity type is not in `labels`.
@@ -70,16 +71,17 @@ def tag_features(
         spans = _spans_over_positions(record, text.spans, ids, report)
         tags = spans_to_tags(spans, len(text.spans), "BIO")
         for first, last in _split_positions(record.text, text, spans, reader, report):
-            window = reader.window(text, first, last)
+            window: Any = reader.window(text, first, last)
             own = tags[first:last]
             # The rest of a mention longer than a window is a mention of its own for the model.
             if own[0].startswith("I-"):
                 own[0] = "B-" + own[0][2:]
             values = iter(own)
             row = [ids[next(values)] if is_word else -100 for is_word in window.word_mask]
-            features.append(
-                {"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row}
-            )
+            feature = {"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row}
+            if hasattr(window, "lexicon_words"):
+                feature["lexicon_words"] = window.lexicon_words
+            features.append(feature)
     report.windows = len(features)
     return features, report
 

@@ -2,7 +2,8 @@
 
 BINDER has the full phase only. A phase saves its best model in PHASE/model and then, atomically,
 the marker PHASE/DONE.json. The same command, run again, skips complete phases and resumes an
-incomplete one from its newest complete checkpoint. `requires_grad` never changes within a phase.
+incomplete one from its newest complete checkpoint. Within a phase, `requires_grad` changes only at
+`stage2_unfreeze_epoch`.
 """
 
 import logging
@@ -54,7 +55,14 @@ from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.progress import EpochLines, reporters
-from contrastive_ner.training.start import continue_binder, continue_tagger
+from contrastive_ner.training.schedules import (
+    MOMENTUM,
+    Unfreezing,
+    add_schedule,
+    make_optimizer,
+    schedule_arguments,
+)
+from contrastive_ner.training.start import continue_adapter, continue_binder, continue_tagger
 from contrastive_ner.training.task import Task
 from contrastive_ner.training.weights import tag_weights
 
@@ -99,6 +107,7 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
         trainer.add_callback(EpochLines(sum(list(phases.values())[number + 1 :])))
         trainer.add_callback(StopOnDivergence(name))
         trainer.add_callback(Sealing())
+        add_schedule(trainer, config)
         with GracefulStop() as stop, full_disk_explained(folder):
             trainer.add_callback(stop)
             trainer.add_callback(Stopwatch())
@@ -161,19 +170,26 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         with_o=config.stage1_with_o,
         class_reduction=config.stage1_reduction,
         freeze_layers=config.stage1_freeze_layers,
+        freeze_encoder=config.stage1_freeze_encoder,
         chunk_size=config.stage1_chunk_size,
         reference_tokens=config.stage1_reference_tokens,
     )
+    model = NercoModel.from_encoder(task.encoder, **task.model_fields)
+    continue_adapter(model, config)
+    model.lexicon = task.lexicon
     return ContrastiveTrainer(
-        model=ready_for_training(
-            NercoModel.from_encoder(task.encoder, **task.model_fields), config
-        ),
+        model=ready_for_training(model, config),
         args=arguments,
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
         callbacks=[EarlyStoppingCallback(config.stage1_patience)],
         label_classes=semantic_classes(task.labels),
+        optimizer_cls_and_kwargs=(
+            (torch.optim.SGD, {"lr": config.stage1_learning_rate, "momentum": MOMENTUM})
+            if config.optimizer == "sgd"
+            else None
+        ),
     )
 
 
@@ -214,6 +230,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
             "label_classes": semantic_classes(task.labels),
             "weight": weight,
             "temperature": temperature,
+            "after_dropout": config.stage2_contrastive_after_dropout,
         }
     trainer = trainer_class(
         **extra,
@@ -227,6 +244,9 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
         optimizers=(two_rate_optimizer(config, model, head_rate), None),
     )
     trainer.tag_weights = tag_weights(task.labels, task.weights) if task.weights else None
+    if config.stage2_unfreeze_epoch > 1 and not head_only:
+        frozen = Unfreezing(trainer, encoders_of(model), config.stage2_unfreeze_epoch)
+        trainer.add_callback(frozen)
     return trainer
 
 
@@ -237,8 +257,10 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
         task.encoder, task.labels, **task.model_fields
     )
     continue_tagger(tagger, task.config)
+    continue_adapter(tagger.nerco, task.config)
     if start is not None:
         tagger.nerco = NercoModel.from_pretrained(start)
+    tagger.lexicon = task.lexicon
     return tagger
 
 
@@ -275,7 +297,7 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         greater_is_better=True,
         batch_eval_metrics=True,
     )
-    return BinderTrainer(
+    trainer = BinderTrainer(
         model=model,
         args=arguments,
         train_dataset=task.features["train"],
@@ -285,6 +307,10 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, config.stage2_head_learning_rate), None),
     )
+    if config.stage2_unfreeze_epoch > 1:
+        frozen = Unfreezing(trainer, encoders_of(model), config.stage2_unfreeze_epoch)
+        trainer.add_callback(frozen)
+    return trainer
 
 
 # -------------------------------------------------------------------------------------- all methods
@@ -311,21 +337,28 @@ def shared_arguments(config: RunConfig, folder: Path, criterion: str) -> dict[st
         # A progress bar would fill a log file with hundreds of lines. On a terminal, the library's
         # default would hide the bar because the library's messages are hidden.
         "disable_tqdm": not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO),
+        **schedule_arguments(config),
     }
 
 
 def two_rate_optimizer(
     config: RunConfig, model: PreTrainedModel, head_rate: float
-) -> torch.optim.AdamW:
-    """AdamW with separate learning rates for encoders and heads; no decay on biases and norms."""
-    encoders = {id(parameter) for module in encoders_of(model) for parameter in module.parameters()}
+) -> torch.optim.Optimizer:
+    """An optimiser with a rate for encoders and one for heads; no decay on biases and norms.
+
+    The adapter of a lexicon changes the encoder's input, and has its rate.
+    """
+    adapter = getattr(model.base_model, "lexicon_adapter", None)
+    modules = [*encoders_of(model), *([] if adapter is None else [adapter])]
+    encoders = {id(parameter) for module in modules for parameter in module.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             groups.setdefault((id(parameter) in encoders, parameter.dim() > 1), []).append(
                 parameter
             )
-    return torch.optim.AdamW(
+    return make_optimizer(
+        config,
         [
             {
                 "params": parameters,
@@ -334,7 +367,6 @@ def two_rate_optimizer(
             }
             for (is_encoder, decays), parameters in groups.items()
         ],
-        fused=True,
     )
 
 

@@ -179,7 +179,8 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 def data_hashes(config: RunConfig) -> dict[str, str | None]:
     """SHA-256 of each data file or folder, because a run must not resume on other data."""
-    paths = (config.train_file, config.dev_file, config.test_file, config.types_file)
+    data = (config.train_file, config.dev_file, config.test_file)
+    paths = (*data, config.types_file, config.lexicon_file)
     return {path: data_hash(expand(path)) for path in paths if path}
 
 

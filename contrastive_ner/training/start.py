@@ -140,6 +140,26 @@ def continue_tagger(model: Any, config: RunConfig) -> None:
             model.crf.transitions[now[:, None], now] = old.crf.transitions[before[:, None], before]
 
 
+def continue_adapter(model: Any, config: RunConfig) -> None:
+    """Copy what the trained tagger's adapter knows of words; of their types, those of both."""
+    import torch
+
+    if not config.init_model or model.lexicon_adapter is None:
+        return
+    old = trained_model(config).nerco
+    if old.lexicon_adapter is None:
+        return
+    had, has = (["", *part.config.lexicon_types] for part in (old, model))
+    found = old.lexicon_adapter.state_dict()
+    with torch.no_grad():
+        for name, value in model.lexicon_adapter.named_parameters():
+            if name != "kind":
+                value.copy_(found[name])
+        for number, kind in enumerate(has):
+            if kind in had:
+                model.lexicon_adapter.kind[number] = found["kind"][had.index(kind)]
+
+
 def continue_binder(model: Any, config: RunConfig) -> None:
     """Copy the projections and the type encoder of the trained model; all types share them.
 

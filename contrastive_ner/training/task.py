@@ -13,8 +13,10 @@ from contrastive_ner.data.schemes import bio_labels
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import expand, fresh_folder, move_folder, seal
 from contrastive_ner.logs import log
+from contrastive_ner.models.lexicon_ner import Lexicon
 from contrastive_ner.provenance import clone_root
 from contrastive_ner.training.config import RunConfig, layout_of
+from contrastive_ner.training.lexicon import load_lexicon, report_coverage, with_lexicon
 from contrastive_ner.training.start import is_intact, refuse_trained, source_of
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Task:
 
     `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
     `weights` those of the types, by name, empty if all are alike; `joiner` is what stands between
-    the words of the data, None if they have none.
+    the words of the data, None if they have none; `lexicon` the words that the model reads.
     """
 
     config: RunConfig
@@ -58,6 +60,7 @@ class Task:
     binder_fields: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     joiner: str | None = None
+    lexicon: Lexicon | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -91,6 +94,10 @@ class Task:
         if self.config.method == "binder":
             return {**shared, **self.binder_fields}
         has_crf = self.config.method != "ce" and self.config.use_crf
+        if self.lexicon is not None:
+            names = ("lexicon_fusion", "max_word_length", "lexicon_dropout", "lexicon_absent")
+            shared |= {name: getattr(self.config, name) for name in names}
+            shared["lexicon_types"] = self.lexicon.types
         return {
             **shared,
             "output_dropout": self.config.output_dropout,
@@ -111,14 +118,17 @@ def prepare_task(
     """
     from contrastive_ner.models.pipeline_ner import text_reader
 
+    lexicon = load_lexicon(config)
     source = source_of(config, data.types)
     tokenizer, label_unit = load_tokenizer(source, data.records["train"])
     encoder, tokenizer = prepare_encoder(source, tokenizer, label_unit)
     reader = text_reader(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
     )
-    build = build_span_features if config.method == "binder" else build_tag_features
-    features, reports, fields = build(config, data, reader)
+    if config.method == "binder":
+        features, reports, fields = build_span_features(config, data, reader)
+    else:
+        features, reports, fields = build_tag_features(data, reader, lexicon)
     for split, report in reports.items():
         log.info("%s: %s", split, report)
         if not report.mentions and split != "test":
@@ -138,7 +148,10 @@ def prepare_task(
         weights = type_weights(data.records["train"], data.types, config.class_weight_power)
         log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
     joiner = next((r.joiner for r in data.reports.values() if r.joiner is not None), None)
-    task = Task(config, data.types, label_unit, encoder, features, fields, weights, joiner)
+    types = data.types
+    task = Task(config, types, label_unit, encoder, features, fields, weights, joiner, lexicon)
+    if lexicon is not None:
+        report_coverage(features, task.labels)
     return task, reports
 
 
@@ -318,14 +331,16 @@ def prepare_encoder(
 Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any]]
 
 
-def build_tag_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
+def build_tag_features(data: Data, reader: "TextReader", lexicon: Lexicon | None) -> Built:
     """Tag features for ce, crf and nerco."""
     from contrastive_ner.training.features import tag_features
 
-    built = {
-        split: tag_features(data.records[split], reader, bio_labels(data.types))
+    labels = bio_labels(data.types)
+    readers = {
+        split: with_lexicon(reader, lexicon, held_out=split == "train")
         for split in ("train", "dev")
     }
+    built = {s: tag_features(data.records[s], own, labels) for s, own in readers.items()}
     return (
         {split: features for split, (features, _) in built.items()},
         {split: report for split, (_, report) in built.items()},

@@ -1,0 +1,198 @@
+"""The word lattice of NerCo as published, against a loop over its equations."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from contrastive_ner.models.flat_ner import FlatLattice
+from contrastive_ner.models.windows_ner import InputError
+
+STATES = 6
+
+
+def lattice(seed: int = 0, **sizes: int) -> FlatLattice:
+    torch.manual_seed(seed)
+    sizes = {"heads": 2, "head_size": 3, "max_tokens": 12, "max_word_length": 6, **sizes}
+    layer = FlatLattice(20, 15, STATES, **sizes).double().eval()
+    for parameter in layer.parameters():  # biases are not zero after training
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return layer
+
+
+def sinusoid(position: float, size: int) -> Tensor:
+    half = size // 2
+    angles = [position * math.exp(-math.log(10000) * k / max(half - 1, 1)) for k in range(half)]
+    values = [math.sin(a) for a in angles] + [math.cos(a) for a in angles] + [0.0] * (size % 2)
+    return torch.tensor(values, dtype=torch.float32).double()
+
+
+def direct(
+    layer: FlatLattice,
+    states: Tensor,
+    chars: Sequence[int],
+    bigrams: Sequence[int],
+    words: Sequence[tuple[int, int, int]],
+) -> Tensor:
+    """One text without padding, pair by pair: states (n, D), words (id, first, last) -> (n, H)."""
+    char_inputs = [
+        torch.cat([layer.entries.weight[c], layer.bigrams.weight[b], state])
+        for c, b, state in zip(chars, bigrams, states, strict=True)
+    ]
+    x = [layer.char_projection(value) for value in char_inputs]
+    x += [layer.word_projection(layer.entries.weight[w]) for w, _, _ in words]
+    places = [(i, i) for i in range(len(chars))] + [(first, last) for _, first, last in words]
+    rows = []
+    for i, (s_i, e_i) in enumerate(places):
+        parts = []
+        for head in range(layer.heads):
+            own = slice(head * layer.head_size, (head + 1) * layer.head_size)
+            q = layer.query(x[i])[own]
+            scores = []
+            for j, (s_j, e_j) in enumerate(places):
+                encoded = [sinusoid(s_i - s_j, layer.size), sinusoid(e_i - e_j, layer.size)]
+                position = torch.relu(layer.position(torch.cat(encoded)))
+                relation = (layer.relation.weight @ position)[own]
+                scores.append((q + layer.u[head]) @ x[j][own] + (q + layer.v[head]) @ relation)
+            weights = torch.softmax(torch.stack(scores), 0)
+            values = torch.stack([layer.value(other)[own] for other in x])
+            parts.append(weights @ values)
+        y = layer.norm(x[i] + torch.cat(parts))
+        rows.append(layer.norm(y + layer.narrow(torch.relu(layer.wide(y)))))
+    return torch.stack(rows[: len(chars)])
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
+    count = draw(st.integers(1, 7))
+    ids = st.lists(st.integers(1, 14), min_size=count, max_size=count)
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, min(count, a + 6))]
+    words = [] if not pairs else draw(st.lists(st.sampled_from(pairs), max_size=5))
+    return draw(ids), draw(ids), [(draw(st.integers(1, 19)), *pair) for pair in words]
+
+
+def batch_of(rows: Sequence[tuple], *, before: int = 0, after: int = 0, words: int = 0) -> list:
+    """Padded tensors of texts, with more tokens of padding before and after, and more words."""
+    width = max(len(chars) for chars, _, _ in rows)
+    most = max(len(found) for _, _, found in rows) + words
+
+    def padded(ids: Sequence[int]) -> list[int]:
+        return [0] * before + [*ids] + [0] * (width - len(ids) + after)
+
+    def column(found: Sequence[tuple], part: int, shift: int) -> list[int]:
+        return [word[part] + shift for word in found] + [0] * (most - len(found))
+
+    return [
+        torch.tensor([padded(chars) for chars, _, _ in rows]),
+        torch.tensor([padded(bigrams) for _, bigrams, _ in rows]),
+        *(
+            torch.tensor([column(found, part, before * (part > 0)) for *_, found in rows]).long()
+            for part in range(3)
+        ),
+    ]
+
+
+def random_states(rows: Sequence[tuple]) -> Tensor:
+    width = max(len(chars) for chars, _, _ in rows)
+    return torch.randn(len(rows), width, STATES, dtype=torch.float64)
+
+
+@given(st.lists(texts(), min_size=1, max_size=3), st.integers(0, 3))
+@settings(deadline=None, max_examples=25)
+def test_equals_the_loop_over_all_pairs_with_any_padding(rows, seed):
+    layer = lattice(seed)
+    states = random_states(rows)
+    with torch.no_grad():
+        found = layer(states, *batch_of(rows))
+        edges = torch.full((len(rows), 2, STATES), 9.0, dtype=torch.float64)
+        shifted = layer(
+            torch.cat([edges, states, edges], 1), *batch_of(rows, before=2, after=2, words=3)
+        )
+        for number, (chars, bigrams, words) in enumerate(rows):
+            count = len(chars)
+            expected = direct(layer, states[number, :count], chars, bigrams, words)
+            torch.testing.assert_close(found[number, :count], expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                shifted[number, 2 : 2 + count], expected, rtol=1e-6, atol=1e-6
+            )
+
+
+ROW = ([3, 4, 5, 6, 7], [2, 3, 4, 5, 6], [(9, 0, 1), (10, 0, 3), (11, 2, 4), (9, 3, 4)])
+
+
+def test_gradients_equal_those_of_the_loop():
+    layer, states = lattice(), random_states([ROW]).requires_grad_()
+    aim = torch.randn(5, layer.size, dtype=torch.float64)
+    gradients = []
+    for result in (layer(states, *batch_of([ROW], words=2))[0], direct(layer, states[0], *ROW)):
+        inputs = [states, *layer.parameters()]
+        gradients.append(torch.autograd.grad((result * aim).sum(), inputs))
+    names = ["states", *(name for name, _ in layer.named_parameters())]
+    for name, own, expected in zip(names, *gradients, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6, msg=name)
+        assert expected.abs().max() > 0, name
+
+
+def test_the_order_of_words_does_not_matter():
+    layer, states = lattice(), random_states([ROW])
+    other = (*ROW[:2], ROW[2][::-1])
+    torch.testing.assert_close(layer(states, *batch_of([ROW])), layer(states, *batch_of([other])))
+
+
+def test_words_and_their_places_matter():
+    layer, states = lattice(), random_states([ROW])
+    found = layer(states, *batch_of([ROW]))
+    for words in ([], [(9, 0, 2), *ROW[2][1:]], [(12, 0, 1), *ROW[2][1:]]):
+        other = layer(states, *batch_of([(*ROW[:2], words)]))
+        assert (found - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("change", ["in place", "data", "loaded", "moved"])
+def test_the_table_of_inference_follows_the_weights(change):
+    layer, states = lattice(), random_states([ROW])
+    other = lattice(1)
+    with torch.no_grad():
+        layer(states, *batch_of([ROW]))
+        first = layer._table
+        layer(states[:, :3], *batch_of([(ROW[0][:3], ROW[1][:3], ROW[2][:1])]))
+        assert layer._table is first, "the table is computed once"
+        if change == "in place":
+            layer.position.weight.add_(1.0)
+        elif change == "data":
+            layer.relation.weight.data.mul_(2.0)
+        elif change == "loaded":
+            layer.load_state_dict(other.state_dict())
+        else:
+            layer = copy.deepcopy(layer).float()
+        found = layer(states.to(layer.u.dtype), *batch_of([ROW]))[0]
+        expected = direct(layer.double(), states[0], *ROW)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_training_drops_inputs_and_words_and_evaluation_does_not():
+    layer, states = lattice(), random_states([ROW])
+    once, again = (layer(states, *batch_of([ROW])) for _ in range(2))
+    assert torch.equal(once, again)
+    layer.train()
+    once, again = (layer(states, *batch_of([ROW])) for _ in range(2))
+    assert not torch.equal(once, again)
+    ids = torch.full((1, 20_000), 5)
+    unknown = layer.entries.weight[1]
+    share = (layer._vectors(layer.entries, ids) == unknown).all(-1).double().mean()
+    assert 0.005 < share < 0.015
+    padding = layer._vectors(layer.entries, torch.zeros_like(ids))
+    assert torch.equal(padding, layer.entries.weight[:1].expand(1, 20_000, -1))
+
+
+def test_what_is_too_long_is_refused():
+    layer = lattice()
+    with pytest.raises(InputError, match="an input of 13 tokens: the model reads 12 at most"):
+        layer(torch.zeros(1, 13, STATES).double(), *batch_of([([2] * 13, [2] * 13, [])]))
+    for words in ([(9, 0, 6)], [(9, 3, 2)]):
+        with pytest.raises(InputError, match="expected words of 1 to 6 tokens"):
+            layer(torch.zeros(1, 8, STATES).double(), *batch_of([([2] * 8, [2] * 8, words)]))
