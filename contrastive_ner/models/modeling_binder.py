@@ -225,6 +225,25 @@ class BinderConfig(StrictConfig):
             weight = getattr(self, name)
             if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
                 raise InputError(f"{name} is {weight!r}: expected zero or a positive number")
+        self._validate_types()
+        for name, least_value in {"score_slope": 0.0, "score_intercept": -math.inf}.items():
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and least_value < value < math.inf):
+                raise InputError(
+                    f"{name} is {value!r}: expected a {'positive ' * (name == 'score_slope')}number"
+                )
+        # Windows that share most of their tokens would be too many.
+        if 2 * self.max_span_width > self.max_window_tokens:
+            raise InputError(
+                f"max_span_width is {self.max_span_width}: "
+                f"expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
+            )
+        if self.threshold_weight > 1:
+            raise InputError(
+                f"threshold_weight is {self.threshold_weight!r}: expected a number in [0, 1]"
+            )
+
+    def _validate_types(self) -> None:
         if not isinstance(self.margins, Mapping) or not all(
             isinstance(value, int | float) and math.isfinite(value)
             for value in self.margins.values()
@@ -247,22 +266,6 @@ class BinderConfig(StrictConfig):
                     f"{name} name {', '.join(unknown)}: "
                     f"expected types of descriptions, {', '.join(self.descriptions)}"
                 )
-        for name, least_value in {"score_slope": 0.0, "score_intercept": -math.inf}.items():
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and least_value < value < math.inf):
-                raise InputError(
-                    f"{name} is {value!r}: expected a {'positive ' * (name == 'score_slope')}number"
-                )
-        # Windows that share most of their tokens would be too many.
-        if 2 * self.max_span_width > self.max_window_tokens:
-            raise InputError(
-                f"max_span_width is {self.max_span_width}: "
-                f"expected at most half of max_window_tokens, {self.max_window_tokens // 2}"
-            )
-        if self.threshold_weight > 1:
-            raise InputError(
-                f"threshold_weight is {self.threshold_weight!r}: expected a number in [0, 1]"
-            )
 
     @property
     def labels(self) -> list[str]:

@@ -30,7 +30,7 @@ MOST_LEFT_OUT = 20  # up to as many texts, each is left out once; more are divid
 FOLDS = 10
 # How firmly the vector stays with its description: with the first token's direction apart, which
 # sets the threshold, and along it.
-PRIOR, THRESHOLD_PRIOR = 1.0, 0.01
+PRIOR, THRESHOLD_PRIOR = 0.5, 0.01
 STEPS = 200  # of the minimisation, at most
 WINDOWS_AT_ONCE = 16
 
@@ -256,7 +256,7 @@ def read_windows(model: Any, features: Sequence[dict]) -> list[ExampleWindow]:
 def fit_vector(start: Tensor, scale: Tensor, windows: Sequence[ExampleWindow]) -> Tensor:
     """The vector (D,) that tells the mentions of the windows from all other spans.
 
-    Minimises the sum of the mention losses and of the threshold losses of all windows, and half of
+    Minimises the mean mention loss and the mean threshold loss of the windows, and half of
     `PRIOR` times the squared distance to `start`, by L-BFGS. Along the mean direction of the first
     tokens, which moves the threshold, the distance weighs `THRESHOLD_PRIOR` instead.
 
@@ -291,7 +291,7 @@ def fit_vector(start: Tensor, scale: Tensor, windows: Sequence[ExampleWindow]) -
         along = step @ opening
         across = step - along * opening
         distance = PRIOR * (across @ across) + THRESHOLD_PRIOR * along.square()
-        total = len(rows) * mention + len(windows) * threshold + distance / 2
+        total = mention + threshold + distance / 2
         total.backward()
         return total
 
