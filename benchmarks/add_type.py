@@ -84,7 +84,7 @@ def measure(
     model, tokenizer = pipeline.model, pipeline.tokenizer
     old = model.config.labels
     before = tag_records(pipeline, test).mentions
-    reports = {}
+    reports: dict[str, Any] = {}
     if not size:
         model.add_labels(types, tokenizer)
     else:

@@ -436,6 +436,7 @@ def contrast(
     types: Tensor,
     cells: Tensor,
     weights: Tensor,
+    pairs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mention loss and threshold loss of one kind of candidates (paper: sections 3.2, 3.3).
 
@@ -448,6 +449,7 @@ def contrast(
         negative: (B, E, C) bool, the candidates that are not mentions of the type.
         rows, types, cells: (M,) window, type and candidate of each mention.
         weights: (M,) of the mentions in their loss.
+        pairs: (B, E) bool, the pairs of window and type that count; by default all.
 
     Returns:
         Mention loss, a mean over mentions (0 if there are none); threshold loss, a mean over all
@@ -457,7 +459,8 @@ def contrast(
     others = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).logsumexp(-1)  # (B, E)
     partition = torch.logaddexp(others, threshold)  # (B, E)
     mentions = F.softplus(partition[rows, types] - scores[rows, types, cells])  # (M,)
-    return (weights * mentions).sum() / max(len(mentions), 1), (partition - threshold).mean()
+    excess = partition - threshold if pairs is None else (partition - threshold)[pairs]
+    return (weights * mentions).sum() / max(len(mentions), 1), excess.mean()
 
 
 def binder_losses(
@@ -466,6 +469,7 @@ def binder_losses(
     word_mask: Tensor,
     word_end_mask: Tensor,
     weights: Tensor | None = None,
+    pairs: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Six scalar losses: {"mention_start", "threshold_start", ..."_end", ..."_span"}.
 
@@ -477,6 +481,7 @@ def binder_losses(
             span score and only trains starts and ends.
         word_mask, word_end_mask: (B, L) first and last tokens of words.
         weights: (B, M) of the mentions in the mention losses; by default 1.
+        pairs: (B, E) bool, the types whose mentions each window names; by default all.
     """
     known = labels[..., 0] != IGNORED  # (B, M)
     weight = (
@@ -494,7 +499,7 @@ def binder_losses(
         visible = token != CUT
         negative[rows[visible], types[visible], token[visible]] = False
         losses[f"mention_{kind}"], losses[f"threshold_{kind}"] = contrast(
-            values, negative, rows[whole], types[whole], token[whole], weight[whole]
+            values, negative, rows[whole], types[whole], token[whole], weight[whole], pairs
         )
     max_width = scores.span.shape[-1]
     inside = whole & (last - first < max_width)
@@ -503,7 +508,7 @@ def binder_losses(
     negative = candidates[:, None].repeat(1, scores.span.shape[1], 1, 1).flatten(2)  # (B, E, L * W)
     negative[at] = False
     losses["mention_span"], losses["threshold_span"] = contrast(
-        scores.span.flatten(2), negative, *at, weight[inside]
+        scores.span.flatten(2), negative, *at, weight[inside], pairs
     )
     return losses
 
@@ -990,23 +995,40 @@ class BinderModel(SafePreTrainedModel):
             self._stored_state = copied
         return self
 
-    def _training_types(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _drawn_types(self, labels: Tensor, type_mask: Tensor | None = None) -> Tensor:
+        """Numbers of the types of a step: those that count in some window, by `type_mask` (B, E).
+
+        With `types_per_batch`, of these the ones with a mention in the batch, and others that are
+        drawn to fill up.
+        """
+        device, size = labels.device, self.config.types_per_batch
+        count = len(self.config.descriptions)
+        chosen = torch.arange(count, device=device)
+        if self.config.type_encoder == "none":
+            return chosen
+        if type_mask is not None:
+            chosen = type_mask.any(0).nonzero()[:, 0]
+        if self.training and 0 < size < len(chosen):
+            order = torch.full((count,), 2.0, device=device)
+            order[chosen] = torch.rand(len(chosen), device=device)
+            mentioned = labels[..., 0][labels[..., 0] != IGNORED]
+            order[mentioned] = -1.0
+            chosen = order.argsort()[: max(size, int((order < 0).sum()))].sort().values
+        return chosen
+
+    def _training_types(
+        self, labels: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that index these types.
 
-        Draws one text of each type. With `types_per_batch`, keeps the types with a mention in the
-        batch and draws others to fill up.
+        Draws one text of each type. `chosen`: of `_drawn_types`.
         """
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
         self._must_encode = True
-        device, size = labels.device, self.config.types_per_batch
-        count = len(self.config.descriptions)
-        chosen = torch.arange(count, device=device)
-        if self.training and 0 < size < count:
-            order = torch.rand(count, device=device)
-            mentioned = labels[..., 0][labels[..., 0] != IGNORED]
-            order[mentioned] = -1.0
-            chosen = order.argsort()[: max(size, int((order < 0).sum()))].sort().values
+        device, count = labels.device, len(self.config.descriptions)
+        chosen = self._drawn_types(labels) if chosen is None else chosen
+        if len(chosen) < count:
             place = torch.full((count,), IGNORED, device=device)
             place[chosen] = torch.arange(len(chosen), device=device)
             known = labels[..., 0] != IGNORED
@@ -1058,6 +1080,7 @@ class BinderModel(SafePreTrainedModel):
         labels: Tensor | None = None,
         word_mask: Tensor | None = None,
         word_end_mask: Tensor | None = None,
+        type_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -1067,6 +1090,8 @@ class BinderModel(SafePreTrainedModel):
         Args:
             labels: (B, M, 3) type, first token and last token of mentions; see `binder_losses`.
             word_mask, word_end_mask: (B, L) first and last tokens of words; needed with `labels`.
+            type_mask: (B, E) bool, the types whose mentions `labels` name in each window; the
+                others are no candidates there. By default all.
         """
         outputs = encode(
             self.encoder,
@@ -1087,11 +1112,13 @@ class BinderModel(SafePreTrainedModel):
                 by_type = self.mention_weights.to(labels.device)
                 weights = by_type[labels[..., 0].clamp_min(0)]  # (B, M)
             if torch.is_grad_enabled():
-                types, labels = self._training_types(labels)
+                chosen = self._drawn_types(labels, type_mask)
+                types, labels = self._training_types(labels, chosen)
+                type_mask = None if type_mask is None else type_mask[:, chosen]
             else:
                 types = self.types.vectors
             scores = self.scores(hidden, word_mask, word_end_mask, types)
-            losses = binder_losses(scores, labels, word_mask, word_end_mask, weights)
+            losses = binder_losses(scores, labels, word_mask, word_end_mask, weights, type_mask)
             kinds = ("start", "end", "span", "threshold")
             shares = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
             loss = total_loss(losses, **shares)

@@ -207,12 +207,9 @@ def read_examples(
             max_width=config.max_span_width,
             overlap=config.max_span_width,
         )
-        total.widths += report.widths
-        total.misaligned += report.misaligned
-        total.places += report.places
+        total += report
         gold = own if config.decoding == "nested" else outermost(own)[0]
         texts.append(ExampleText(record, gold, read_windows(model, features)))
-    total.mentions = total.widths.total() - total.too_wide
     left_out = (
         f"{total.misaligned} not on word boundaries{first_of(total.places)}, {total.too_wide} "
         f"wider than max_span_width, {total.max_width} tokens"
