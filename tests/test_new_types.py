@@ -18,10 +18,11 @@ from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.models.modeling_binder import BinderConfig, BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.windows_ner import InputError, Span, best_labels, flat_spans
-from contrastive_ner.training.new_types import ExampleText, add_types, folds_of
+from contrastive_ner.training.new_types import ExampleText, ExampleWindow, add_types, folds_of
 
 Saved = tuple[Path, BinderModel]
 ORDINAL = {"ORDINAL": "次序：表示第几的词，如第三次。"}
+NOTHING = torch.zeros(0)
 TEXTS = [record.text for record in corpus(12, 300)]
 
 
@@ -58,8 +59,8 @@ def test_old_mentions_stay_to_the_last_digit(
     model.config.decoding, model.config.several_labels = decoding, several
     before, low = found(model, character_tok), found(model, character_tok, min_score=0.3)
     assert any(before)
-    report = add_types(model, character_tok, ORDINAL, examples(6))["ORDINAL"]
-    assert (report["texts"], report["mentions"], report["folds"]) == (6, 6, 6)
+    report = add_types(model, character_tok, ORDINAL, examples(3))["ORDINAL"]
+    assert (report["texts"], report["mentions"], report["folds"]) == (3, 3, 3)
     again = {"PLACE": "地点：山、河、湖、海的名字。"}
     add_types(model, character_tok, again, [Record("1", "长江", [Mention(0, 2, "PLACE")])])
     model.save_pretrained(tmp_path / "more")
@@ -107,7 +108,8 @@ def test_later_types_give_way() -> None:
 @pytest.fixture
 def fitted(saved_binder: Saved, character_tok: PreTrainedTokenizerFast) -> BinderModel:
     model = saved_binder[1]
-    add_types(model, character_tok, ORDINAL, examples(6))
+    model.add_labels(ORDINAL, character_tok)
+    model.fit_label("ORDINAL", torch.linspace(-1, 1, 16))
     return model
 
 
@@ -231,17 +233,25 @@ def test_one_example_and_crossing_mentions(
 
 @pytest.mark.parametrize(("count", "folds"), [(1, 0), (2, 2), (20, 20), (21, 10), (200, 10)])
 def test_folds_leave_each_text_out_once_and_mentions_in(count: int, folds: int) -> None:
-    mention = [Mention(0, 1, "A")]
+    teaches = [count == 2 or n % 3 != 1 for n in range(count)]
     texts = [
-        ExampleText(Record(str(n), f"{n}"), mention if n % 3 != 1 else [], []) for n in range(count)
+        ExampleText(Record(str(n), f"{n}"), [], [ExampleWindow(NOTHING, NOTHING, [0] * own)])
+        for n, own in enumerate(teaches)
     ]
-    if count == 2:
-        texts[1] = texts[1]._replace(gold=mention)
     found_folds = folds_of(texts)
     assert len(found_folds) == folds
     assert not folds or sorted(n for fold in found_folds for n in fold) == list(range(count))
     for fold in found_folds:
-        assert any(text.gold for n, text in enumerate(texts) if n not in fold)
+        assert any(own for n, own in enumerate(teaches) if n not in fold)
+
+
+def test_a_text_whose_mentions_cannot_be_learnt_teaches_nothing(
+    saved_binder: Saved, character_tok: PreTrainedTokenizerFast
+) -> None:
+    wide = Record("w", "第一百二十三次", [Mention(0, 7, "ORDINAL")])
+    report = add_types(saved_binder[1], character_tok, ORDINAL, [*examples(1), wide])["ORDINAL"]
+    assert (report["texts"], report["mentions"], report["folds"]) == (2, 1, 0)
+    assert report["described"]["gold"] == 2
 
 
 # ----------------------------------------------------------------------------------------- command
@@ -251,12 +261,12 @@ def test_the_command_writes_a_model_that_is_whole(
     folder, model = saved_binder
     before = found(model, character_tok)
     texts, types = tmp_path / "few.jsonl", tmp_path / "new.yaml"
-    write_records(examples(4), texts)
+    write_records(examples(2), texts)
     types.write_text(f"types: {json.dumps(ORDINAL)}\n", "utf-8")
     command = ["add-type", str(folder), "--types", str(types), "--examples", str(texts)]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "ORDINAL: 4 texts, 4 mentions; 4 fits, each tested on texts left out: P " in out
+    assert "ORDINAL: 2 texts, 2 mentions; 2 fits, each tested on texts left out: P " in out
     added = BinderModel.from_pretrained(f"{folder}-added")
     assert split(found(added, character_tok))[0] == before
     assert main(command) == 2

@@ -149,7 +149,7 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
     The scores are of the pipeline that users call.
     """
     pipeline = load_pipeline(model_dir)
-    scores = {
+    scores: dict[str, Any] = {
         split: scores_of(pipeline, config, data, split)
         for split in ("dev", "test")
         if split in data.records

@@ -191,6 +191,9 @@ class SetBatches(Sampler[list[int]]):
         sets: for each set, the numbers of its sentences and its own sampler.
         weights: how often an epoch goes through each set.
         seed: seed of the run.
+
+    Raises:
+        DataError: a set has fewer sentences than there are processes.
     """
 
     def __init__(
@@ -200,6 +203,8 @@ class SetBatches(Sampler[list[int]]):
         seed: int,
     ) -> None:
         self.sets, self.seed, self.epoch = sets, seed, 0
+        for _, own in sets:
+            list(own)  # refuses a set with fewer sentences than processes
         self.counts = [
             max(round(weight * len(own)), 1) for weight, (_, own) in zip(weights, sets, strict=True)
         ]

@@ -145,14 +145,15 @@ def _add_fitted(
 
 
 def folds_of(texts: Sequence["ExampleText"]) -> list[list[int]]:
-    """The numbers of the texts of each fold; none if fewer than two texts have mentions.
+    """The numbers of the texts of each fold; none if fewer than two texts have mentions to learn.
 
-    Equal texts are in one fold, and those with mentions are dealt out first.
+    Equal texts are in one fold, and those with such mentions are dealt out first.
     """
     groups: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
         groups.setdefault(text.record.text, []).append(number)
-    having = [rows for rows in groups.values() if any(texts[n].gold for n in rows)]
+    teaches = [any(window.gold for window in text.windows) for text in texts]
+    having = [rows for rows in groups.values() if any(teaches[n] for n in rows)]
     rest = [rows for rows in groups.values() if rows not in having]
     if len(having) < 2:
         return []
@@ -176,7 +177,10 @@ class ExampleWindow(NamedTuple):
 
 
 class ExampleText(NamedTuple):
-    """A text or document with its mentions of a type that the model could find, and its windows."""
+    """A text or document with its mentions of a type, and its windows.
+
+    In the output of a flat model, mentions do not overlap: `gold` then are the outermost ones.
+    """
 
     record: Record
     gold: list[Mention]
