@@ -89,5 +89,6 @@ from .training.losses import (
 from .training.losses import (
     supervised_contrastive_loss as supervised_contrastive_loss,
 )
+from .training.new_types import add_types as add_types
 
 __version__: str

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks import (
+    add_type,
     distant,
     held_out,
     peer_worker,
@@ -28,6 +29,7 @@ from benchmarks.sections import definition_loss, value_and_gradient
 from benchmarks.tables import peers_table, runtimes_table, speed_table, windows_table
 from contrastive_ner.data.descriptions import read_types
 from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.files import write_json
 from contrastive_ner.serving.inference import load_pipeline
 from contrastive_ner.training.config import RunConfig
@@ -519,3 +521,14 @@ def test_windows_of_other_lengths_are_held_against_those_of_training(small_run: 
     assert rows[64]["windows"] > rows[256]["windows"]
     assert {row["coverage"] for row in rows.values()} == {1.0}
     assert len([line for line in windows_table([measured]) if "(training)" in line]) == 1
+
+
+def test_examples_of_a_type_hold_its_mentions_only_and_are_drawn_by_sample() -> None:
+    mentions = [Mention(0, 1, "A"), Mention(1, 2, "B")]
+    records = [Record(str(n), "ab", mentions[n % 2 :]) for n in range(20)]
+    first = add_type.drawn(records, "A", 5, 0)
+    assert len(first) == 5
+    assert all(record.entities == mentions[:1] for record in first)
+    assert add_type.drawn(records, "A", 5, 0) == first != add_type.drawn(records, "A", 5, 1)
+    assert len(add_type.drawn(records, "A", 20, 0)) == 10
+    assert mentions == records[0].entities

@@ -236,3 +236,51 @@ def test_a_changed_description_is_another_run(
     finally:
         types.write_text(TYPES, "utf-8")
     assert "another configuration" in capsys.readouterr().err
+
+
+DAY = 'types:\n  DAY: "日子：今天、昨天这样的词。"\n'
+
+
+@pytest.fixture
+def with_days(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Path:
+    """The model of the run with a type that is fitted to four documents."""
+    records = nested_corpus(16, 400)
+    for record in records:
+        begin = record.text.index("昨天")
+        record.entities.append(Mention(begin, begin + 2, "DAY"))
+    write_records(records, tmp_path / "few.jsonl")
+    (tmp_path / "new.yaml").write_text(DAY, "utf-8")
+    files = ["--types", str(tmp_path / "new.yaml"), "--examples", str(tmp_path / "few.jsonl")]
+    command = ["add-type", str(run / "model"), *files, "--output", str(tmp_path / "more")]
+    assert main(command) == 0
+    assert "DAY: 4 texts, 16 mentions; 4 fits, each tested" in capsys.readouterr().out
+    return tmp_path / "more"
+
+
+def test_a_model_with_an_added_type_is_a_whole_repository(
+    run: Path, with_days: Path, nested_files: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["verify", str(with_days)]) == 0
+    found = []
+    for model in (run / "model", with_days):
+        capsys.readouterr()
+        assert main(["predict", str(model), str(nested_files / "test.jsonl")]) == 0
+        found.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    for row in found[1]:
+        row["entities"] = [m for m in row["entities"] if m["label"] != "DAY"]
+    assert found[0] == found[1]
+    config = json.loads((with_days / "config.json").read_text("utf-8"))
+    assert (list(config["fits"]), config["id2label"]["3"]) == (["DAY"], "DAY")
+    metrics = json.loads((with_days / "metrics.json").read_text("utf-8"))
+    assert metrics["added_types"]["DAY"]["left_out"]["gold"] == 16
+    card = (with_days / "README.md").read_text("utf-8")
+    assert "## Types added from examples" in card
+    assert "DAY: 4 texts, 16 mentions" in card
+
+
+@pytest.mark.slow
+def test_a_model_with_an_added_type_runs_elsewhere(with_days: Path, tmp_path: Path) -> None:
+    assert main(["verify", str(with_days), "--run"]) == 0
+    assert main(["export", str(with_days), str(tmp_path / "exported")]) == 0
+    settings = json.loads((tmp_path / "exported" / "ner.json").read_text("utf-8"))
+    assert settings["later_types"] == ["DAY"]

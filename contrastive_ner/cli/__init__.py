@@ -4,6 +4,7 @@ contrastive-ner train CONFIG.yaml [key=value ...]
 contrastive-ner evaluate MODEL FILE [--train FILE]
 contrastive-ner predict MODEL [FILE]
 contrastive-ner export MODEL FOLDER
+contrastive-ner add-type MODEL --types FILE --examples FILE
 contrastive-ner inspect FILE [FILE ...]
 contrastive-ner convert IN OUT --to FORMAT
 contrastive-ner annotate [FILE] --dictionary FILE
@@ -30,6 +31,7 @@ from contrastive_ner.cli.dictionary import add_dictionary_commands
 from contrastive_ner.cli.insight import add_insight_commands
 from contrastive_ner.cli.inspect import add_inspect_command
 from contrastive_ner.cli.lexicon import add_lexicon_command
+from contrastive_ner.cli.new_types import add_new_types_command
 from contrastive_ner.cli.options import joined_lists
 from contrastive_ner.cli.parser import Parser
 from contrastive_ner.cli.share import add_sharing_commands
@@ -82,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train_command(commands)
     add_tagging_commands(commands)
+    add_new_types_command(commands)
     add_inspect_command(commands)
     add_convert_command(commands)
     add_dictionary_commands(commands)

@@ -19,7 +19,12 @@ from contrastive_ner.files import expand, file_hash, move_folder, read_json, wri
 from contrastive_ner.hub.repository import write_manifest
 from contrastive_ner.logs import log
 from contrastive_ner.provenance import provenance
-from contrastive_ner.serving.inference import evaluate_records, load_pipeline
+from contrastive_ner.serving.inference import (
+    DataSet,
+    evaluate_records,
+    evaluate_sets,
+    load_pipeline,
+)
 from contrastive_ner.training.config import RunConfig, is_first_process, load_config
 from contrastive_ner.training.run import (
     Alignment,
@@ -144,21 +149,15 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
     The scores are of the pipeline that users call.
     """
     pipeline = load_pipeline(model_dir)
-    splits = [split for split in ("dev", "test") if split in data.records]
     scores: dict[str, Any] = {
-        split: evaluate_records(
-            pipeline,
-            data.records[split],
-            data.records["train"],
-            unseen_types=config.unseen_types if split == "test" else "refuse",
-        )
-        for split in splits
+        split: scores_of(pipeline, config, data, split)
+        for split in ("dev", "test")
+        if split in data.records
     }
     phases = {}
     for name in finished_phases(config.run_dir):
         done = read_json(config.run_dir / name / "DONE.json")
         phases[name] = {key: done[key] for key in ("seconds", "epochs", "best")}
-    files = {"train": config.train_file, "dev": config.dev_file, "test": config.test_file}
     return {
         "method": config.method,
         "seed": config.seed,
@@ -166,20 +165,58 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
         "phases": phases,
         "data": {
             split: {
-                "file": files[split],
-                "sha256": file_hash(expand(files[split])),
-                "texts": len(records),
-                "mentions": sum(len(record.entities) for record in records),
-                "repaired_tags": data.reports[split].repaired_tags,
+                **data_entry(config, data, split),
                 **({"alignment": alignment[split].to_dict()} if split in alignment else {}),
             }
-            for split, records in data.records.items()
+            for split in data.records
         },
         "types": data.types,
         "config": config.to_dict(),
         "encoder_sha256": encoder_hash(config),
         **provenance(),
     }
+
+
+def scores_of(pipeline: Any, config: RunConfig, data: Data, split: str) -> dict[str, Any]:
+    """Scores on a split; of several data sets, each with its own types."""
+    if not data.sets:
+        return evaluate_records(
+            pipeline,
+            data.records[split],
+            data.records["train"],
+            unseen_types=config.unseen_types if split == "test" else "refuse",
+        )
+    return evaluate_sets(
+        pipeline,
+        {
+            name: DataSet(
+                own.records[split],
+                own.records["train"],
+                {label: texts[0] for label, texts in own.descriptions.items()},
+                config.sets[name].unseen_types if split == "test" else "refuse",
+            )
+            for name, own in data.sets.items()
+            if split in own.records
+        },
+    )
+
+
+def data_entry(config: RunConfig, data: Data, split: str) -> dict[str, Any]:
+    """What `metrics.json` says about the data of a split; of several sets also of each."""
+    file, records = getattr(config, f"{split}_file"), data.records[split]
+    own = {
+        "file": file or ", ".join(data.sets),
+        "sha256": file_hash(expand(file)) if file else None,
+        "texts": len(records),
+        "mentions": sum(len(record.entities) for record in records),
+        "repaired_tags": data.reports[split].repaired_tags,
+    }
+    sets = {
+        name: data_entry(config.sets[name], part, split)
+        for name, part in data.sets.items()
+        if split in part.records
+    }
+    return {**own, "sets": sets} if sets else own
 
 
 def card_examples(

@@ -9,6 +9,9 @@ def print_scores(metrics: dict[str, Any]) -> None:
         if split in metrics:
             print(f"\n{split} ({metrics['method']}, seed {metrics['seed']})")
             print(score_table({metrics["method"]: metrics[split]}))
+            for name, own in metrics[split].get("sets", {}).items():
+                shown = (100 * own["micro"][key] for key in ("precision", "recall", "f1"))
+                print("{}: P {:.1f}, R {:.1f}, F1 {:.1f}".format(name, *shown))
             print(breakdown_table(metrics[split]), end="")
 
 

@@ -125,7 +125,7 @@ def card_metadata(
         language="zh" if is_chinese else None,
         base_model=encoder if encoder == origin and "/" in encoder else None,
         metrics=["precision", "recall", "f1"],
-        model_name=f"{method}-{data_name(config['train_file'])}",
+        model_name=f"{method}-{data_name(config)}",
         eval_results=[
             result for split in _splits(metrics) for result in exact_results(metrics, split)
         ],
@@ -135,22 +135,25 @@ def card_metadata(
 
 def published(metrics: dict[str, Any]) -> dict[str, Any]:
     """`metrics.json` for the model folder: files and folders by name, without their location."""
-    data = {
-        split: {**entry, "file": without_folder(entry["file"])}
-        for split, entry in metrics["data"].items()
-    }
-    return {
-        **metrics,
-        "config": {
-            **metrics["config"],
-            **{
-                key: without_folder(metrics["config"][key])
-                for key in PATHS
-                if key in metrics["config"]
-            },
-        },
-        "data": data,
-    }
+    config = without_places(metrics["config"])
+    if config.get("data_sets"):
+        sets = {name: without_places(own) for name, own in config["data_sets"].items()}
+        config = {**config, "data_sets": sets}
+    data = {}
+    for split, entry in metrics["data"].items():
+        own = {name: without_place(part) for name, part in entry.get("sets", {}).items()}
+        data[split] = {**without_place(entry), **({"sets": own} if own else {})}
+    return {**metrics, "config": config, "data": data}
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with its files and folders by their names."""
+    return {**config, **{key: without_folder(config[key]) for key in PATHS if key in config}}
+
+
+def without_place(entry: dict[str, Any]) -> dict[str, Any]:
+    """What `metrics.json` says about data, with their file by its name."""
+    return {**entry, "file": without_folder(entry["file"])}
 
 
 def without_folder(place: str) -> str:
@@ -162,9 +165,14 @@ def without_folder(place: str) -> str:
     return Path(expand(place)).name if on_disk else place
 
 
-def data_name(train_file: str) -> str:
-    """A name for the data: the folder of the training file, else the file without its suffix."""
-    path = Path(train_file)
+def data_name(config: dict[str, Any]) -> str:
+    """A name for the data: the folder of the training file, else the file without its suffix.
+
+    That of several data sets are their names.
+    """
+    if config.get("data_sets"):
+        return "-".join(config["data_sets"])
+    path = Path(config["train_file"])
     return path.parent.name or path.stem
 
 
@@ -184,7 +192,7 @@ def exact_results(metrics: dict[str, Any], split: str) -> "list[EvalResult]":
     """A split's micro scores for the card's metadata, not rounded."""
     from huggingface_hub import EvalResult
 
-    name = data_name(metrics["config"]["train_file"])
+    name = data_name(metrics["config"])
     return [
         EvalResult(
             task_type="token-classification",

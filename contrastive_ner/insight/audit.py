@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from contrastive_ner.data.records import Mention, Record, outermost
-from contrastive_ner.errors import DataError
+from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.insight.folds import divide, fold_configs, train_fold
 from contrastive_ner.insight.neighbours import space_of
 from contrastive_ner.insight.views import Place, View, views
@@ -55,6 +55,8 @@ def audit(config: RunConfig, folder: Path, *, folds: int = 5, neighbours: int = 
     Raises:
         ConfigError, DataError: as in training.
     """
+    if config.data_sets:
+        raise ConfigError("audit takes one data set: expected no data_sets in the configuration")
     data = load_data(config)
     train = data.records["train"]
     fold_of = divide(train, folds, config.seed)

@@ -13,6 +13,7 @@ width, M rows of labels, N cells: (window, start, width - 1) triples.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,9 @@ class BinderConfig(StrictConfig):
         type_fingerprint: of the weights that encode types; written by `save_pretrained`.
         type_weights: the same of the weights that are saved, where these are a rounded copy of
             those that encoded the types (half precision); otherwise empty.
+        fits: {entity type: the vector that spans are compared with instead of that of its
+            description}; see `BinderModel.fit_label`.
+        fit_weights: fingerprint of the weights that `fits` holds for.
 
     Raises `InputError` for invalid values and unknown names.
     """
@@ -122,6 +126,8 @@ class BinderConfig(StrictConfig):
     score_intercept: float = 0.0
     type_fingerprint: str = ""
     type_weights: str = ""
+    fits: dict[str, list[float]] = field(default_factory=dict)
+    fit_weights: str = ""
     id2label: dict[int, str] | dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -156,6 +162,10 @@ class BinderConfig(StrictConfig):
         if is_built and key == "descriptions":
             check_descriptions(value)
             self.margins = {k: own for k, own in self.margins.items() if k in value}
+            texts = {label: own[0] for label, own in self.descriptions.items()}
+            self.fits = {
+                k: own for k, own in self.fits.items() if k in value and value[k][0] == texts[k]
+            }
             self._set_types(value)
         elif (
             is_built
@@ -175,6 +185,7 @@ class BinderConfig(StrictConfig):
                 return
             names = {old[number]: ids[number] for number in numbers}
             self.margins = {names[label]: margin for label, margin in self.margins.items()}
+            self.fits = {names[label]: vector for label, vector in self.fits.items()}
             self._set_types({names[label]: texts for label, texts in self.descriptions.items()})
         else:
             super().__setattr__(key, value)
@@ -217,17 +228,7 @@ class BinderConfig(StrictConfig):
             weight = getattr(self, name)
             if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
                 raise InputError(f"{name} is {weight!r}: expected zero or a positive number")
-        if not isinstance(self.margins, Mapping) or not all(
-            isinstance(value, int | float) and math.isfinite(value)
-            for value in self.margins.values()
-        ):
-            raise InputError(f"margins is {self.margins!r}: expected {{entity type: number}}")
-        unknown = sorted(set(self.margins) - set(self.descriptions))
-        if unknown and self.descriptions:
-            raise InputError(
-                f"margins name {', '.join(unknown)}: "
-                f"expected types of descriptions, {', '.join(self.descriptions)}"
-            )
+        self._validate_types()
         for name, least_value in {"score_slope": 0.0, "score_intercept": -math.inf}.items():
             value = getattr(self, name)
             if not (isinstance(value, int | float) and least_value < value < math.inf):
@@ -245,6 +246,30 @@ class BinderConfig(StrictConfig):
                 f"threshold_weight is {self.threshold_weight!r}: expected a number in [0, 1]"
             )
 
+    def _validate_types(self) -> None:
+        if not isinstance(self.margins, Mapping) or not all(
+            isinstance(value, int | float) and math.isfinite(value)
+            for value in self.margins.values()
+        ):
+            raise InputError(f"margins is {self.margins!r}: expected {{entity type: number}}")
+        if not isinstance(self.fits, Mapping) or not all(
+            isinstance(own, list)
+            and len(own) == self.projection_size
+            and all(isinstance(number, int | float) and math.isfinite(number) for number in own)
+            for own in self.fits.values()
+        ):
+            raise InputError(
+                f"fits is {self.fits!s:.60}: expected {{entity type: list of "
+                f"{self.projection_size} numbers}}"
+            )
+        for name in ("margins", "fits"):
+            unknown = sorted(set(getattr(self, name)) - set(self.descriptions))
+            if unknown and self.descriptions:
+                raise InputError(
+                    f"{name} name {', '.join(unknown)}: "
+                    f"expected types of descriptions, {', '.join(self.descriptions)}"
+                )
+
     @property
     def labels(self) -> list[str]:
         """Entity types in the order of their ids."""
@@ -254,6 +279,14 @@ class BinderConfig(StrictConfig):
     def entity_types(self) -> list[str]:
         """The same as `labels`; NerCo's labels are tags."""
         return self.labels
+
+    @property
+    def later_types(self) -> list[str]:
+        """Entity types that were fitted to examples, in the order of their ids.
+
+        Where only one of several spans may stay, theirs give way to those of all types before.
+        """
+        return [label for label in self.descriptions if label in self.fits]
 
     @property
     def min_overlap(self) -> int:
@@ -330,16 +363,34 @@ class TextHeads(nn.Module):
             start, end, left, right, F.linear(self.width.weight, width, self.span.bias).float()
         )
 
-    def span_scores(self, parts: Projected, cells: Tensor, types: Tensor) -> Tensor:
-        """Scores of spans: cells (N, 3) window, first token, width - 1; types (E, D) -> (N, E)."""
+    def span_vectors(self, parts: Projected, cells: Tensor) -> Tensor:
+        """Projections of spans: cells (N, 3) window, first token, width - 1 -> unit (N, D)."""
         row, first, width = cells.unbind(1)
         at = row * parts.left.shape[1] + first  # (N,) index into the tokens of all windows
         spans = parts.left.flatten(0, 1).index_select(0, at)  # (N, D)
         spans += parts.right.flatten(0, 1).index_select(0, at + width)
         spans += parts.width.index_select(0, width)
-        spans = normalised(spans, self.dropout, self.training)
+        return normalised(spans, self.dropout, self.training)
+
+    def span_scores(
+        self, parts: Projected, cells: Tensor, types: Tensor, apart: Sequence[int] = ()
+    ) -> Tensor:
+        """Scores of spans: cells (N, 3) as in `span_vectors`; types (E, D) -> (N, E).
+
+        The last digit of a product depends on its shape: types `apart` are multiplied one by one,
+        and so leave the scores of the others as they are without them.
+        """
+        spans = self.span_vectors(parts, cells)
         # Scale the types rather than the scores: there are fewer of them.
-        return spans @ (self.log_scale[2].float().exp() * types).T
+        scale = self.log_scale[2].float().exp()
+        if not apart:
+            return spans @ (scale * types).T
+        together = [number for number in range(len(types)) if number not in apart]
+        scores = spans.new_empty(len(spans), len(types))
+        scores[:, together] = spans @ (scale * types[together]).T
+        for number in apart:
+            scores[:, number] = spans @ (scale * types[number])
+        return scores
 
 
 class TypeHeads(nn.Module):
@@ -388,6 +439,7 @@ def contrast(
     types: Tensor,
     cells: Tensor,
     weights: Tensor,
+    pairs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mention loss and threshold loss of one kind of candidates (paper: sections 3.2, 3.3).
 
@@ -400,6 +452,7 @@ def contrast(
         negative: (B, E, C) bool, the candidates that are not mentions of the type.
         rows, types, cells: (M,) window, type and candidate of each mention.
         weights: (M,) of the mentions in their loss.
+        pairs: (B, E) bool, the pairs of window and type that count; by default all.
 
     Returns:
         Mention loss, a mean over mentions (0 if there are none); threshold loss, a mean over all
@@ -409,7 +462,8 @@ def contrast(
     others = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).logsumexp(-1)  # (B, E)
     partition = torch.logaddexp(others, threshold)  # (B, E)
     mentions = F.softplus(partition[rows, types] - scores[rows, types, cells])  # (M,)
-    return (weights * mentions).sum() / max(len(mentions), 1), (partition - threshold).mean()
+    excess = partition - threshold if pairs is None else (partition - threshold)[pairs]
+    return (weights * mentions).sum() / max(len(mentions), 1), excess.mean()
 
 
 def binder_losses(
@@ -418,6 +472,7 @@ def binder_losses(
     word_mask: Tensor,
     word_end_mask: Tensor,
     weights: Tensor | None = None,
+    pairs: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Six scalar losses: {"mention_start", "threshold_start", ..."_end", ..."_span"}.
 
@@ -429,6 +484,7 @@ def binder_losses(
             span score and only trains starts and ends.
         word_mask, word_end_mask: (B, L) first and last tokens of words.
         weights: (B, M) of the mentions in the mention losses; by default 1.
+        pairs: (B, E) bool, the types whose mentions each window names; by default all.
     """
     known = labels[..., 0] != IGNORED  # (B, M)
     weight = (
@@ -446,7 +502,7 @@ def binder_losses(
         visible = token != CUT
         negative[rows[visible], types[visible], token[visible]] = False
         losses[f"mention_{kind}"], losses[f"threshold_{kind}"] = contrast(
-            values, negative, rows[whole], types[whole], token[whole], weight[whole]
+            values, negative, rows[whole], types[whole], token[whole], weight[whole], pairs
         )
     max_width = scores.span.shape[-1]
     inside = whole & (last - first < max_width)
@@ -455,7 +511,7 @@ def binder_losses(
     negative = candidates[:, None].repeat(1, scores.span.shape[1], 1, 1).flatten(2)  # (B, E, L * W)
     negative[at] = False
     losses["mention_span"], losses["threshold_span"] = contrast(
-        scores.span.flatten(2), negative, *at, weight[inside]
+        scores.span.flatten(2), negative, *at, weight[inside], pairs
     )
     return losses
 
@@ -541,6 +597,8 @@ class BinderModel(SafePreTrainedModel):
         )
         self._must_encode = True
         self._stored_state: WeightsState | None = None
+        self._fitted_state: WeightsState | None = None  # weights that the fits hold for
+        self._unfit_state: WeightsState | None = None  # weights that they do not hold for
         self.register_load_state_dict_post_hook(_weights_were_loaded)
         self.post_init()
         self._freeze()
@@ -565,6 +623,11 @@ class BinderModel(SafePreTrainedModel):
             InputError: there are such descriptions, and no tokenizer or no type encoder.
         """
         self._freeze()
+        has_adapter = getattr(self, "_hf_peft_config_loaded", False)
+        is_whole = not any(name.startswith(("encoder.", "heads.")) for name in lacking)
+        may_hold = self.config.fits and files and is_whole and not has_adapter
+        if may_hold and files_digest(files, "encoder.", "heads.") == self.config.fit_weights:
+            self._fitted_state = weights_state(self.encoder, self.heads)
         expected = self.config.type_weights or self.config.type_fingerprint
         is_new = self._texts_differ(content) or any("description_" in name for name in lacking)
         if is_new:
@@ -572,7 +635,6 @@ class BinderModel(SafePreTrainedModel):
         if is_new or lacking or self.config.type_encoder == "none" or not (expected and files):
             return
         encoder = "encoder." if self.type_encoder is None else "type_encoder."
-        has_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not has_adapter and files_digest(files, encoder, "type_heads.") == expected:
             self._must_encode, self._stored_state = False, self._types_state()
 
@@ -699,12 +761,76 @@ class BinderModel(SafePreTrainedModel):
         if twice:
             raise InputError(f"entity type {', '.join(twice)} is there already")
         before = self.config.descriptions
+        self._store_types()
+        vectors = self.type_vectors
         self.config.descriptions = {**before, **new}
         try:
             self._tokenize_descriptions(tokenizer)
         except InputError:
             self.config.descriptions = before
             raise
+        self._store_types()
+        self.type_vectors[:, : len(before)] = vectors  # to the last digit
+
+    def fit_label(self, label: str, vector: Tensor) -> None:
+        """Compare spans with `vector` (D,) to find a type, not with the vector of its description.
+
+        That holds for the weights in force: with others, the type is found by its description
+        again, and a training step ends it for good. A type of several that claim a span or
+        overlapping ones gives way if it was fitted later. `training.new_types.add_types` finds the
+        vector.
+
+        Raises:
+            InputError: the type is not there, or the vector is not one of the model's.
+        """
+        config = self.config
+        if label not in config.descriptions:
+            raise InputError(
+                f"entity type {label!r} is not there: expected one of {', '.join(config.labels)}"
+            )
+        if vector.shape != (config.projection_size,) or not bool(vector.isfinite().all()):
+            raise InputError(
+                f"a vector of shape {tuple(vector.shape)}: "
+                f"expected {config.projection_size} finite numbers"
+            )
+        kept = config.fits
+        if not self.fits_hold:
+            kept, config.fit_weights = {}, weights_digest(self.encoder, self.heads)
+            self._fitted_state = weights_state(self.encoder, self.heads)
+        config.fits = {**kept, label: vector.detach().float().tolist()}
+
+    @property
+    def fits_hold(self) -> bool:
+        """Whether there are fits of types, and the weights in force are those that they hold for.
+
+        A copy that was moved or rounded keeps them.
+        """
+        if not self.config.fits:
+            return False
+        now = weights_state(self.encoder, self.heads)
+        if self._fitted_state is None or not now.is_copy_of(self._fitted_state):
+            if now.same(self._unfit_state):
+                return False
+            if weights_digest(self.encoder, self.heads) != self.config.fit_weights:
+                self._unfit_state = now
+                self._warn_of_fits("they were fitted to the spans of other weights")
+                return False
+        self._fitted_state = now
+        return True
+
+    def _warn_of_fits(self, reason: str) -> None:
+        warnings.warn(
+            f"{', '.join(self.config.later_types)}: found by description again, not as fitted to "
+            f"examples, since {reason}; fit again with add_types",
+            stacklevel=3,
+        )
+
+    def forget_if_training(self, loss: Tensor) -> None:
+        """Forget calibration and fits if `loss` is that of a training step."""
+        super().forget_if_training(loss)
+        if self.training and loss.requires_grad and self.config.fits:
+            self._warn_of_fits("the model is trained")
+            self.config.fits, self.config.fit_weights = {}, ""
 
     def rename_labels(self, names: Mapping[str, str]) -> None:
         """Give entity types other names: {old: new}. Descriptions and weights stay.
@@ -814,7 +940,12 @@ class BinderModel(SafePreTrainedModel):
         """The trained types."""
         self._store_types()
         texts = {label: texts[0] for label, texts in self.config.descriptions.items()}
-        return TypeEmbeddings(texts, self.type_vectors.clone(), self.config.type_fingerprint)
+        vectors = self.type_vectors.clone()
+        if self.fits_hold:
+            for number, label in enumerate(texts):
+                if label in self.config.fits:
+                    vectors[2, number] = vectors.new_tensor(self.config.fits[label])
+        return TypeEmbeddings(texts, vectors, self.config.type_fingerprint)
 
     @property
     def type_fingerprint(self) -> str:
@@ -867,23 +998,40 @@ class BinderModel(SafePreTrainedModel):
             self._stored_state = copied
         return self
 
-    def _training_types(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _drawn_types(self, labels: Tensor, type_mask: Tensor | None = None) -> Tensor:
+        """Numbers of the types of a step: those that count in some window, by `type_mask` (B, E).
+
+        With `types_per_batch`, of these the ones with a mention in the batch, and others that are
+        drawn to fill up.
+        """
+        device, size = labels.device, self.config.types_per_batch
+        count = len(self.config.descriptions)
+        chosen = torch.arange(count, device=device)
+        if self.config.type_encoder == "none":
+            return chosen
+        if type_mask is not None:
+            chosen = type_mask.any(0).nonzero()[:, 0]
+        if self.training and 0 < size < len(chosen):
+            order = torch.full((count,), 2.0, device=device)
+            order[chosen] = torch.rand(len(chosen), device=device)
+            mentioned = labels[..., 0][labels[..., 0] != IGNORED]
+            order[mentioned] = -1.0
+            chosen = order.argsort()[: max(size, int((order < 0).sum()))].sort().values
+        return chosen
+
+    def _training_types(
+        self, labels: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Vectors (3, E, D) of the types of a step, and labels (B, M, 3) that index these types.
 
-        Draws one text of each type. With `types_per_batch`, keeps the types with a mention in the
-        batch and draws others to fill up.
+        Draws one text of each type. `chosen`: of `_drawn_types`.
         """
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
         self._must_encode = True
-        device, size = labels.device, self.config.types_per_batch
-        count = len(self.config.descriptions)
-        chosen = torch.arange(count, device=device)
-        if self.training and 0 < size < count:
-            order = torch.rand(count, device=device)
-            mentioned = labels[..., 0][labels[..., 0] != IGNORED]
-            order[mentioned] = -1.0
-            chosen = order.argsort()[: max(size, int((order < 0).sum()))].sort().values
+        device, count = labels.device, len(self.config.descriptions)
+        chosen = self._drawn_types(labels) if chosen is None else chosen
+        if len(chosen) < count:
             place = torch.full((count,), IGNORED, device=device)
             place[chosen] = torch.arange(len(chosen), device=device)
             known = labels[..., 0] != IGNORED
@@ -935,6 +1083,7 @@ class BinderModel(SafePreTrainedModel):
         labels: Tensor | None = None,
         word_mask: Tensor | None = None,
         word_end_mask: Tensor | None = None,
+        type_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -944,6 +1093,8 @@ class BinderModel(SafePreTrainedModel):
         Args:
             labels: (B, M, 3) type, first token and last token of mentions; see `binder_losses`.
             word_mask, word_end_mask: (B, L) first and last tokens of words; needed with `labels`.
+            type_mask: (B, E) bool, the types whose mentions `labels` name in each window; the
+                others are no candidates there. By default all.
         """
         outputs = encode(
             self.encoder,
@@ -964,11 +1115,13 @@ class BinderModel(SafePreTrainedModel):
                 by_type = self.mention_weights.to(labels.device)
                 weights = by_type[labels[..., 0].clamp_min(0)]  # (B, M)
             if torch.is_grad_enabled():
-                types, labels = self._training_types(labels)
+                chosen = self._drawn_types(labels, type_mask)
+                types, labels = self._training_types(labels, chosen)
+                type_mask = None if type_mask is None else type_mask[:, chosen]
             else:
                 types = self.types.vectors
             scores = self.scores(hidden, word_mask, word_end_mask, types)
-            losses = binder_losses(scores, labels, word_mask, word_end_mask, weights)
+            losses = binder_losses(scores, labels, word_mask, word_end_mask, weights, type_mask)
             kinds = ("start", "end", "span", "threshold")
             shares = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
             loss = total_loss(losses, **shares)
@@ -1031,7 +1184,7 @@ class BinderModel(SafePreTrainedModel):
         )
         found = self._as_spans(hits, word_mask, types.labels)
         if not self.config.several_labels:
-            found = [best_labels(spans) for spans in found]
+            found = [best_labels(spans, self.config.later_types) for spans in found]
         return found
 
     def _as_spans(
@@ -1098,12 +1251,13 @@ class BinderModel(SafePreTrainedModel):
         """
         heads = self.heads
         vectors = types.vectors[2].to(hidden.device).float()  # (E, D)
+        apart = [n for n, label in enumerate(types.labels) if label in self.config.fits]
         with torch.autocast(hidden.device.type, enabled=False):
             parts = heads(hidden.to(heads.start.weight.dtype))
             width = min(self.config.max_span_width, hidden.shape[1])
             first = torch.zeros(len(hidden), 3, dtype=torch.long, device=hidden.device)
             first[:, 0] = torch.arange(len(hidden), device=hidden.device)
-            threshold = heads.span_scores(parts, first, vectors)  # (B, E)
+            threshold = heads.span_scores(parts, first, vectors, apart)  # (B, E)
             limit = threshold + margins.to(hidden.device)  # (B, E)
             none = first[:0, :1].expand(0, top_k)
             found: list[tuple[Tensor, ...]] = [
@@ -1112,8 +1266,8 @@ class BinderModel(SafePreTrainedModel):
             candidates = candidate_spans(word_mask, word_end_mask, width)
             # Window by window: all cells of a chunk share a row of limits; scores are read once.
             for row, own in enumerate(candidates.nonzero().split(candidates.sum((1, 2)).tolist())):
-                for cells in in_parts(own, vectors):
-                    scores = heads.span_scores(parts, cells, vectors)  # (n, E)
+                for cells in in_parts(own, vectors[len(apart) :]):
+                    scores = heads.span_scores(parts, cells, vectors, apart)  # (n, E)
                     at, number = (scores > limit[row]).nonzero(as_tuple=True)
                     best, best_of = (scores[at] - threshold[row]).topk(top_k)
                     found.append(
@@ -1135,6 +1289,10 @@ class BinderModel(SafePreTrainedModel):
             saved = weights_digest(self._types_read_by, self.type_heads)
             is_same = saved == self.config.type_fingerprint
             self.config.type_weights = "" if is_same else saved
+        if self.fits_hold:
+            self.config.fit_weights = weights_digest(self.encoder, self.heads)
+        else:
+            self.config.fits, self.config.fit_weights = {}, ""
         state = kwargs.get("state_dict")
         if state is not None and "type_vectors" in state:  # may hold outdated vectors
             kwargs["state_dict"] = {**state, "type_vectors": self.type_vectors}

@@ -417,8 +417,13 @@ class NerPipeline(Pipeline):
     ) -> Any:
         """A text with the spans of its windows -> its mentions, ordered by their offsets."""
         row, spans = model_outputs
+        config = self.model.config
         mentions = mention_dicts(
-            row, spans, flat=(decoding or self.model.config.decoding) == "flat", **options
+            row,
+            spans,
+            flat=(decoding or config.decoding) == "flat",
+            later=getattr(config, "later_types", ()),
+            **options,
         )
         if not coverage:
             return mentions

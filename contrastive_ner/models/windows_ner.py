@@ -330,17 +330,19 @@ def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -
     )
 
 
-def best_labels(spans: Sequence[Span]) -> list[Span]:
-    """Keep the highest-scoring of the spans with the same start and end, in order."""
-    best: dict[tuple[int, int], Span] = {}
-    for span in spans:
-        if span[:2] not in best or span.score > best[span[:2]].score:
-            best[span[:2]] = span
-    return list(best.values())
+def precedence(later: Sequence[str]) -> Callable[[tuple], tuple]:
+    """Sorting key: spans by descending score, those of the types `later`, in order, behind them."""
+    return lambda span: (later.index(span[2]) + 1 if span[2] in later else 0, -span[3])
 
 
-def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
-    """Non-overlapping spans, chosen greedily by descending score; in order.
+def best_labels(spans: Sequence[Span], later: Sequence[str] = ()) -> list[Span]:
+    """Keep the first by `precedence` of the spans with the same start and end, in order."""
+    best = {span[:2]: span for span in sorted(spans, key=precedence(later))[::-1]}
+    return [best[place] for place in dict.fromkeys(span[:2] for span in spans)]
+
+
+def flat_spans(spans: Sequence[tuple], later: Sequence[str] = ()) -> list[tuple]:
+    """Non-overlapping spans, chosen greedily by `precedence`; in order.
 
     >>> flat_spans([(0, 2, "GPE", 0.6), (0, 4, "ORG", 0.9), (4, 5, "PER", 0.5)])
     [(0, 4, 'ORG', 0.9), (4, 5, 'PER', 0.5)]
@@ -350,19 +352,17 @@ def flat_spans(spans: Sequence[tuple]) -> list[tuple]:
     end = -1
     for span in sorted(spans):
         if span[0] >= end:
-            kept += best_of(group)
+            kept += best_of(group, later)
             group = []
         group.append(span)
         end = max(end, span[1])
-    return kept + best_of(group)
+    return kept + best_of(group, later)
 
 
-def best_of(group: list[tuple]) -> list[tuple]:
+def best_of(group: list[tuple], later: Sequence[str]) -> list[tuple]:
     """`flat_spans` within a group of overlapping spans."""
-    if len(group) <= 1:
-        return group
     kept: list[tuple] = []  # in order
-    for span in sorted(group, key=lambda span: (-span[3], *span[:3])):
+    for span in sorted(sorted(group), key=precedence(later)):
         # The first kept span that starts at or after the end of this one.
         at = bisect_left(kept, span[1], key=lambda other: other[0])
         if at == 0 or kept[at - 1][1] <= span[0]:
@@ -389,10 +389,9 @@ def check_options(
             raise InputError(f"{name} is {given!r}: expected one of {', '.join(known)}")
     for name, given in (("min_score", min_score), ("abstain_below", abstain_below)):
         limits = given.values() if isinstance(given, Mapping) else [] if given is None else [given]
-        for limit in limits:
-            if not isinstance(limit, int | float) or not 0 < limit < 1:
-                wanted = "expected a number between 0 and 1, or {entity group: number}"
-                raise InputError(f"{name} is {given!r}: {wanted}")
+        if not all(isinstance(limit, int | float) and 0 < limit < 1 for limit in limits):
+            wanted = "expected a number between 0 and 1, or {entity group: number}"
+            raise InputError(f"{name} is {given!r}: {wanted}")
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k is {top_k!r}: expected a positive integer")
 
@@ -402,6 +401,7 @@ def mention_dicts(
     spans: Sequence[Sequence[tuple]],
     *,
     flat: bool,
+    later: Sequence[str] = (),
     ignore_labels: Sequence[str] = (),
     abstain_below: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
@@ -412,14 +412,14 @@ def mention_dicts(
 
     Args:
         row, spans: a text and the spans of each of its windows.
-        flat: drop overlapping mentions, as `flat_spans` does.
+        flat, later: drop overlapping mentions, as `flat_spans` does.
         ignore_labels: entity groups to leave out.
         abstain_below: {entity group: score}; adds `abstained` (whether a mention scores at most
             that) to every mention.
     """
     found = merge_windows(row.windows, spans)
     mentions: dict[tuple[int, int, str], dict[str, Any]] = {}
-    for first, last, label, score, *more in flat_spans(found) if flat else found:
+    for first, last, label, score, *more in flat_spans(found, later) if flat else found:
         start, end = row.tokenized.spans[first][0], row.tokenized.spans[last - 1][1]
         word = row.text[start:end].rstrip()
         end = start + len(word)

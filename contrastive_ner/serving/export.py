@@ -358,6 +358,7 @@ def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
             **reading,
             **own,
             "labels": labels,
+            "later_types": [label for label in config.later_types if label in labels],
             "margins": [config.margins.get(label, 0.0) for label in labels],
         }
     transitions, start = pipeline.model.crf.scores()

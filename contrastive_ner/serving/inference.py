@@ -262,14 +262,65 @@ def evaluate_records(
     Raises:
         DataError: the records hold an entity type that the model does not know.
     """
-    from contrastive_ner.evaluation.metrics import span_scores, text_counts, training_scores
-
-    nests = pipeline.model.config.decoding == "nested"
     known = pipeline.model.config.entity_types if types is None else types
     unseen = mentions_of_unseen_types(records, set(known), refuse=unseen_types != "missed")
     given = {"types": types, "min_score": min_score, "lexicon": lexicon}
     options = {name: value for name, value in given.items() if value is not None}
-    predictions, _, across = tag_records(pipeline, records, **options)
+    found = tag_records(pipeline, records, **options)
+    return score_found(pipeline, records, found, train, unseen, errors)
+
+
+class DataSet(NamedTuple):
+    """One of several data sets: its records, its training data, and {type: description}."""
+
+    records: Sequence[Record]
+    train: Sequence[Record]
+    types: Mapping[str, str]
+    unseen_types: str = "refuse"
+
+
+def evaluate_sets(pipeline: "NerPipeline", sets: Mapping[str, DataSet]) -> dict[str, Any]:
+    """Scores of a BINDER model on several data sets, of which each is tagged with its own types.
+
+    Returns the scores of `evaluate_records` over all of them, and in `sets` those of each.
+    """
+    joined = Found([], [], 0)
+    own_scores: dict[str, Any] = {}
+    unseen: Counter[str] = Counter()
+    for name, own in sets.items():
+        refuse = own.unseen_types != "missed"
+        lacking = mentions_of_unseen_types(own.records, set(own.types), refuse=refuse)
+        found = tag_records(pipeline, own.records, types=own.types)
+        own_scores[name] = score_found(pipeline, own.records, found, own.train, lacking)
+        unseen.update(lacking)
+        joined = Found(
+            joined.mentions + found.mentions,
+            joined.coverage + found.coverage,
+            joined.across + found.across,
+        )
+    records = [record for own in sets.values() for record in own.records]
+    train = [record for own in sets.values() for record in own.train]
+    scores = score_found(pipeline, records, joined, train, dict(sorted(unseen.items())))
+    return {**scores, "sets": own_scores}
+
+
+def score_found(
+    pipeline: "NerPipeline",
+    records: Sequence[Record],
+    found: Found,
+    train: Sequence[Record] | None = None,
+    unseen: Mapping[str, int] | None = None,
+    errors: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The scores of predictions for records; see `evaluate_records`.
+
+    Args:
+        unseen: numbers of mentions whose types the model does not know.
+    """
+    from contrastive_ner.evaluation.metrics import span_scores, text_counts, training_scores
+
+    nests = pipeline.model.config.decoding == "nested"
+    predictions = found.mentions
     everything = [record.entities for record in records]
     gold = [gold_mentions(record, nests) for record in records]
     scores = span_scores(predictions, gold)
@@ -284,10 +335,10 @@ def evaluate_records(
         }
         texts, train_texts = [record.text for record in records], {record.text for record in train}
         scores |= training_scores(predictions, gold, texts, train_texts, learnt)
-    if across:
-        scores["across_texts"] = across
+    if found.across:
+        scores["across_texts"] = found.across
     if unseen:
-        scores["unseen_types"] = unseen
+        scores["unseen_types"] = dict(unseen)
     scores["counts"] = text_counts(predictions, gold)
     if any(len(own) < len(every) for own, every in zip(gold, everything, strict=True)):
         scores["all_counts"] = text_counts(predictions, everything)

@@ -129,11 +129,10 @@ class SpanScorer:
                         start, end, self.labels[number], self.score(margins[number]), labels
                     )
                 )
-        return (
-            found
-            if self.settings["several_labels"]
-            else [windows_ner.best_labels(spans) for spans in found]
-        )
+        if self.settings["several_labels"]:
+            return found
+        later = self.settings.get("later_types", ())
+        return [windows_ner.best_labels(spans, later) for spans in found]
 
     def score(self, margin: float) -> float:
         """The probability that belongs to a margin over the threshold."""
@@ -283,10 +282,16 @@ class OnnxPipeline:
             else windows_ner.least_scores(abstain_below, self.types, "abstain_below")
         )
         flat = (decoding or self.settings["decoding"]) == "flat"
+        later = self.settings.get("later_types", ())
 
         def result(row: windows_ner.Prepared, spans: Sequence[Sequence[tuple]]) -> Any:
             mentions = windows_ner.mention_dicts(
-                row, spans, flat=flat, ignore_labels=ignore_labels, abstain_below=abstain
+                row,
+                spans,
+                flat=flat,
+                later=later,
+                ignore_labels=ignore_labels,
+                abstain_below=abstain,
             )
             if not coverage:
                 return mentions

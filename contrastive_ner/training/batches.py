@@ -42,7 +42,8 @@ class TagCollator:
 class SpanCollator:
     """Pad `span_features` on the right.
 
-    Returns input_ids, attention_mask, word_mask and word_end_mask (B, T), and labels (B, M, 3).
+    Returns input_ids, attention_mask, word_mask and word_end_mask (B, T), and labels (B, M, 3); for
+    features of several data sets also type_mask (B, E) and data_set (B,).
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -57,6 +58,8 @@ class SpanCollator:
             feature["labels"] + [[IGNORED] * 3] * (most - len(feature["labels"]))
             for feature in features
         ]
+        own = [name for name in ("type_mask", "data_set") if name in features[0]]
+        batch |= {name: torch.tensor([feature[name] for feature in features]) for name in own}
         return {**batch, "labels": torch.tensor(rows)}
 
 
@@ -183,3 +186,54 @@ class EpochBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return -(-(len(self.sentences) // self.processes) // self.batch_size)
+
+
+class SetBatches(Sampler[list[int]]):
+    """Batch sampler over several data sets, each batch from one of them.
+
+    A set's batches are those of an endless row of epochs over it; each epoch of the mixture takes
+    as many further ones as the set has in an epoch, times its weight, in an order drawn anew.
+
+    Args:
+        sets: for each set, the numbers of its sentences and its own sampler.
+        weights: how often an epoch goes through each set.
+        seed: seed of the run.
+
+    Raises:
+        DataError: a set has fewer sentences than there are processes.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[tuple[Sequence[int], EpochBatches]],
+        weights: Sequence[float],
+        seed: int,
+    ) -> None:
+        self.sets, self.seed, self.epoch = sets, seed, 0
+        for _, own in sets:
+            list(own)  # refuses a set with fewer sentences than processes
+        self.counts = [
+            max(round(weight * len(own)), 1) for weight, (_, own) in zip(weights, sets, strict=True)
+        ]
+        self.batch_size = sets[0][1].batch_size
+        self.drop_last = False  # read by accelerate
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; the Trainer calls this."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches: list[list[int]] = []
+        for count, (numbers, own) in zip(self.counts, self.sets, strict=True):
+            first, round_of = self.epoch * count, -1
+            for place in range(first, first + count):
+                if place // len(own) != round_of:
+                    round_of = place // len(own)
+                    own.set_epoch(round_of)
+                    drawn = list(own)
+                batches.append([numbers[n] for n in drawn[place % len(own)]])
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from (batches[i] for i in torch.randperm(len(batches), generator=generator).tolist())
+
+    def __len__(self) -> int:
+        return sum(self.counts)

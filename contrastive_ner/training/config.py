@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -13,6 +14,7 @@ from contrastive_ner.data.schemes import READ_SCHEMES
 from contrastive_ner.errors import ConfigError, UserError, did_you_mean, is_storable, shown
 from contrastive_ner.files import read_yaml
 from contrastive_ner.models.lexicon_ner import FUSIONS, LONGEST_WORD, MAX_WORD_LENGTH
+from contrastive_ner.training.mixtures import EQUAL_TYPES, check_mixture, set_configs
 from contrastive_ner.training.values import convert
 
 METHODS = ("ce", "crf", "nerco", "binder")
@@ -235,6 +237,18 @@ class RunConfig:
         "extra peft) instead of its weights, and merge them; 0: all weights",
     )
 
+    data_sets: dict[str, Any] | None = option(  # noqa: RUF009 - its default is None
+        None,
+        "binder: several data sets instead of one, by their names; under each name train_file, "
+        "dev_file, types_file, and if need be test_file, weight (how often an epoch goes through "
+        "it), train_texts, unseen_types and keys of its format. A batch comes from one set, and "
+        "only the set's types are candidates in it",
+    )
+    equal_types: str = option(
+        "",
+        "binder: types of the same name in several data_sets: merge (one type) or apart (called "
+        "SET:TYPE); empty: one type if they are described alike, else refused",
+    )
     types_file: str = option("", "binder: YAML file that describes the entity types (required)")
     type_encoder: str = option(
         "untied",
@@ -294,15 +308,18 @@ class RunConfig:
             "type_encoder": ("untied", "tied", "frozen"),
             "decoding": ("auto", "nested", "flat"),
             "several_labels": ("auto", "true", "false"),
+            "equal_types": EQUAL_TYPES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} is {shown(getattr(self, name))}: expected one of {', '.join(allowed)}"
-                )
+                listed = ", ".join(filter(None, allowed))
+                found = shown(getattr(self, name))
+                raise ConfigError(f"{name} is {found}: expected one of {listed}")
         for item in fields(self):
             check_range(item.name, getattr(self, item.name))
         layout_of(self)  # checks its values
+        if self.data_sets is not None:
+            check_mixture(self)
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
         if not 2 <= self.max_word_length <= LONGEST_WORD:
@@ -324,6 +341,11 @@ class RunConfig:
             raise ConfigError(
                 f"output_dir is {self.output_dir!r}: only {{method}} and {{seed}} are filled in"
             )
+
+    @property
+    def sets(self) -> dict[str, "RunConfig"]:
+        """For each of `data_sets`, the configuration of a run on it alone."""
+        return set_configs(self, convert)
 
     @property
     def run_dir(self) -> Path:
@@ -434,7 +456,7 @@ def _config_of(found: typing.Mapping[Any, "Setting"]) -> RunConfig:
         values = {key: convert(key, own.value, hints[key]) for key, own in found.items()}
         return RunConfig(**values)
     except UserError as error:
-        key = str(error).split(" ")[0].rstrip(":")
+        key = re.split(r"[ .:]", str(error), maxsplit=1)[0]
         if key not in found:
             raise
         raise type(error)(f"{found[key].origin}: {error}") from error

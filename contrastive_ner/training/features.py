@@ -184,6 +184,17 @@ class SpanReport:
             f"{self.too_wide} wider than {self.max_width} tokens"
         )
 
+    def __add__(self, other: "SpanReport") -> "SpanReport":
+        return SpanReport(
+            self.texts + other.texts,
+            self.windows + other.windows,
+            self.mentions + other.mentions,
+            self.misaligned + other.misaligned,
+            max(self.max_width, other.max_width),
+            self.widths + other.widths,
+            [*self.places, *other.places][:SHOWN],
+        )
+
     def width_table(self) -> str:
         """Table of the recall lost by each maximum width: mentions within it, share beyond it."""
         total = self.widths.total() + self.misaligned

@@ -54,6 +54,7 @@ from contrastive_ner.training.contrastive import (
 from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.mixtures import weights_of
 from contrastive_ner.training.progress import EpochLines, reporters
 from contrastive_ner.training.schedules import (
     MOMENTUM,
@@ -303,13 +304,14 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
-        compute_metrics=SpanCounts(),
+        compute_metrics=SpanCounts(list(config.data_sets or {})),
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, config.stage2_head_learning_rate), None),
     )
     if config.stage2_unfreeze_epoch > 1:
         frozen = Unfreezing(trainer, encoders_of(model), config.stage2_unfreeze_epoch)
         trainer.add_callback(frozen)
+    trainer.set_weights = weights_of(config.data_sets)
     return trainer
 
 

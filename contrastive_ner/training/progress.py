@@ -1,7 +1,7 @@
 """What a run shows while it trains: its phases, a line an epoch, an estimate for the whole."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
@@ -51,7 +51,7 @@ class EpochLines(TrainerCallback):
             parts.append(f"loss {sum(self.losses) / len(self.losses):.4g}")
         for key, (name, show) in SHOWN.items():
             if key in metrics:
-                parts.append(f"{name} {show(metrics[key])}")
+                parts.append(f"{name} {show(metrics[key])}{by_set(metrics, key, show)}")
         now, epoch = time.monotonic(), state.epoch or 0.0
         done = epoch - self.first
         if done > 0:
@@ -62,6 +62,17 @@ class EpochLines(TrainerCallback):
                 parts.append(f"at most about {duration(left)} left in all")
         log.info("epoch %.3g/%.3g: %s", epoch, args.num_train_epochs, ", ".join(parts))
         self.losses = []
+
+
+def by_set(metrics: Mapping[str, Any], key: str, show: Callable[[float], str]) -> str:
+    """The same score of each data set of several, in brackets.
+
+    >>> by_set({"eval_f1": 0.5, "eval_f1/a": 0.4, "eval_f1/b": 0.6}, "eval_f1", str)
+    ' (a 0.4, b 0.6)'
+    """
+    own = {name: value for name, value in metrics.items() if name.startswith(f"{key}/")}
+    parts = [f"{name.partition('/')[2]} {show(value)}" for name, value in own.items()]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def duration(seconds: float) -> str:

@@ -23,6 +23,7 @@ from contrastive_ner.files import (
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.models import model_class
 from contrastive_ner.training.config import PHASES, RunConfig, is_first_process
+from contrastive_ner.training.mixtures import files_of_sets
 from contrastive_ner.training.task import (
     Data,
     Task,
@@ -180,7 +181,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 def data_hashes(config: RunConfig) -> dict[str, str | None]:
     """SHA-256 of each data file or folder, because a run must not resume on other data."""
     data = (config.train_file, config.dev_file, config.test_file)
-    paths = (*data, config.types_file, config.lexicon_file)
+    paths = [*data, config.types_file, config.lexicon_file, *files_of_sets(config.data_sets)]
     return {path: data_hash(expand(path)) for path in paths if path}
 
 

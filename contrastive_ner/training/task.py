@@ -1,7 +1,7 @@
 """Build a task from a configuration: data, entity types, tokenizer, encoder and features."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from contrastive_ner.models.lexicon_ner import Lexicon
 from contrastive_ner.provenance import clone_root
 from contrastive_ner.training.config import RunConfig, layout_of
 from contrastive_ner.training.lexicon import load_lexicon, report_coverage, with_lexicon
+from contrastive_ner.training.mixtures import in_set, joint_types
 from contrastive_ner.training.start import is_intact, refuse_trained, source_of
 
 if TYPE_CHECKING:
@@ -34,13 +35,15 @@ LEAST_OVERLAP = 16  # overlap of BINDER's windows, in tokens
 class Data:
     """Data of a run: records and reports by split, and the entity types.
 
-    For BINDER also {entity type: texts}, the description first.
+    For BINDER also {entity type: texts}, the description first; and of several data sets each by
+    itself, with the names that its types have among all.
     """
 
     records: dict[str, list[Record]]
     reports: dict[str, ReadReport]
     types: list[str]
     descriptions: dict[str, list[str]] = field(default_factory=dict)
+    sets: dict[str, "Data"] = field(default_factory=dict)
 
 
 @dataclass
@@ -164,6 +167,8 @@ def load_data(config: RunConfig) -> Data:
         DataError: a file cannot be read, train has no entity, or a type does not occur in train or
             in the types file.
     """
+    if config.data_sets:
+        return load_sets(config)
     if not config.train_file or not config.dev_file:
         raise ConfigError(
             "train_file and dev_file are needed: set them in the configuration or as key=value"
@@ -201,6 +206,37 @@ def load_data(config: RunConfig) -> Data:
                 + ("; unseen_types=missed counts it as missed" if split == "test" else "")
             )
     return Data(records, reports, types)
+
+
+def load_sets(config: RunConfig) -> Data:
+    """Read and log several data sets, and join them; see `load_data` and `joint_types`."""
+    loaded = {}
+    for name, own in config.sets.items():
+        log.info("data set %s", name)
+        loaded[name] = load_data(own)
+    names, joint = joint_types(
+        {name: data.descriptions for name, data in loaded.items()}, config.equal_types
+    )
+    sets = {
+        name: Data(
+            {split: in_set(name, own, names[name]) for split, own in data.records.items()},
+            data.reports,
+            list(names[name].values()),
+            {label: joint[label] for label in names[name].values()},
+        )
+        for name, data in loaded.items()
+    }
+    log.info("%d types of %d data sets: %s", len(joint), len(sets), ", ".join(joint))
+    records: dict[str, list[Record]] = {}
+    reports: dict[str, ReadReport] = {}
+    for name, data in sets.items():
+        for split, own_records in data.records.items():
+            records.setdefault(split, []).extend(own_records)
+            report = data.reports[split]
+            before = reports.setdefault(split, replace(report, path="", repaired_tags=0))
+            before.path = f"{before.path}, {name}: {report.path}".removeprefix(", ")
+            before.repaired_tags += report.repaired_tags
+    return Data(records, reports, list(joint), joint, sets)
 
 
 def describe_types(config: RunConfig, records: dict[str, list[Record]]) -> dict[str, list[str]]:
@@ -366,10 +402,14 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         1, min(widths.max_width, WIDEST_SPAN, config.max_window_tokens // 2)
     )
     overlap = config.window_overlap or min(max(width, LEAST_OVERLAP), reader.capacity - 1)
-    built = {
-        split: span_features(records[split], reader, data.types, max_width=width, overlap=overlap)
-        for split in ("train", "dev")
-    }
+    limits = {"max_width": width, "overlap": overlap}
+    if data.sets:
+        built = {split: set_features(data, split, reader, **limits) for split in ("train", "dev")}
+    else:
+        built = {
+            split: span_features(records[split], reader, data.types, **limits)
+            for split in ("train", "dev")
+        }
     reports = {split: report for split, (_, report) in built.items()}
     if "test" in records:
         reports["test"] = span_widths(records["test"], reader, width)
@@ -388,6 +428,32 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         else config.several_labels == "true",
     }
     return {split: features for split, (features, _) in built.items()}, reports, fields
+
+
+def set_features(
+    data: Data, split: str, reader: "TextReader", **limits: int
+) -> tuple[list[dict], "SpanReport"]:
+    """Span features of several data sets, with the number of the set and the mask of its types.
+
+    Raises:
+        DataError: a set has no usable mention.
+    """
+    from contrastive_ner.data.documents import join_documents
+    from contrastive_ner.training.features import SpanReport, span_features
+
+    features, total = [], SpanReport(max_width=limits["max_width"])
+    for number, (name, own) in enumerate(data.sets.items()):
+        joined = [document.record for document in join_documents(own.records[split])]
+        found, report = span_features(joined, reader, data.types, **limits)
+        if not report.mentions:
+            raise DataError(
+                f"data_sets.{name}: {split}: expected mentions to learn or select by, found none "
+                f"that the model could find ({report})"
+            )
+        mask = [label in own.types for label in data.types]
+        features += [{**feature, "type_mask": mask, "data_set": number} for feature in found]
+        total += report
+    return features, total
 
 
 def overlapping(records: Sequence[Record]) -> bool:

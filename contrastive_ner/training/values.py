@@ -6,6 +6,7 @@ import typing
 from typing import Any
 
 from contrastive_ner.errors import ConfigError, is_storable, shown
+from contrastive_ner.training.mixtures import check_sets
 
 
 def convert(key: str, value: Any, kind: Any) -> Any:
@@ -14,6 +15,8 @@ def convert(key: str, value: Any, kind: Any) -> Any:
         if value is None or value == "":
             return None
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    if typing.get_origin(kind) is dict:
+        return check_sets(value)
     try:
         if typing.get_origin(kind) is tuple:
             items = re.split(r"[,\s]+", value) if isinstance(value, str) else value

@@ -1,0 +1,301 @@
+"""Types from a few examples: a BINDER model learns further types, and its weights stay as they are.
+
+A type is found by one vector: a span is a mention if its score against the vector exceeds that of
+the window's first token. The vector of a description is a start. `fit_vector` moves it so that the
+examples' mentions score above all other spans and above the first token, and these below it, with
+the losses of training (`contrast`). Text encoder and projections are only read. The problem is
+convex: the result does not depend on chance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from contrastive_ner.data.documents import join_documents
+from contrastive_ner.data.records import Mention, Record, entity_types, outermost
+from contrastive_ner.errors import ConfigError, DataError
+from contrastive_ner.evaluation.confusions import first_of
+from contrastive_ner.evaluation.metrics import span_scores
+from contrastive_ner.logs import log
+from contrastive_ner.models.modeling_binder import candidate_spans, contrast
+from contrastive_ner.models.pipeline_ner import text_reader
+from contrastive_ner.training.batches import SpanCollator
+from contrastive_ner.training.features import SpanReport, span_features
+
+MOST_LEFT_OUT = 20  # up to as many texts, each is left out once; more are divided into folds
+FOLDS = 10
+# How firmly the vector stays with its description: with the first token's direction apart, which
+# sets the threshold, and along it.
+PRIOR, THRESHOLD_PRIOR = 0.5, 0.01
+STEPS = 200  # of the minimisation, at most
+WINDOWS_AT_ONCE = 16
+
+
+def add_types(
+    model: Any, tokenizer: Any, types: Mapping[str, str], examples: Sequence[Record]
+) -> dict[str, dict[str, Any]]:
+    """Add entity types to a BINDER model, each fitted to its mentions in a few annotated texts.
+
+    The mentions of the types before stay the same, to the last digit of their scores: where only
+    one of overlapping spans may stay, those of the new type give way. A fit ends when the weights
+    change; the type is then found by its description.
+
+    Args:
+        model: the model, which is changed in place; `save_pretrained` keeps the fits.
+        tokenizer: of the model.
+        types: {entity type: description}.
+        examples: texts with all their mentions of the new types; those of other types of the model
+            may be there, too. Texts without mentions help, as they show what is none.
+
+    Returns:
+        For each type: `texts`, `mentions` (those that were learnt), `folds` (how often it was
+        fitted to a part of the texts and tested on the rest; 0 if only one text has mentions),
+        `left_out` (micro scores of that test, None without it), `described` (scores of the
+        description alone on all examples).
+
+    Raises:
+        ConfigError: the model is no BINDER model.
+        DataError: the examples have no mention of a type, none that the model could find, or
+            mentions of a type that neither the model nor `types` has.
+        InputError: a type is there already; a description is blank or too long; or the model was
+            exported without its type encoder.
+    """
+    if getattr(model.config, "model_type", None) != "binder":
+        raise ConfigError(
+            "types are added from examples to a BINDER model: a tagger learns further types by "
+            "training (init_model)"
+        )
+    check_examples(examples, types, model.config.labels)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        prepared = {
+            label: read_examples(model, tokenizer, label, examples)[0] for label in types
+        }  # all errors of the examples come before the first change
+        model.add_labels(types, tokenizer)
+        return {
+            label: _add_fitted(model, tokenizer, label, texts) for label, texts in prepared.items()
+        }
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def check_examples(
+    examples: Sequence[Record], types: Mapping[str, str], known: Sequence[str]
+) -> None:
+    """Raise DataError for a new type without example, or an unknown one; see `add_types`."""
+    found = entity_types(examples)
+    unknown = sorted(set(found) - {*types, *known})
+    if unknown:
+        raise DataError(
+            f"examples: expected mentions of {', '.join(types)} and of the model's types "
+            f"({', '.join(known)}), found also {', '.join(unknown)}; describe them, too, or take "
+            "them out"
+        )
+    for label in types:
+        if label not in found:
+            raise DataError(
+                f"examples: expected mentions of {label!r}, found none in {len(examples)} texts "
+                f"(their types: {', '.join(found) or 'none'}); add a text with one"
+            )
+
+
+def _add_fitted(
+    model: Any, tokenizer: Any, label: str, texts: Sequence["ExampleText"]
+) -> dict[str, Any]:
+    """Measure and fit a type that the model has by its description."""
+    pipeline = model.pipeline(tokenizer)
+    start = model.types.vectors[2, model.config.labels.index(label)].detach().float()
+    scale = model.heads.log_scale[2].detach().float().exp()
+
+    def scores(found: Sequence[list[Mention]], tested: Sequence[ExampleText]) -> dict[str, Any]:
+        return span_scores(found, [text.gold for text in tested])["micro"]
+
+    def tagged(tested: Sequence[ExampleText]) -> list[list[Mention]]:
+        return [
+            [Mention(m["start"], m["end"], label) for m in row if m["entity_group"] == label]
+            for row in pipeline([text.record.text for text in tested])
+        ]
+
+    def fit(parts: Sequence[ExampleText]) -> None:
+        model.fit_label(label, fit_vector(start, scale, [w for t in parts for w in t.windows]))
+
+    described = scores(tagged(texts), texts)
+    folds = folds_of(texts)
+    order: list[ExampleText] = []
+    found: list[list[Mention]] = []
+    for fold in folds:
+        fit([text for number, text in enumerate(texts) if number not in fold])
+        tested = [texts[number] for number in fold]
+        order += tested
+        found += tagged(tested)
+    fit(texts)
+    return {
+        "texts": len(texts),
+        "mentions": sum(len(window.gold) for text in texts for window in text.windows),
+        "folds": len(folds),
+        "left_out": scores(found, order) if folds else None,
+        "described": described,
+    }
+
+
+def folds_of(texts: Sequence["ExampleText"]) -> list[list[int]]:
+    """The numbers of the texts of each fold; none if fewer than two texts have mentions to learn.
+
+    Equal texts are in one fold, and those with such mentions are dealt out first.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, text in enumerate(texts):
+        groups.setdefault(text.record.text, []).append(number)
+    teaches = [any(window.gold for window in text.windows) for text in texts]
+    having = [rows for rows in groups.values() if any(teaches[n] for n in rows)]
+    rest = [rows for rows in groups.values() if rows not in having]
+    if len(having) < 2:
+        return []
+    count = len(groups) if len(groups) <= MOST_LEFT_OUT else FOLDS
+    folds: list[list[int]] = [[] for _ in range(count)]
+    for place, rows in enumerate([*having, *rest]):
+        folds[place % count] += rows
+    return folds
+
+
+# ------------------------------------------------------------------------------------------ reading
+class ExampleWindow(NamedTuple):
+    """A window of an example: vectors (N, D) of its spans, (D,) of its first token.
+
+    `gold` are the numbers of the spans that are mentions.
+    """
+
+    spans: Tensor
+    opening: Tensor
+    gold: list[int]
+
+
+class ExampleText(NamedTuple):
+    """A text or document with its mentions of a type, and its windows.
+
+    In the output of a flat model, mentions do not overlap: `gold` then are the outermost ones.
+    """
+
+    record: Record
+    gold: list[Mention]
+    windows: list[ExampleWindow]
+
+
+def read_examples(
+    model: Any, tokenizer: Any, label: str, examples: Sequence[Record]
+) -> tuple[list[ExampleText], SpanReport]:
+    """The examples of a type, as the model sees them, and counts of the mentions.
+
+    Raises:
+        DataError: no mention is one that the model can find.
+    """
+    config = model.config
+    reader = text_reader(
+        tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
+    )
+    total = SpanReport(max_width=config.max_span_width)
+    texts = []
+    for document in join_documents(examples):
+        own = [mention for mention in document.record.entities if mention.label == label]
+        record = replace(document.record, entities=own)
+        features, report = span_features(
+            [record],
+            reader,
+            [label],
+            max_width=config.max_span_width,
+            overlap=config.max_span_width,
+        )
+        total += report
+        gold = own if config.decoding == "nested" else outermost(own)[0]
+        texts.append(ExampleText(record, gold, read_windows(model, features)))
+    left_out = (
+        f"{total.misaligned} not on word boundaries{first_of(total.places)}, {total.too_wide} "
+        f"wider than max_span_width, {total.max_width} tokens"
+    )
+    if not total.mentions:
+        raise DataError(
+            f"examples: expected mentions of {label!r} that the model can find, found {left_out}"
+        )
+    if total.misaligned or total.too_wide:
+        log.warning("%s: mentions left out: %s", label, left_out)
+    return texts, total
+
+
+@torch.no_grad()
+def read_windows(model: Any, features: Sequence[dict]) -> list[ExampleWindow]:
+    """The windows of a text, from its features with a single type."""
+    collate = SpanCollator(model.config.encoder_config.pad_token_id or 0)
+    windows = []
+    for begin in range(0, len(features), WINDOWS_AT_ONCE):
+        part = features[begin : begin + WINDOWS_AT_ONCE]
+        batch = {name: value.to(model.device) for name, value in collate(part).items()}
+        hidden = model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+        with torch.autocast(hidden.device.type, enabled=False):
+            parts = model.heads(hidden.to(model.heads.start.weight.dtype))
+            width = min(model.config.max_span_width, hidden.shape[1])
+            spans = candidate_spans(batch["word_mask"], batch["word_end_mask"], width)
+            for row, feature in enumerate(part):
+                cells = spans[row].nonzero()  # (N, 2) first token, width - 1
+                opening = torch.tensor([[0, 0]], device=cells.device)
+                cells = torch.cat([opening, cells])
+                cells = torch.cat([torch.full_like(cells[:, :1], row), cells], dim=1)
+                vectors = model.heads.span_vectors(parts, cells)
+                at = {(first, wide): n for n, (_, first, wide) in enumerate(cells[1:].tolist())}
+                gold = [at.get((first, last - first)) for _, first, last in feature["labels"]]
+                found = [number for number in gold if number is not None]
+                windows.append(ExampleWindow(vectors[1:], vectors[0], found))
+    return windows
+
+
+# ---------------------------------------------------------------------------------------- the fit
+def fit_vector(start: Tensor, scale: Tensor, windows: Sequence[ExampleWindow]) -> Tensor:
+    """The vector (D,) that tells the mentions of the windows from all other spans.
+
+    Minimises the mean mention loss and the mean threshold loss of the windows, and half of
+    `PRIOR` times the squared distance to `start`, by L-BFGS. Along the mean direction of the first
+    tokens, which moves the threshold, the distance weighs `THRESHOLD_PRIOR` instead.
+
+    Args:
+        start: (D,) vector of the description.
+        scale: what scores are multiplied by.
+        windows: with at least one mention.
+    """
+    sizes = [1 + len(window.spans) for window in windows]
+    vectors = torch.cat([torch.cat([w.opening[None], w.spans]) for w in windows])  # (S, D)
+    is_cell = torch.arange(max(sizes))[None, :] < torch.tensor(sizes)[:, None]
+    is_cell = is_cell.to(start.device)  # (B, C) in each window the first token, then the spans
+    negative = is_cell.clone()
+    negative[:, 0] = False
+    for row, window in enumerate(windows):
+        negative[row, [1 + number for number in window.gold]] = False
+    places = [(row, 1 + n) for row, window in enumerate(windows) for n in window.gold]
+    rows, cells = torch.tensor(places, device=start.device).unbind(1)
+    weights, types = torch.ones(len(rows), device=start.device), torch.zeros_like(rows)
+    opening = F.normalize(torch.stack([w.opening for w in windows]).mean(0), dim=0)  # (D,)
+    vector = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [vector], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        scores = torch.zeros(is_cell.shape, device=start.device)
+        scores = scores.masked_scatter(is_cell, vectors @ (scale * vector))[:, None]  # (B, 1, C)
+        mention, threshold = contrast(scores, negative[:, None], rows, types, cells, weights)
+        step = vector - start
+        along = step @ opening
+        across = step - along * opening
+        distance = PRIOR * (across @ across) + THRESHOLD_PRIOR * along.square()
+        total = mention + threshold + distance / 2
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    return vector.detach()
