@@ -24,6 +24,7 @@ from .windows_ner import (
     Prepared,
     TextReader,
     Window,
+    after_space,
     check_options,
     in_batches,
     joined,
@@ -77,13 +78,28 @@ def text_reader(
     ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
     inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
     prefix, suffix = ids[: inner[0]], ids[inner[-1] + 1 :]
+    encode = partial(encode_texts, tokenizer)
     return TextReader(
-        partial(encode_texts, tokenizer),
+        after_space(encode) if reads_after_space(tokenizer) else encode,
         prefix,
         suffix,
         label_unit=label_unit,
         max_window_tokens=max_window_tokens,
     )
+
+
+def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has byte-level tokens, of which a word has others after a space."""
+    return tokenizer.is_fast and "ByteLevel(" in str(tokenizer.backend_tokenizer.pre_tokenizer)
+
+
+def reads_after_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the first word of a text, and of each of its lines, is read like the others.
+
+    So it is with a byte-level tokenizer that was made with `add_prefix_space=True`. Texts then
+    begin with a space for the tokenizer, which offsets do not count.
+    """
+    return is_byte_level(tokenizer) and bool(getattr(tokenizer, "add_prefix_space", False))
 
 
 def encode_texts(

@@ -54,7 +54,7 @@ from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.progress import EpochLines, reporters
 from contrastive_ner.training.start import continue_binder, continue_tagger
-from contrastive_ner.training.task import Task
+from contrastive_ner.training.task import Task, encoder_tokenizer
 from contrastive_ner.training.weights import tag_weights
 
 
@@ -259,7 +259,9 @@ def full_epochs(config: RunConfig) -> int:
 def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     """Trainer for BINDER, evaluated on decoded spans."""
     config = task.config
-    model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
+    tokenizer = encoder_tokenizer(task.encoder)
+    model = BinderModel.from_encoders(task.encoder, tokenizer=tokenizer, **task.model_fields)
+    model = ready_for_training(model, config)
     continue_binder(model, config)
     if task.weights:
         model.mention_weights = torch.tensor([task.weights[x] for x in model.config.labels])

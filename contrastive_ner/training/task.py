@@ -67,13 +67,9 @@ class Task:
     @property
     def collator(self) -> "TagCollator | SpanCollator":
         """Collator that turns the features into batches."""
-        from transformers import AutoTokenizer
-
         from contrastive_ner.training.batches import SpanCollator, TagCollator
 
-        pad_token_id = (
-            AutoTokenizer.from_pretrained(self.encoder, trust_remote_code=False).pad_token_id or 0
-        )
+        pad_token_id = encoder_tokenizer(self.encoder).pad_token_id or 0
         return (
             SpanCollator(pad_token_id)
             if self.config.method == "binder"
@@ -246,6 +242,22 @@ def encoder_folder(name: str) -> Path | None:
     return root / place if root is not None and (root / place).is_dir() else None
 
 
+def encoder_tokenizer(place: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of an encoder; a byte-level one reads first words like others.
+
+    Without that, a word of RoBERTa's vocabulary has other tokens at the start of a text or a line
+    than inside it. The setting is saved with the model, and is that of `reads_after_space`.
+    """
+    from transformers import AutoTokenizer
+
+    from contrastive_ner.models.pipeline_ner import is_byte_level, reads_after_space
+
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    if is_byte_level(tokenizer) and not reads_after_space(tokenizer):
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, add_prefix_space=True)
+    return tokenizer
+
+
 def load_tokenizer(
     config: RunConfig, train: Sequence[Record]
 ) -> tuple["PreTrainedTokenizerBase", str]:
@@ -254,7 +266,7 @@ def load_tokenizer(
     Raises:
         ConfigError: the encoder cannot be loaded, or its input is shorter than max_window_tokens.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from contrastive_ner.models.encoder_ner import longest_input
 
@@ -262,7 +274,7 @@ def load_tokenizer(
     refuse_trained(place)
     try:
         # Code that comes with an encoder is refused, not run.
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = encoder_tokenizer(place)
         encoder_config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -294,7 +306,7 @@ def prepare_encoder(
 
     if label_unit == "word" or is_character_tokenizer(tokenizer):
         return encoder_place(config.encoder), tokenizer
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     from contrastive_ner.models.checks_ner import check_tensors
     from contrastive_ner.models.encoder_ner import weight_files
@@ -310,7 +322,7 @@ def prepare_encoder(
         characters.save_pretrained(partial)
         seal(partial)
         move_folder(partial, folder)
-    return str(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return str(folder), encoder_tokenizer(str(folder))
 
 
 # ----------------------------------------------------------------------------------------- features
