@@ -50,6 +50,8 @@ class SpanCollator:
             feature["labels"] + [[IGNORED] * 3] * (most - len(feature["labels"]))
             for feature in features
         ]
+        if "number" in features[0]:  # of the window, for `DocumentCounts`
+            batch["number"] = torch.tensor([feature["number"] for feature in features])
         return {**batch, "labels": torch.tensor(rows)}
 
 

@@ -216,6 +216,23 @@ class RunConfig:
         128, "binder: dimension of the space shared by spans and types (BINDER: 128)"
     )
     projection_dropout: float = option(0.1, "binder: dropout on the projections (BINDER: 0.1)")
+    start_weight: float = option(0.2, "binder: weight of the loss on starts (BINDER: 0.2)")
+    end_weight: float = option(0.2, "binder: weight of the loss on ends (BINDER: 0.2)")
+    span_weight: float = option(0.6, "binder: weight of the loss on spans (BINDER: 0.6)")
+    threshold_weight: float = option(
+        0.5, "binder: share of the loss on thresholds; the rest is on mentions (BINDER: 0.5)"
+    )
+    initial_temperature: float = option(
+        0.07, "binder: temperature of the scores before training, which learns it (BINDER: 0.07)"
+    )
+    width_embedding_size: int = option(
+        0, "binder: size of the embedding of a span's width; 0: projection_size"
+    )
+    threshold: str = option(
+        "token",
+        "binder: score that a mention must exceed, token (of the text's first token; BINDER) or "
+        "global (one learned value for all types; an ablation of the paper)",
+    )
     max_span_width: int = option(
         0,
         "binder: longest span in tokens; 0: the longest mention in train, at most 30 (BINDER: 30)",
@@ -253,6 +270,7 @@ class RunConfig:
             "stage1_select": ("knn", "prototype", "loss"),
             "bf16": ("auto", "true", "false"),
             "type_encoder": ("untied", "tied", "frozen"),
+            "threshold": ("token", "global"),
             "decoding": ("auto", "nested", "flat"),
             "several_labels": ("auto", "true", "false"),
         }
@@ -264,6 +282,11 @@ class RunConfig:
         for item in fields(self):
             check_range(item.name, getattr(self, item.name))
         layout_of(self)  # checks its values
+        if not self.start_weight + self.end_weight + self.span_weight:
+            raise ConfigError(
+                "start_weight, end_weight and span_weight are 0: expected at least one above 0, as "
+                "nothing would be learned"
+            )
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
         if set("{}") & set(self.filled("", "")):
@@ -296,6 +319,7 @@ MAY_BE_ZERO = {
     "lora_rank",
     "types_per_batch",
     "max_span_width",
+    "width_embedding_size",
     "window_overlap",
     "train_texts",
     "seed",
@@ -303,6 +327,7 @@ MAY_BE_ZERO = {
 }
 LARGEST = {
     "projection_size": 2**16,
+    "width_embedding_size": 2**16,
     "rank": 2**16,
     "batch_size": 2**20,
     "": 2**32 - 1,
@@ -311,7 +336,8 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a ke
     "learning_rate": ("(0, 1]", lambda x: 0 < x <= 1),
     "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
     "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
-    "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
+    "threshold_weight": ("[0, 1]", lambda x: 0 <= x <= 1),
+    "_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
     "class_weight_power": ("[0, 1]", lambda x: 0 <= x <= 1),
     "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
     "warmup": ("[0, 1)", lambda x: 0 <= x < 1),

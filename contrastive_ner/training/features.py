@@ -13,7 +13,7 @@ from contrastive_ner.data.schemes import spans_to_tags
 from contrastive_ner.errors import DataError
 from contrastive_ner.evaluation.confusions import SHOWN, first_of, place_of
 from contrastive_ner.models.modeling_binder import CUT
-from contrastive_ner.models.windows_ner import TextReader, Tokenized
+from contrastive_ner.models.windows_ner import TextReader, Tokenized, prepare
 
 # --------------------------------------------------------------------------------------------- tags
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
@@ -237,7 +237,7 @@ def span_features(
     types: Sequence[str],
     *,
     max_width: int,
-    overlap: int,
+    overlap: int | None,
 ) -> tuple[list[dict], SpanReport]:
     """BINDER inputs with span labels; longer texts are read in overlapping windows.
 
@@ -249,7 +249,7 @@ def span_features(
         reader: the reader that inference uses.
         types: entity types in the order of their ids.
         max_width: tokens of the longest span that the model can find.
-        overlap: tokens shared by consecutive windows, at least `max_width`.
+        overlap: tokens shared by consecutive windows, at least `max_width`; None: as in prediction.
 
     Returns:
         Features {"input_ids", "word_mask", "word_end_mask": lists over tokens, "labels": [[type,
@@ -258,7 +258,7 @@ def span_features(
     Raises:
         DataError: an entity type is not in `types`; windows are too short for the overlap.
     """
-    if not max_width <= overlap < reader.capacity:
+    if overlap is not None and not max_width <= overlap < reader.capacity:
         raise DataError(
             f"windows hold {reader.capacity} tokens and share {overlap}: expected an overlap of at "
             f"least max_span_width ({max_width}) and less than a window; "
@@ -267,10 +267,11 @@ def span_features(
     ids = {label: number for number, label in enumerate(types)}
     _check_types(records, types)
     report = SpanReport(texts=len(records), max_width=max_width)
-    texts = reader.tokenize([record.text for record in records])
+    rows = prepare(reader, [r.text for r in records], min_overlap=max_width, stride=overlap)
+    found = aligned_mentions(records, [row.tokenized for row in rows], report)
     features = []
-    for text, mentions in zip(texts, aligned_mentions(records, texts, report), strict=True):
-        for window in reader.overlapping_windows(text, overlap):
+    for (_, text, windows), mentions in zip(rows, found, strict=True):
+        for window in windows:
             shift = len(reader.prefix) - text.first_token[window.first]
             text_end = len(window.input_ids) - len(reader.suffix)
             labels = []

@@ -276,16 +276,19 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         greater_is_better=True,
         batch_eval_metrics=True,
     )
-    return BinderTrainer(
+    counts = SpanCounts() if task.documents is None else task.documents
+    trainer = BinderTrainer(
         model=model,
         args=arguments,
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
-        compute_metrics=SpanCounts(),
+        compute_metrics=counts,
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, config.stage2_head_learning_rate), None),
     )
+    trainer.documents = task.documents
+    return trainer
 
 
 # -------------------------------------------------------------------------------------- all methods

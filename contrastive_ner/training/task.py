@@ -22,10 +22,25 @@ if TYPE_CHECKING:
 
     from contrastive_ner.models.windows_ner import TextReader
     from contrastive_ner.training.batches import SpanCollator, TagCollator
+    from contrastive_ner.training.binder import DocumentCounts
     from contrastive_ner.training.features import AlignReport, SpanReport
 
 WIDEST_SPAN = 30  # BINDER's limit in decoding
 LEAST_OVERLAP = 16  # overlap of BINDER's windows, in tokens
+# Keys of the configuration that are fields of the model, too.
+BINDER_FIELDS = (
+    "type_encoder",
+    "types_per_batch",
+    "projection_size",
+    "projection_dropout",
+    "start_weight",
+    "end_weight",
+    "span_weight",
+    "threshold_weight",
+    "initial_temperature",
+    "width_embedding_size",
+    "threshold",
+)
 
 
 @dataclass
@@ -47,7 +62,7 @@ class Task:
 
     `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
     `weights` those of the types, by name, empty if all are alike; `joiner` is what stands between
-    the words of the data, None if they have none.
+    the words of the data, None if they have none; `documents` counts BINDER's mentions on dev.
     """
 
     config: RunConfig
@@ -58,6 +73,7 @@ class Task:
     binder_fields: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     joiner: str | None = None
+    documents: "DocumentCounts | None" = None
 
     @property
     def labels(self) -> list[str]:
@@ -114,7 +130,7 @@ def prepare_task(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
     )
     build = build_span_features if config.method == "binder" else build_tag_features
-    features, reports, fields = build(config, data, reader)
+    features, reports, fields, documents = build(config, data, reader)
     for split, report in reports.items():
         log.info("%s: %s", split, report)
         if not report.mentions and split != "test":
@@ -134,7 +150,9 @@ def prepare_task(
         weights = type_weights(data.records["train"], data.types, config.class_weight_power)
         log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
     joiner = next((r.joiner for r in data.reports.values() if r.joiner is not None), None)
-    task = Task(config, data.types, label_unit, encoder, features, fields, weights, joiner)
+    task = Task(
+        config, data.types, label_unit, encoder, features, fields, weights, joiner, documents
+    )
     return task, reports
 
 
@@ -326,8 +344,8 @@ def prepare_encoder(
 
 
 # ----------------------------------------------------------------------------------------- features
-# Features by split, reports by split, fields of the model.
-Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any]]
+# Features by split, reports by split, fields of the model, what counts mentions on dev.
+Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any], "DocumentCounts | None"]
 
 
 def build_tag_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
@@ -342,21 +360,23 @@ def build_tag_features(config: RunConfig, data: Data, reader: "TextReader") -> B
         {split: features for split, (features, _) in built.items()},
         {split: report for split, (_, report) in built.items()},
         {},
+        None,
     )
 
 
 def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
     """Span features for binder, over whole documents.
 
-    The maximum width is configured or that of the longest mention in train.
+    The maximum width is configured or that of the longest mention in train. Dev is cut into the
+    windows of prediction.
     """
     from contrastive_ner.data.documents import join_documents
+    from contrastive_ner.models.windows_ner import prepare
+    from contrastive_ner.training.binder import DocumentCounts
     from contrastive_ner.training.features import span_features, span_widths
 
-    records = {
-        split: [document.record for document in join_documents(own)]
-        for split, own in data.records.items()
-    }
+    joined = {split: join_documents(own) for split, own in data.records.items()}
+    records = {split: [document.record for document in own] for split, own in joined.items()}
     widths = span_widths(records["train"], reader)
     log.info(widths.width_table())
     width = config.max_span_width or max(
@@ -364,19 +384,20 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
     )
     overlap = config.window_overlap or min(max(width, LEAST_OVERLAP), reader.capacity - 1)
     built = {
-        split: span_features(records[split], reader, data.types, max_width=width, overlap=overlap)
-        for split in ("train", "dev")
+        split: span_features(records[split], reader, data.types, max_width=width, overlap=own)
+        for split, own in (("train", overlap), ("dev", None))
     }
+    for number, row in enumerate(built["dev"][0]):
+        row["number"] = number
+    texts = [record.text for record in records["dev"]]
+    documents = DocumentCounts(joined["dev"], prepare(reader, texts, min_overlap=width))
     reports = {split: report for split, (_, report) in built.items()}
     if "test" in records:
         reports["test"] = span_widths(records["test"], reader, width)
     fields = {
-        "type_encoder": config.type_encoder,
         "descriptions": data.descriptions,
-        "projection_size": config.projection_size,
-        "projection_dropout": config.projection_dropout,
+        **{name: getattr(config, name) for name in BINDER_FIELDS},
         "max_span_width": width,
-        "types_per_batch": config.types_per_batch,
         "decoding": ("nested" if overlapping(records["train"]) else "flat")
         if config.decoding == "auto"
         else config.decoding,
@@ -384,7 +405,7 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         if config.several_labels == "auto"
         else config.several_labels == "true",
     }
-    return {split: features for split, (features, _) in built.items()}, reports, fields
+    return {split: features for split, (features, _) in built.items()}, reports, fields, documents
 
 
 def overlapping(records: Sequence[Record]) -> bool:
