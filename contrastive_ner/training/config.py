@@ -95,6 +95,11 @@ class RunConfig:
         "keys of JSON or columns of data sets under other names than ours, as "
         f"text=body,entities=spans; names: {', '.join(FIELDS)}",
     )
+    documents_of: int = option(
+        0,
+        "number of consecutive texts that are a document, which binder reads as one text; 0: by "
+        "the marks of the format (-DOCSTART-, doc), 1: each text by itself",
+    )
 
     text_unit: str = option(
         "auto", "unit that gets a label: character (Chinese), word, or auto (by the training text)"
@@ -321,6 +326,7 @@ MAY_BE_ZERO = {
     "max_span_width",
     "width_embedding_size",
     "window_overlap",
+    "documents_of",
     "train_texts",
     "seed",
     "token_column",

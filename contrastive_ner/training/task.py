@@ -181,6 +181,10 @@ def load_data(config: RunConfig) -> Data:
         log.info("%s: %d texts, %d mentions", split, len(records[split]), mentions)
         for remark in report.remarks():
             log.info("%s: %s", split, remark)
+    if config.documents_of and config.method != "binder":
+        log.warning(
+            "documents_of has no effect: method=%s reads each text by itself", config.method
+        )
     types = entity_types(records["train"])
     if not types:
         raise DataError(
