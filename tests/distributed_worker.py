@@ -7,20 +7,22 @@ python tests/distributed_worker.py ENCODER_DIR OUTPUT_DIR
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed
 
+from contrastive_ner.data.documents import join_documents
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.models.lexicon_ner import Lexicon
 from contrastive_ner.models.matching_ner import LexiconReader
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
 from contrastive_ner.models.pipeline_ner import text_reader
-from contrastive_ner.models.windows_ner import TextReader
+from contrastive_ner.models.windows_ner import TextReader, prepare
 from contrastive_ner.training.batches import SpanCollator, TagCollator
-from contrastive_ner.training.binder import BinderTrainer, SpanCounts
+from contrastive_ner.training.binder import BinderTrainer, DocumentCounts, SpanCounts
 from contrastive_ner.training.contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
@@ -134,6 +136,22 @@ def without_dropout(model):
     return model
 
 
+def document_scores(trainer: BinderTrainer, encoder: str) -> dict[str, float]:
+    """Scores of one document in several windows, which the processes share."""
+    reader = text_reader(
+        AutoTokenizer.from_pretrained(encoder), label_unit="token", max_window_tokens=16
+    )
+    documents = join_documents([replace(record, doc="d") for record in records("BINDER")])
+    data, _ = span_features(
+        [d.record for d in documents], reader, list(DESCRIPTIONS), max_width=4, overlap=None
+    )
+    rows = prepare(reader, [d.record.text for d in documents], min_overlap=4)
+    trainer.model.config.decoding = "flat"
+    trainer.documents = trainer.compute_metrics = DocumentCounts(documents, rows)
+    found = trainer.evaluate([{**row, "number": number} for number, row in enumerate(data)])
+    return {name: found[f"eval_{name}"] for name in ("precision", "recall", "f1")}
+
+
 def main(encoder: str, output: Path) -> None:
     collator = TagCollator(0)
     gradients, metrics = {}, {}
@@ -222,6 +240,7 @@ def main(encoder: str, output: Path) -> None:
             for name, value in trainer.evaluate().items()
             if not name.endswith(("runtime", "second"))
         }
+    metrics["BINDER, documents"] = document_scores(trainer, encoder)
     rank = int(os.environ.get("RANK", "0"))
     torch.save({"gradients": gradients, "metrics": metrics}, output / f"{PROCESSES}-{rank}.pt")
 

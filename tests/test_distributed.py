@@ -79,7 +79,7 @@ def test_both_processes_hold_the_same_gradients_where_their_batches_weigh_differ
         assert torch.equal(second[name], gradient)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "BINDER, documents"])
 def test_metrics_are_known_to_both_processes_and_equal_those_of_one(steps, case):
     # The library averages the loss of taggers and BINDER over batches, which differ for two
     # processes; scores count mentions.

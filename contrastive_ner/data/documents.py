@@ -1,13 +1,15 @@
 """Whole documents: join the texts of a document for the model, and split its mentions again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TypeVar
 
 from contrastive_ner.data.records import Mention, Record
 
 # ---------------------------------------------------------------------------------- whole documents
 SENTENCE_BREAK = "\n"
+AnyRow = TypeVar("AnyRow")
 
 
 @dataclass
@@ -17,6 +19,30 @@ class Document:
     record: Record
     parts: list[Record]
     offsets: list[int]
+
+
+def regrouped(rows: Iterable[AnyRow], size: int, name: str) -> Iterator[AnyRow]:
+    """Rows whose documents are each `size` consecutive records; 0 leaves them as they are.
+
+    A longer document of the source is divided, and never joined with the next one. With 1, each
+    record is a document by itself. The others are called DOC#1, DOC#2, ... by the source's
+    document, or by `name`. Rows that are no records stay.
+
+    >>> rows = [Record("1", "a"), Record("2", "b"), Record("3", "c"), Record("4", "d", doc="x")]
+    >>> [record.doc for record in regrouped(rows, 2, "file")]
+    ['file#1', 'file#1', 'file#2', 'x#1']
+    """
+    before: str | None = None
+    count = 0  # records of the document so far
+    for row in rows:
+        if not size or not isinstance(row, Record):
+            yield row
+            continue
+        count = count + 1 if count and row.doc == before else 1
+        before = row.doc
+        number = (count - 1) // size + 1
+        doc = None if size == 1 else f"{name if row.doc is None else row.doc}#{number}"
+        yield replace(row, doc=doc)
 
 
 def join_documents(records: Sequence[Record]) -> list[Document]:

@@ -40,6 +40,8 @@ class Layout:
         tag_names: names of integer tags, in their order.
         fields: keys of JSON rows or columns of data sets that have other names than ours, as
             "NAME=KEY" with a name of `FIELDS`.
+        documents_of: number of consecutive texts that are a document; 0: by the format's marks,
+            such as -DOCSTART- or `doc`, if it has any.
     """
 
     format: str = "auto"
@@ -53,6 +55,7 @@ class Layout:
     offsets: str = "auto"
     tag_names: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    documents_of: int = 0
 
     def __post_init__(self) -> None:
         for name, known in LAYOUT_CHOICES.items():
@@ -61,6 +64,10 @@ class Layout:
         for column in (self.token_column, *self.tag_columns):
             if column < 0:
                 raise DataError(f"columns are counted from 0: found {shown(column)}")
+        if self.documents_of < 0:
+            raise DataError(
+                f"documents_of: expected a number of texts, or 0, found {shown(self.documents_of)}"
+            )
         try:
             text = b"a".decode(self.encoding)
         except (LookupError, ValueError, TypeError):

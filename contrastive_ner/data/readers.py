@@ -14,6 +14,7 @@ from pathlib import Path
 
 from contrastive_ner.data.columns import is_blank, read_columns
 from contrastive_ner.data.decoding import MALFORMED, Place, is_json_lines, read_json, read_lines
+from contrastive_ner.data.documents import regrouped
 from contrastive_ner.data.joining import joiner_of
 from contrastive_ner.data.json_rows import read_rows_of
 from contrastive_ner.data.layout import AUTO, FORMATS, Layout, ReadReport
@@ -89,7 +90,8 @@ def read_records(path: str | Path, layout: Layout = AUTO) -> tuple[list[Record],
         )
     layout = replace(layout, format=report.format)
     items = list(READERS[report.format](name, layout, report))
-    records = to_records(name, items, layout, report)
+    found = to_records(name, items, layout, report)
+    records = list(regrouped(found, layout.documents_of, Path(name).stem))
     if not records:
         raise DataError(
             f"{name}: expected data in {report.format} format, found no sentence; "

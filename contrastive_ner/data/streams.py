@@ -24,6 +24,7 @@ from contrastive_ner.data.decoding import (
     read_lines,
     read_raw_lines,
 )
+from contrastive_ner.data.documents import regrouped
 from contrastive_ner.data.fields import other_fields
 from contrastive_ner.data.joining import joiner_of, token_kinds
 from contrastive_ner.data.json_rows import read_row, rows_in
@@ -72,7 +73,7 @@ class Rows(NamedTuple):
 def read_rows(
     path: str, layout: Layout, *, text_column: str = "text", keep_entities: bool = False
 ) -> Rows:
-    """Open a source of texts.
+    """Open a source of texts, in documents as the layout says.
 
     Args:
         path: a file, or a data set as "FOLDER@SPLIT" or "NAME@SPLIT".
@@ -85,6 +86,12 @@ def read_rows(
     Raises:
         DataError: the source or the column does not exist.
     """
+    found = rows_in_source(path, replace(layout, documents_of=0), text_column, keep_entities)
+    return found._replace(rows=regrouped(found.rows, layout.documents_of, Path(path).stem))
+
+
+def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: bool) -> Rows:
+    """`read_rows` of texts in the documents of the source."""
     kind = input_format(path, layout.encoding) if layout.format == "auto" else layout.format
     if kind not in INPUT_FORMATS:
         raise DataError(

@@ -1,7 +1,11 @@
-"""Windows to batches of similar length. This file travels with the weights and exported models."""
+"""Texts to batches of windows of similar length.
+
+This file travels with the weights and with exported models.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
+from typing import Any
 
 from .windows_ner import InputError, Prepared, Window
 
@@ -72,3 +76,29 @@ def by_length(lengths: Sequence[int], batch_size: int, cost: int = BATCH_COST) -
         batches.append(order[begin[end] : end])
         end = begin[end]
     return batches[::-1]
+
+
+def items_of(data: Any) -> Iterator[Any]:
+    """The items of a map-style data set, which has `__getitem__` and mostly `__len__`.
+
+    With a length, there are as many items as it says; without one, an IndexError ends them.
+
+    Raises:
+        InputError: an item is missing; its number and the cause are named.
+    """
+    try:
+        size = len(data)
+    except (TypeError, NotImplementedError):  # none, or a wrapper around a data set without one
+        size = None
+    for number in count() if size is None else range(size):
+        try:
+            item = data[number]
+        except LookupError as error:
+            if size is None and isinstance(error, IndexError):
+                return
+            what = type(data).__name__ if size is None else f"{type(data).__name__} of {size} items"
+            raise InputError(
+                f"item {number} of a {what}: expected a text, found {type(error).__name__}: "
+                f"{error}; items are read by the numbers from 0 on, up to its length"
+            ) from error
+        yield item

@@ -51,8 +51,8 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_binder.BinderModel",
 }
 TYPE_ENCODERS = ("untied", "tied", "frozen", "none")
+THRESHOLDS = ("token", "global")
 CUT = -1  # in a row of labels: this end of the mention lies outside the window
-INITIAL_TEMPERATURE = 0.07
 TYPES_AT_ONCE = 64  # descriptions per forward pass of the type encoder, except in training
 # Numbers computed at a time when a CPU scores spans without gradient: as many as its cache holds.
 CELL_BUDGET = 2**20
@@ -74,6 +74,10 @@ class BinderConfig(StrictConfig):
         description_tokens: number of tokens in the longest text.
         projection_size: size of the space shared by spans and types (paper: 128).
         projection_dropout: dropout on the projections (paper: 0.1).
+        initial_temperature: of the scores, before training; it is learned (paper: 0.07).
+        width_embedding_size: size of the embedding of a span's width; 0: `projection_size`.
+        threshold: "token" (the score of the text's first token; paper) or "global" (one learned
+            value for all texts and types; the paper's ablation).
         max_span_width: longest span that can be found, in tokens.
         types_per_batch: number of types drawn for each training step, those with a mention first;
             0 means all.
@@ -110,6 +114,9 @@ class BinderConfig(StrictConfig):
     description_tokens: int = 1
     projection_size: int = 128
     projection_dropout: float = 0.1
+    initial_temperature: float = 0.07
+    width_embedding_size: int = 0
+    threshold: str = "token"
     max_span_width: int = 30
     types_per_batch: int = 0
     decoding: str = "nested"
@@ -203,6 +210,7 @@ class BinderConfig(StrictConfig):
         for name, allowed in {
             "type_encoder": TYPE_ENCODERS,
             "decoding": DECODINGS,
+            "threshold": THRESHOLDS,
             "label_unit": ("token", "word"),
         }.items():
             if getattr(self, name) not in allowed:
@@ -212,8 +220,11 @@ class BinderConfig(StrictConfig):
             raise InputError(f"projection_dropout is {dropout!r}: expected a number in [0, 1)")
         if not isinstance(self.several_labels, bool):
             raise InputError(f"several_labels is {self.several_labels!r}: expected true or false")
+        if not (isinstance(t := self.initial_temperature, int | float) and 0 < t < math.inf):
+            raise InputError(f"initial_temperature is {t!r}: expected a positive number")
         least = {
             "projection_size": 1,
+            "width_embedding_size": 0,
             "max_span_width": 1,
             "description_tokens": 1,
             "types_per_batch": 0,
@@ -317,7 +328,7 @@ class Projected(NamedTuple):
 class BinderScores(NamedTuple):
     """Scores in float32: start, end (B, E, L), span (B, E, L, W) at [first token, width - 1].
 
-    The threshold is the score of the first token: start[..., 0], end[..., 0], span[..., 0, 0].
+    The threshold stands at the first token: start[..., 0], end[..., 0], span[..., 0, 0].
     Spans that are not candidates score the smallest finite number.
     """
 
@@ -329,23 +340,41 @@ class BinderScores(NamedTuple):
 class TextHeads(nn.Module):
     """Projections of tokens and spans, and the temperatures.
 
-    `log_scale` (3,) holds log(1 / temperature) for starts, ends and spans.
+    `log_scale` (3,) holds log(1 / temperature) for starts, ends and spans, `threshold` (3,) their
+    global thresholds as cosines, None if the first token's scores are the thresholds.
     """
 
     def __init__(self, hidden_size: int, config: BinderConfig) -> None:
         super().__init__()
-        size = config.projection_size
+        size, width_size = config.projection_size, config.width_embedding_size
+        width_size = width_size or size
         self.start = nn.Linear(hidden_size, size)
         self.end = nn.Linear(hidden_size, size)
-        self.span = nn.Linear(2 * hidden_size + size, size)
-        self.width = nn.Embedding(config.max_span_width, size)
+        self.span = nn.Linear(2 * hidden_size + width_size, size)
+        self.width = nn.Embedding(config.max_span_width, width_size)
         self.log_scale = nn.Parameter(torch.empty(3))
+        is_global = config.threshold == "global"
+        self.threshold = nn.Parameter(torch.empty(3)) if is_global else None
         self.dropout = config.projection_dropout
+        self.initial_temperature = config.initial_temperature
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the initial temperatures."""
-        init.constant_(self.log_scale, math.log(1 / INITIAL_TEMPERATURE))
+        """Set the initial temperatures and thresholds."""
+        init.constant_(self.log_scale, math.log(1 / self.initial_temperature))
+        if self.threshold is not None:
+            init.zeros_(self.threshold)
+
+    def with_threshold(self, kind: int, scores: Tensor, is_first: Tensor) -> Tensor:
+        """Scores of a kind (0 starts, 1 ends, 2 spans), with the threshold at the first token.
+
+        `is_first`, which can be broadcast, tells where that is.
+        """
+        if self.threshold is None:
+            return scores
+        return torch.where(
+            is_first, self.log_scale[kind].float().exp() * self.threshold[kind].float(), scores
+        )
 
     def forward(self, hidden: Tensor) -> Projected:
         """hidden (B, L, H) -> projections.
@@ -384,13 +413,14 @@ class TextHeads(nn.Module):
         # Scale the types rather than the scores: there are fewer of them.
         scale = self.log_scale[2].float().exp()
         if not apart:
-            return spans @ (scale * types).T
-        together = [number for number in range(len(types)) if number not in apart]
-        scores = spans.new_empty(len(spans), len(types))
-        scores[:, together] = spans @ (scale * types[together]).T
-        for number in apart:
-            scores[:, number] = spans @ (scale * types[number])
-        return scores
+            scores = spans @ (scale * types).T
+        else:
+            together = [number for number in range(len(types)) if number not in apart]
+            scores = spans.new_empty(len(spans), len(types))
+            scores[:, together] = spans @ (scale * types[together]).T
+            for number in apart:
+                scores[:, number] = spans @ (scale * types[number])
+        return self.with_threshold(2, scores, (cells[:, 1] == 0)[:, None])
 
 
 class TypeHeads(nn.Module):
@@ -1061,6 +1091,10 @@ class BinderModel(SafePreTrainedModel):
             scale = heads.log_scale.float().exp()
             start = scale[0] * torch.einsum("bld,kd->bkl", parts.start, starts.float())
             end = scale[1] * torch.einsum("bld,kd->bkl", parts.end, ends.float())
+            is_first = torch.arange(hidden.shape[1], device=hidden.device) == 0
+            start, end = (
+                heads.with_threshold(kind, own, is_first) for kind, own in enumerate((start, end))
+            )
             width = min(self.config.max_span_width, hidden.shape[1])
             candidates = candidate_spans(word_mask, word_end_mask, width)
             candidates[:, 0, 0] = True  # the threshold

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Pipeline, PreTrainedTokenizerBase
 
-from .batches_ner import DEFAULT_BATCH_SIZE, in_batches
+from .batches_ner import DEFAULT_BATCH_SIZE, in_batches, items_of
 from .encoder_ner import check_window, precision_for
 from .lexicon_ner import lexicon_for, own_lexicon
 from .matching_ner import LexiconReader, lexicon_arrays
@@ -26,6 +25,7 @@ from .windows_ner import (
     Prepared,
     TextReader,
     Window,
+    after_space,
     check_options,
     joined,
     least_scores,
@@ -80,13 +80,28 @@ def text_reader(
     ids, special = with_special["input_ids"], with_special["special_tokens_mask"]
     inner = [i for i, is_special in enumerate(special) if not is_special] or [len(ids) // 2]
     prefix, suffix = ids[: inner[0]], ids[inner[-1] + 1 :]
+    encode = partial(encode_texts, tokenizer)
     return TextReader(
-        partial(encode_texts, tokenizer),
+        after_space(encode) if reads_after_space(tokenizer) else encode,
         prefix,
         suffix,
         label_unit=label_unit,
         max_window_tokens=max_window_tokens,
     )
+
+
+def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has byte-level tokens, of which a word has others after a space."""
+    return tokenizer.is_fast and "ByteLevel(" in str(tokenizer.backend_tokenizer.pre_tokenizer)
+
+
+def reads_after_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the first word of a text, and of each of its lines, is read like the others.
+
+    So it is with a byte-level tokenizer that was made with `add_prefix_space=True`. Texts then
+    begin with a space for the tokenizer, which offsets do not count.
+    """
+    return is_byte_level(tokenizer) and bool(getattr(tokenizer, "add_prefix_space", False))
 
 
 def encode_texts(
@@ -456,32 +471,6 @@ def check_strategy(strategy: Any) -> None:
 def given(**options: Any) -> dict[str, Any]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def items_of(data: Any) -> Iterator[Any]:
-    """The items of a map-style data set, which has `__getitem__` and mostly `__len__`.
-
-    With a length, there are as many items as it says; without one, an IndexError ends them.
-
-    Raises:
-        InputError: an item is missing; its number and the cause are named.
-    """
-    try:
-        size = len(data)
-    except (TypeError, NotImplementedError):  # none, or a wrapper around a data set without one
-        size = None
-    for number in count() if size is None else range(size):
-        try:
-            item = data[number]
-        except LookupError as error:
-            if size is None and isinstance(error, IndexError):
-                return
-            what = type(data).__name__ if size is None else f"{type(data).__name__} of {size} items"
-            raise InputError(
-                f"item {number} of a {what}: expected a text, found {type(error).__name__}: "
-                f"{error}; items are read by the numbers from 0 on, up to its length"
-            ) from error
-        yield item
 
 
 def is_list_of(kind: type, value: Any) -> bool:

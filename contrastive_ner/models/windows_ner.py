@@ -1,9 +1,8 @@
 """Texts to model windows, and the spans found in windows to mentions.
 
-Sections: label positions and windows, spans of a text, mentions. Training,
-`pipeline("ner")` and the torch-free runtime all read texts through `TextReader`, so inputs at
-inference match those in training. This file uses only the standard library and travels with the
-weights and with exported models.
+Sections: label positions and windows, spans of a text, mentions. Training, `pipeline("ner")` and
+the torch-free runtime all read texts through `TextReader`. This file uses only the standard library
+and travels with the weights and with exported models.
 
 A *position* carries one label: a token of a character tokenizer, or the first token of a word. A
 *window* is a run of positions that fits the model. Offsets are half-open and count code points.
@@ -78,6 +77,14 @@ class Window(NamedTuple):
     last: int
 
 
+def after_space(encode: Encode) -> Encode:
+    """`encode` of texts as after a space, each white space as a space; offsets stay the text's."""
+    return lambda texts: (
+        (ids, [(max(start - 1, 0), max(end - 1, 0)) for start, end in offsets])
+        for ids, offsets in encode([" " + re.sub(r"\s", " ", text) for text in texts])
+    )
+
+
 class TextReader:
     """Turns texts into tokens, label positions and windows, both in training and inference.
 
@@ -85,10 +92,8 @@ class TextReader:
         encode: maps texts to their token ids and character offsets, without special tokens.
         prefix, suffix: special tokens before and after a text.
         label_unit: "token" (every token is a position) or "word" (the first token of each word).
-        max_window_tokens: size of the longest window, including special tokens.
-
-    Raises:
-        InputError: special tokens alone fill the window.
+        max_window_tokens: size of the longest window, including special tokens, which must not
+            fill it alone.
     """
 
     def __init__(
@@ -200,8 +205,7 @@ class TextReader:
     def coverage(self, text: Tokenized, windows: Sequence[Window]) -> float:
         """Share of a text's positions that lie entirely in some window.
 
-        Below 1.0 only for characters that share tokens and need more of them than fit in a window:
-        ligatures that stand for whole phrases.
+        Below 1.0 only for characters that need more tokens than fit in a window, as ligatures may.
         """
         read = until = 0
         for window in windows:
@@ -252,8 +256,7 @@ def prepare(
         long_text: "window", or "error" to refuse texts longer than a window.
         first: index of the first text, for the error.
 
-    Raises:
-        InputError: `stride` is out of range, or a text is too long and `long_text` is "error".
+    Raises `InputError` if `stride` is out of range, or for a too long text with "error".
     """
     least = min(min_overlap, reader.capacity - 1)
     overlap = max(reader.capacity // 4, least) if stride is None else stride
@@ -314,9 +317,8 @@ def merge_windows(windows: Sequence[Window], spans: Sequence[Sequence[tuple]]) -
     """Spans over a text's positions from the spans of its windows, in order.
 
     Spans are (first, last, label, score, ...); only the positions change. A span in the overlap of
-    windows [a, b) and [c, d) belongs to the first one if its middle is no closer to b than to c,
-    that is, if first + last <= b + c. Consecutive windows thus divide the text between them. Spans
-    from different windows may overlap.
+    windows [a, b) and [c, d) belongs to the first one if its middle is no closer to b than to c:
+    first + last <= b + c. Windows thus divide the text; spans of different ones may overlap.
     """
     if not windows:
         return []
@@ -407,8 +409,7 @@ def mention_dicts(
 ) -> list[dict[str, Any]]:
     """The mentions of a text from the spans of its windows, in order, as dicts of plain values.
 
-    They are described in `NerPipeline`. White space at the edges of a span is left out of its
-    mention, which keeps the span's score.
+    They are described in `NerPipeline`. White space at the edges of a span is left out.
 
     Args:
         row, spans: a text and the spans of each of its windows.

@@ -32,6 +32,7 @@ from contrastive_ner.hub.weights import weights_sha256
 from contrastive_ner.models import batches_ner, crf_ner, lexicon_ner, matching_ner, windows_ner
 from contrastive_ner.models.matching_ner import INPUTS, Entry, WordAt, lexicon_arrays
 from contrastive_ner.models.modeling_binder import Projected
+from contrastive_ner.models.pipeline_ner import reads_after_space
 from contrastive_ner.serving.inference import base_of_adapter, evaluate_records, load_pipeline
 
 if TYPE_CHECKING:
@@ -347,6 +348,7 @@ def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
         "suffix": reader.suffix,
         "pad_token_id": tokenizer.pad_token_id or 0,
         "split_special_tokens": bool(tokenizer.split_special_tokens),
+        "after_space": reads_after_space(tokenizer),
     }
     if config.model_type == "binder":
         labels = config.labels if types is None else types.labels

@@ -199,7 +199,9 @@ class OnnxPipeline:
             name: self.settings[name]
             for name in ("prefix", "suffix", "label_unit", "max_window_tokens")
         }
-        self.reader = windows_ner.TextReader(self._encode, **reading)
+        is_spaced = self.settings.get("after_space", False)  # exports of earlier versions lack it
+        encode = windows_ner.after_space(self._encode) if is_spaced else self._encode
+        self.reader = windows_ner.TextReader(encode, **reading)
         names = ("lexicon_fusion", "max_word_length", "lexicon_types")
         self.fusion = SimpleNamespace(**{name: self.settings.get(name, "none") for name in names})
         self.lexicon = None

@@ -58,7 +58,8 @@ class SpanCollator:
             feature["labels"] + [[IGNORED] * 3] * (most - len(feature["labels"]))
             for feature in features
         ]
-        own = [name for name in ("type_mask", "data_set") if name in features[0]]
+        # The set and its types; the number of the window, for `DocumentCounts`.
+        own = [name for name in ("type_mask", "data_set", "number") if name in features[0]]
         batch |= {name: torch.tensor([feature[name] for feature in features]) for name in own}
         return {**batch, "labels": torch.tensor(rows)}
 

@@ -1,32 +1,41 @@
 """Trainer for BINDER: the standard one, evaluated on the spans that the model decodes."""
 
-from collections.abc import Sequence
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
+from contrastive_ner.data.documents import Document
 from contrastive_ner.evaluation.metrics import precision_recall_f1
 from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_binder import CUT
-from contrastive_ner.models.windows_ner import flat_spans
+from contrastive_ner.models.windows_ner import Prepared, Tokenized, Window, flat_spans
 from contrastive_ner.training.batches import SetBatches
 from contrastive_ner.training.contrastive import SentenceTrainer
+
+# Spans of a window that are kept until its document is complete. A model that has learnt nothing
+# finds thousands; their overlaps with those of the next window do not matter.
+KEPT = 1000
 
 
 class BinderTrainer(SentenceTrainer):
     """Trainer that decodes evaluation batches one by one and keeps only three counts per window.
 
-    Memory thus does not depend on the number of possible spans. A mention is gold in every window
-    that contains it whole: one cut by a window does not count there, one in two windows counts
-    twice.
+    Memory thus does not depend on the number of possible spans. Without `documents`, a mention is
+    gold in every window that contains it whole: one cut by a window does not count there, one in
+    two windows counts twice.
 
     With features of several data sets (`type_mask`, `data_set`), a training batch comes from one of
     them, and in each window only the types of its set are candidates. `set_weights` says how often
     an epoch goes through each set.
     """
 
+    documents: "DocumentCounts | None" = None  # of the evaluation data, whose rows have a "number"
     set_weights: Sequence[float] = ()
 
     def sampler(self) -> Any:
@@ -59,23 +68,23 @@ class BinderTrainer(SentenceTrainer):
         With several data sets, the number of the window's set is a fourth count.
         """
         inputs = dict(self._prepare_inputs(inputs))
-        number = inputs.pop("data_set", None)
+        own_set, numbers = inputs.pop("data_set", None), inputs.pop("number", None)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
         loss = outputs.loss.detach()
         if prediction_loss_only:
             return loss, None, None
-        word_mask = inputs["word_mask"]
-        counts = span_counts(
-            self.model,
-            outputs,
-            word_mask,
-            inputs["word_end_mask"],
-            inputs["labels"],
-            inputs.get("type_mask"),
-        )
-        if number is not None:
-            counts = torch.cat([counts, number[:, None]], dim=1)
+        word_mask, word_end_mask = inputs["word_mask"], inputs["word_end_mask"]
+        if self.documents is None or numbers is None:
+            types = inputs.get("type_mask")
+            gold = inputs["labels"]
+            counts = span_counts(self.model, outputs, word_mask, word_end_mask, gold, types)
+        else:
+            decoded = self.model.decode(outputs, word_mask, word_end_mask)
+            is_flat = self.model.config.decoding == "flat"
+            counts = self.documents.add(numbers.tolist(), decoded, is_flat).to(word_mask.device)
+        if own_set is not None:
+            counts = torch.cat([counts, own_set[:, None]], dim=1)
         return loss, counts, inputs["labels"]
 
 
@@ -166,3 +175,99 @@ class SpanCounts:
         own = [precision_recall_f1(*row)["f1"] for row in totals.tolist()]
         named = {f"f1/{name}": f1 for name, f1 in zip(self.sets, own, strict=True)}
         return {**scores, "f1": sum(own) / len(own), **named}
+
+
+class Place(NamedTuple):
+    """A window of a document: the document's number, and what `merge_windows` takes from it.
+
+    A span over positions [first, last) belongs to the window if low < first + last <= high.
+    """
+
+    document: int
+    window: Window
+    low: float
+    high: float
+    is_only: bool
+
+
+class DocumentCounts(SpanCounts):
+    """Scores of whole documents, as `evaluate` counts them: all gold mentions, each once.
+
+    A gold mention that no token boundary matches, that is too wide or that no window holds is
+    missed. Of overlapping windows, the one in which a span is farther from an edge decides, and
+    spans that cross from one text of a document into the next are left out.
+
+    Args:
+        documents: the evaluation data.
+        rows: their tokens and windows; of the features, row i, with `number` i, is window i.
+    """
+
+    def __init__(self, documents: Sequence[Document], rows: Sequence[Prepared]) -> None:
+        super().__init__()
+        self.documents, self.texts = documents, [row.tokenized for row in rows]
+        self.gold = [{m[:3] for m in document.record.entities} for document in documents]
+        self.places = [
+            place for number, row in enumerate(rows) for place in places_of(number, row.windows)
+        ]
+        self.waiting: dict[int, list[tuple]] = {}  # flat spans of documents of several windows
+
+    def add(self, numbers: Sequence[int], decoded: Sequence[list], is_flat: bool) -> Tensor:
+        """Counts (B, 3) of correct, predicted and 0 mentions of windows; gold ones come last."""
+        counts = []
+        for number, spans in zip(numbers, decoded, strict=True):
+            place = self.places[number]
+            shift = place.window.first
+            own = [
+                (span[0] + shift, span[1] + shift, span[2], span[3])
+                for span in spans
+                if place.low < span[0] + span[1] + 2 * shift <= place.high
+            ]
+            if is_flat and (place.is_only or len(own) > KEPT):
+                own = flat_spans(own)
+            if is_flat and not place.is_only:
+                self.waiting[number] = own
+                own = []
+            counts.append((*self._right_and_found(place.document, own), 0))
+        return torch.tensor(counts)
+
+    def _right_and_found(self, number: int, spans: Iterable[tuple]) -> tuple[int, int]:
+        """Numbers of correct and of found mentions of a document."""
+        document, text = self.documents[number], self.texts[number]
+        found = {m for span in spans if (m := mention_of(document, text, *span[:3])) is not None}
+        return len(found & self.gold[number]), len(found)
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
+        if compute_result:
+            by_document: dict[int, list[tuple]] = {}
+            for number, spans in dict(gather_object(list(self.waiting.items()))).items():
+                by_document.setdefault(self.places[number].document, []).extend(spans)
+            for number, spans in by_document.items():
+                counts = *self._right_and_found(number, flat_spans(spans)), 0
+                self.totals += torch.tensor(counts)
+            self.totals[2] += sum(map(len, self.gold))
+            self.waiting = {}
+        return super().__call__(prediction, compute_result)
+
+
+def places_of(document: int, windows: Sequence[Window]) -> list[Place]:
+    """The windows of a document, with the limits of what belongs to each."""
+    limits = [window.last + following.first for window, following in pairwise(windows)]
+    lower, upper = [float("-inf"), *limits], [*limits, float("inf")]
+    return [
+        Place(document, window, low, high, len(windows) == 1)
+        for window, low, high in zip(windows, lower, upper, strict=True)
+    ]
+
+
+def mention_of(
+    document: Document, text: Tokenized, first: int, last: int, label: str
+) -> tuple[int, int, str] | None:
+    """The mention of a span without white space at its edges; None if it crosses texts."""
+    start, end = text.spans[first][0], text.spans[last - 1][1]
+    word = document.record.text[start:end]
+    if word[:1].isspace() or word[-1:].isspace():
+        end -= len(word) - len(word.rstrip())
+        start += len(word) - len(word.lstrip())
+    part = bisect_right(document.offsets, start)
+    crosses = part < len(document.offsets) and end > document.offsets[part]
+    return None if crosses or start >= end else (start, end, label)

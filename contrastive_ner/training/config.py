@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import typing
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from contrastive_ner.errors import ConfigError, UserError, did_you_mean, is_stor
 from contrastive_ner.files import read_yaml
 from contrastive_ner.models.lexicon_ner import FUSIONS, LONGEST_WORD, MAX_WORD_LENGTH
 from contrastive_ner.training.mixtures import EQUAL_TYPES, check_mixture, set_configs
-from contrastive_ner.training.values import convert
+from contrastive_ner.training.values import check_range, convert
 
 METHODS = ("ce", "crf", "nerco", "binder")
 PHASES = ("stage1", "head", "full")
@@ -109,6 +108,11 @@ class RunConfig:
         (),
         "keys of JSON or columns of data sets under other names than ours, as "
         f"text=body,entities=spans; names: {', '.join(FIELDS)}",
+    )
+    documents_of: int = option(
+        0,
+        "number of consecutive texts that are a document, which binder reads as one text; 0: by "
+        "the marks of the format (-DOCSTART-, doc), 1: each text by itself",
     )
 
     text_unit: str = option(
@@ -266,6 +270,23 @@ class RunConfig:
         128, "binder: dimension of the space shared by spans and types (BINDER: 128)"
     )
     projection_dropout: float = option(0.1, "binder: dropout on the projections (BINDER: 0.1)")
+    start_weight: float = option(0.2, "binder: weight of the loss on starts (BINDER: 0.2)")
+    end_weight: float = option(0.2, "binder: weight of the loss on ends (BINDER: 0.2)")
+    span_weight: float = option(0.6, "binder: weight of the loss on spans (BINDER: 0.6)")
+    threshold_weight: float = option(
+        0.5, "binder: share of the loss on thresholds; the rest is on mentions (BINDER: 0.5)"
+    )
+    initial_temperature: float = option(
+        0.07, "binder: temperature of the scores before training, which learns it (BINDER: 0.07)"
+    )
+    width_embedding_size: int = option(
+        0, "binder: size of the embedding of a span's width; 0: projection_size"
+    )
+    threshold: str = option(
+        "token",
+        "binder: score that a mention must exceed, token (of the text's first token; BINDER) or "
+        "global (one learned value for all types; an ablation of the paper)",
+    )
     max_span_width: int = option(
         0,
         "binder: longest span in tokens; 0: the longest mention in train, at most 30 (BINDER: 30)",
@@ -306,6 +327,7 @@ class RunConfig:
             "schedule": ("linear", "constant"),
             "bf16": ("auto", "true", "false"),
             "type_encoder": ("untied", "tied", "frozen"),
+            "threshold": ("token", "global"),
             "decoding": ("auto", "nested", "flat"),
             "several_labels": ("auto", "true", "false"),
             "equal_types": EQUAL_TYPES,
@@ -320,6 +342,11 @@ class RunConfig:
         layout_of(self)  # checks its values
         if self.data_sets is not None:
             check_mixture(self)
+        if not self.start_weight + self.end_weight + self.span_weight:
+            raise ConfigError(
+                "start_weight, end_weight and span_weight are 0: expected at least one above 0, as "
+                "nothing would be learned"
+            )
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
         if not 2 <= self.max_word_length <= LONGEST_WORD:
@@ -362,56 +389,6 @@ class RunConfig:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
-
-
-MAY_BE_ZERO = {
-    "stage1_epochs",
-    "stage1_chunk_size",
-    "head_epochs",
-    "stage1_freeze_layers",
-    "lora_rank",
-    "stage2_unfreeze_epoch",
-    "types_per_batch",
-    "max_span_width",
-    "window_overlap",
-    "train_texts",
-    "seed",
-    "token_column",
-}
-LARGEST = {
-    "projection_size": 2**16,
-    "rank": 2**16,
-    "batch_size": 2**20,
-    "": 2**32 - 1,
-}  # by the end of a key
-RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # by the end of a key
-    "learning_rate": ("(0, 1]", lambda x: 0 < x <= 1),
-    "temperature": ("(0, 100]", lambda x: 0 < x <= 100),
-    "weight_decay": ("[0, 1]", lambda x: 0 <= x <= 1),
-    "contrastive_weight": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
-    "clip_value": ("[0, 1000000]", lambda x: 0 <= x <= 1e6),
-    "class_weight_power": ("[0, 1]", lambda x: 0 <= x <= 1),
-    "absent": ("[0, 1)", lambda x: 0 <= x < 1),
-    "dropout": ("[0, 1)", lambda x: 0 <= x < 1),
-    "warmup": ("[0, 1)", lambda x: 0 <= x < 1),
-}
-
-
-def check_range(name: str, value: Any) -> None:
-    """Raise ConfigError for a number out of its range, NaN and infinity included."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    for end, (interval, holds) in RANGES.items():
-        if name.endswith(end):
-            if not holds(value):
-                raise ConfigError(f"{name} is {shown(value)}: expected a number in {interval}")
-            return
-    low = 0 if name in MAY_BE_ZERO else 1
-    high = next(limit for end, limit in LARGEST.items() if name.endswith(end))
-    if not value >= low:
-        raise ConfigError(f"{name} is {shown(value)}: expected at least {low}")
-    if value > high:
-        raise ConfigError(f"{name} is {shown(value)}: expected at most {high}")
 
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from contrastive_ner.data.documents import join_documents
 from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.data.schemes import spans_to_tags
 from contrastive_ner.errors import DataError
 from contrastive_ner.evaluation.confusions import SHOWN, first_of, place_of
 from contrastive_ner.models.modeling_binder import CUT
-from contrastive_ner.models.windows_ner import TextReader, Tokenized
+from contrastive_ner.models.windows_ner import TextReader, Tokenized, prepare
 
 # --------------------------------------------------------------------------------------------- tags
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
@@ -250,7 +251,7 @@ def span_features(
     types: Sequence[str],
     *,
     max_width: int,
-    overlap: int,
+    overlap: int | None,
 ) -> tuple[list[dict], SpanReport]:
     """BINDER inputs with span labels; longer texts are read in overlapping windows.
 
@@ -262,7 +263,7 @@ def span_features(
         reader: the reader that inference uses.
         types: entity types in the order of their ids.
         max_width: tokens of the longest span that the model can find.
-        overlap: tokens shared by consecutive windows, at least `max_width`.
+        overlap: tokens shared by consecutive windows, at least `max_width`; None: as in prediction.
 
     Returns:
         Features {"input_ids", "word_mask", "word_end_mask": lists over tokens, "labels": [[type,
@@ -271,7 +272,7 @@ def span_features(
     Raises:
         DataError: an entity type is not in `types`; windows are too short for the overlap.
     """
-    if not max_width <= overlap < reader.capacity:
+    if overlap is not None and not max_width <= overlap < reader.capacity:
         raise DataError(
             f"windows hold {reader.capacity} tokens and share {overlap}: expected an overlap of at "
             f"least max_span_width ({max_width}) and less than a window; "
@@ -280,10 +281,11 @@ def span_features(
     ids = {label: number for number, label in enumerate(types)}
     _check_types(records, types)
     report = SpanReport(texts=len(records), max_width=max_width)
-    texts = reader.tokenize([record.text for record in records])
+    rows = prepare(reader, [r.text for r in records], min_overlap=max_width, stride=overlap)
+    found = aligned_mentions(records, [row.tokenized for row in rows], report)
     features = []
-    for text, mentions in zip(texts, aligned_mentions(records, texts, report), strict=True):
-        for window in reader.overlapping_windows(text, overlap):
+    for (_, text, windows), mentions in zip(rows, found, strict=True):
+        for window in windows:
             shift = len(reader.prefix) - text.first_token[window.first]
             text_end = len(window.input_ids) - len(reader.suffix)
             labels = []
@@ -314,3 +316,26 @@ def _check_types(records: Sequence[Record], types: Sequence[str]) -> None:
                     f"record {record.id!r}: entity type {mention.label!r} is unknown to the model "
                     f"(it knows {', '.join(types)})"
                 )
+
+
+def set_features(
+    data: Any, split: str, reader: TextReader, **limits: int
+) -> tuple[list[dict], SpanReport]:
+    """Span features of several data sets, with the number of the set and the mask of its types.
+
+    Raises:
+        DataError: a set has no usable mention.
+    """
+    features, total = [], SpanReport(max_width=limits["max_width"])
+    for number, (name, own) in enumerate(data.sets.items()):
+        joined = [document.record for document in join_documents(own.records[split])]
+        found, report = span_features(joined, reader, data.types, **limits)
+        if not report.mentions:
+            raise DataError(
+                f"data_sets.{name}: {split}: expected mentions to learn or select by, found none "
+                f"that the model could find ({report})"
+            )
+        mask = [label in own.types for label in data.types]
+        features += [{**feature, "type_mask": mask, "data_set": number} for feature in found]
+        total += report
+    return features, total

@@ -58,7 +58,7 @@ def add_types(
         description alone on all examples).
 
     Raises:
-        ConfigError: the model is no BINDER model.
+        ConfigError: the model is no BINDER model, or has one threshold for all types.
         DataError: the examples have no mention of a type, none that the model could find, or
             mentions of a type that neither the model nor `types` has.
         InputError: a type is there already; a description is blank or too long; or the model was
@@ -68,6 +68,11 @@ def add_types(
         raise ConfigError(
             "types are added from examples to a BINDER model: a tagger learns further types by "
             "training (init_model)"
+        )
+    if model.config.threshold == "global":
+        raise ConfigError(
+            "types are added from examples to a model whose types have thresholds of their own "
+            "(threshold: token); this one has one for all types (threshold: global)"
         )
     check_examples(examples, types, model.config.labels)
     modes = {module: module.training for module in model.modules()}

@@ -64,7 +64,7 @@ from contrastive_ner.training.schedules import (
     schedule_arguments,
 )
 from contrastive_ner.training.start import continue_adapter, continue_binder, continue_tagger
-from contrastive_ner.training.task import Task
+from contrastive_ner.training.task import Task, encoder_tokenizer
 from contrastive_ner.training.weights import tag_weights
 
 
@@ -283,7 +283,9 @@ def full_epochs(config: RunConfig) -> int:
 def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
     """Trainer for BINDER, evaluated on decoded spans."""
     config = task.config
-    model = ready_for_training(BinderModel.from_encoders(task.encoder, **task.model_fields), config)
+    tokenizer = encoder_tokenizer(task.encoder)
+    model = BinderModel.from_encoders(task.encoder, tokenizer=tokenizer, **task.model_fields)
+    model = ready_for_training(model, config)
     continue_binder(model, config)
     if task.weights:
         model.mention_weights = torch.tensor([task.weights[x] for x in model.config.labels])
@@ -298,13 +300,14 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         greater_is_better=True,
         batch_eval_metrics=True,
     )
+    counts = task.documents or SpanCounts(list(config.data_sets or {}))
     trainer = BinderTrainer(
         model=model,
         args=arguments,
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
-        compute_metrics=SpanCounts(list(config.data_sets or {})),
+        compute_metrics=counts,
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, config.stage2_head_learning_rate), None),
     )
@@ -312,6 +315,7 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         frozen = Unfreezing(trainer, encoders_of(model), config.stage2_unfreeze_epoch)
         trainer.add_callback(frozen)
     trainer.set_weights = weights_of(config.data_sets)
+    trainer.documents = task.documents
     return trainer
 
 

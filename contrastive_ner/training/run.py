@@ -28,6 +28,7 @@ from contrastive_ner.training.task import (
     Data,
     Task,
     encoder_folder,
+    encoder_tokenizer,
     load_data,
     prepare_task,
 )
@@ -223,8 +224,6 @@ def assemble_model(task: Task, trained: Path) -> Path:
 
     The caller renames it to `model` when the run is complete.
     """
-    from transformers import AutoTokenizer
-
     from contrastive_ner.training.calibration import calibrate_run
 
     folder = fresh_folder(task.config.run_dir / ".model-partial")
@@ -233,7 +232,7 @@ def assemble_model(task: Task, trained: Path) -> Path:
     )
     calibrate_run(model, task)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(task.encoder, trust_remote_code=False).save_pretrained(folder)
+    encoder_tokenizer(task.encoder).save_pretrained(folder)
     return folder
 
 

@@ -76,11 +76,17 @@ def check_start(config: RunConfig) -> dict[str, Any]:
     if kind == "binder":
         if saved.get("type_encoder") == "none":
             raise ConfigError(f"init_model {name} was exported without its type encoder")
-        if saved.get("projection_size") != config.projection_size:
-            raise ConfigError(
-                f"projection_size is {config.projection_size}: "
-                f"that of init_model is {shown(saved.get('projection_size'))}; set it"
-            )
+        size = saved.get("projection_size")
+        own_width = config.width_embedding_size or config.projection_size
+        for name, wanted, found in (
+            ("projection_size", config.projection_size, size),
+            ("width_embedding_size", own_width, saved.get("width_embedding_size") or size),
+            ("threshold", config.threshold, saved.get("threshold", "token")),
+        ):
+            if found != wanted:
+                raise ConfigError(
+                    f"{name} is {wanted}: that of init_model is {shown(found)}; set it"
+                )
     return saved
 
 

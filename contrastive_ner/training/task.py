@@ -25,10 +25,25 @@ if TYPE_CHECKING:
 
     from contrastive_ner.models.windows_ner import TextReader
     from contrastive_ner.training.batches import SpanCollator, TagCollator
+    from contrastive_ner.training.binder import DocumentCounts
     from contrastive_ner.training.features import AlignReport, SpanReport
 
 WIDEST_SPAN = 30  # BINDER's limit in decoding
 LEAST_OVERLAP = 16  # overlap of BINDER's windows, in tokens
+# Keys of the configuration that are fields of the model, too.
+BINDER_FIELDS = (
+    "type_encoder",
+    "types_per_batch",
+    "projection_size",
+    "projection_dropout",
+    "start_weight",
+    "end_weight",
+    "span_weight",
+    "threshold_weight",
+    "initial_temperature",
+    "width_embedding_size",
+    "threshold",
+)
 
 
 @dataclass
@@ -52,7 +67,8 @@ class Task:
 
     `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
     `weights` those of the types, by name, empty if all are alike; `joiner` is what stands between
-    the words of the data, None if they have none; `lexicon` the words that the model reads.
+    the words of the data, None if they have none; `lexicon` the words that the model reads;
+    `documents` counts BINDER's mentions on dev.
     """
 
     config: RunConfig
@@ -64,6 +80,7 @@ class Task:
     weights: dict[str, float] = field(default_factory=dict)
     joiner: str | None = None
     lexicon: Lexicon | None = None
+    documents: "DocumentCounts | None" = None
 
     @property
     def labels(self) -> list[str]:
@@ -73,13 +90,9 @@ class Task:
     @property
     def collator(self) -> "TagCollator | SpanCollator":
         """Collator that turns the features into batches."""
-        from transformers import AutoTokenizer
-
         from contrastive_ner.training.batches import SpanCollator, TagCollator
 
-        pad_token_id = (
-            AutoTokenizer.from_pretrained(self.encoder, trust_remote_code=False).pad_token_id or 0
-        )
+        pad_token_id = encoder_tokenizer(self.encoder).pad_token_id or 0
         return (
             SpanCollator(pad_token_id)
             if self.config.method == "binder"
@@ -129,9 +142,9 @@ def prepare_task(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
     )
     if config.method == "binder":
-        features, reports, fields = build_span_features(config, data, reader)
+        features, reports, fields, documents = build_span_features(config, data, reader)
     else:
-        features, reports, fields = build_tag_features(data, reader, lexicon)
+        features, reports, fields, documents = build_tag_features(data, reader, lexicon)
     for split, report in reports.items():
         log.info("%s: %s", split, report)
         if not report.mentions and split != "test":
@@ -151,8 +164,8 @@ def prepare_task(
         weights = type_weights(data.records["train"], data.types, config.class_weight_power)
         log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
     joiner = next((r.joiner for r in data.reports.values() if r.joiner is not None), None)
-    types = data.types
-    task = Task(config, types, label_unit, encoder, features, fields, weights, joiner, lexicon)
+    built = (features, fields, weights, joiner, lexicon, documents)
+    task = Task(config, data.types, label_unit, encoder, *built)
     if lexicon is not None:
         report_coverage(features, task.labels)
     return task, reports
@@ -185,6 +198,10 @@ def load_data(config: RunConfig) -> Data:
         log.info("%s: %d texts, %d mentions", split, len(records[split]), mentions)
         for remark in report.remarks():
             log.info("%s: %s", split, remark)
+    if config.documents_of and config.method != "binder":
+        log.warning(
+            "documents_of has no effect: method=%s reads each text by itself", config.method
+        )
     types = entity_types(records["train"])
     if not types:
         raise DataError(
@@ -295,6 +312,22 @@ def encoder_folder(name: str) -> Path | None:
     return root / place if root is not None and (root / place).is_dir() else None
 
 
+def encoder_tokenizer(place: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of an encoder; a byte-level one reads first words like others.
+
+    Without that, a word of RoBERTa's vocabulary has other tokens at the start of a text or a line
+    than inside it. The setting is saved with the model, and is that of `reads_after_space`.
+    """
+    from transformers import AutoTokenizer
+
+    from contrastive_ner.models.pipeline_ner import is_byte_level, reads_after_space
+
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    if is_byte_level(tokenizer) and not reads_after_space(tokenizer):
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, add_prefix_space=True)
+    return tokenizer
+
+
 def load_tokenizer(
     config: RunConfig, train: Sequence[Record]
 ) -> tuple["PreTrainedTokenizerBase", str]:
@@ -303,7 +336,7 @@ def load_tokenizer(
     Raises:
         ConfigError: the encoder cannot be loaded, or its input is shorter than max_window_tokens.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from contrastive_ner.models.encoder_ner import longest_input
 
@@ -311,7 +344,7 @@ def load_tokenizer(
     refuse_trained(place)
     try:
         # Code that comes with an encoder is refused, not run.
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = encoder_tokenizer(place)
         encoder_config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -343,7 +376,7 @@ def prepare_encoder(
 
     if label_unit == "word" or is_character_tokenizer(tokenizer):
         return encoder_place(config.encoder), tokenizer
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     from contrastive_ner.models.checks_ner import check_tensors
     from contrastive_ner.models.encoder_ner import weight_files
@@ -359,12 +392,12 @@ def prepare_encoder(
         characters.save_pretrained(partial)
         seal(partial)
         move_folder(partial, folder)
-    return str(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return str(folder), encoder_tokenizer(str(folder))
 
 
 # ----------------------------------------------------------------------------------------- features
-# Features by split, reports by split, fields of the model.
-Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any]]
+# Features by split, reports by split, fields of the model, what counts mentions on dev.
+Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any], "DocumentCounts | None"]
 
 
 def build_tag_features(data: Data, reader: "TextReader", lexicon: Lexicon | None) -> Built:
@@ -381,45 +414,49 @@ def build_tag_features(data: Data, reader: "TextReader", lexicon: Lexicon | None
         {split: features for split, (features, _) in built.items()},
         {split: report for split, (_, report) in built.items()},
         {},
+        None,
     )
 
 
 def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> Built:
     """Span features for binder, over whole documents.
 
-    The maximum width is configured or that of the longest mention in train.
+    The maximum width is configured or that of the longest mention in train. Dev is cut into the
+    windows of prediction.
     """
     from contrastive_ner.data.documents import join_documents
-    from contrastive_ner.training.features import span_features, span_widths
+    from contrastive_ner.models.windows_ner import prepare
+    from contrastive_ner.training.binder import DocumentCounts
+    from contrastive_ner.training.features import set_features, span_features, span_widths
 
-    records = {
-        split: [document.record for document in join_documents(own)]
-        for split, own in data.records.items()
-    }
+    joined = {split: join_documents(own) for split, own in data.records.items()}
+    records = {split: [document.record for document in own] for split, own in joined.items()}
     widths = span_widths(records["train"], reader)
     log.info(widths.width_table())
     width = config.max_span_width or max(
         1, min(widths.max_width, WIDEST_SPAN, config.max_window_tokens // 2)
     )
     overlap = config.window_overlap or min(max(width, LEAST_OVERLAP), reader.capacity - 1)
-    limits = {"max_width": width, "overlap": overlap}
+    documents = None
     if data.sets:
+        limits = {"max_width": width, "overlap": overlap}
         built = {split: set_features(data, split, reader, **limits) for split in ("train", "dev")}
     else:
         built = {
-            split: span_features(records[split], reader, data.types, **limits)
-            for split in ("train", "dev")
+            split: span_features(records[split], reader, data.types, max_width=width, overlap=own)
+            for split, own in (("train", overlap), ("dev", None))
         }
+        for number, row in enumerate(built["dev"][0]):
+            row["number"] = number
+        texts = [record.text for record in records["dev"]]
+        documents = DocumentCounts(joined["dev"], prepare(reader, texts, min_overlap=width))
     reports = {split: report for split, (_, report) in built.items()}
     if "test" in records:
         reports["test"] = span_widths(records["test"], reader, width)
     fields = {
-        "type_encoder": config.type_encoder,
         "descriptions": data.descriptions,
-        "projection_size": config.projection_size,
-        "projection_dropout": config.projection_dropout,
+        **{name: getattr(config, name) for name in BINDER_FIELDS},
         "max_span_width": width,
-        "types_per_batch": config.types_per_batch,
         "decoding": ("nested" if overlapping(records["train"]) else "flat")
         if config.decoding == "auto"
         else config.decoding,
@@ -427,33 +464,7 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         if config.several_labels == "auto"
         else config.several_labels == "true",
     }
-    return {split: features for split, (features, _) in built.items()}, reports, fields
-
-
-def set_features(
-    data: Data, split: str, reader: "TextReader", **limits: int
-) -> tuple[list[dict], "SpanReport"]:
-    """Span features of several data sets, with the number of the set and the mask of its types.
-
-    Raises:
-        DataError: a set has no usable mention.
-    """
-    from contrastive_ner.data.documents import join_documents
-    from contrastive_ner.training.features import SpanReport, span_features
-
-    features, total = [], SpanReport(max_width=limits["max_width"])
-    for number, (name, own) in enumerate(data.sets.items()):
-        joined = [document.record for document in join_documents(own.records[split])]
-        found, report = span_features(joined, reader, data.types, **limits)
-        if not report.mentions:
-            raise DataError(
-                f"data_sets.{name}: {split}: expected mentions to learn or select by, found none "
-                f"that the model could find ({report})"
-            )
-        mask = [label in own.types for label in data.types]
-        features += [{**feature, "type_mask": mask, "data_set": number} for feature in found]
-        total += report
-    return features, total
+    return {split: features for split, (features, _) in built.items()}, reports, fields, documents
 
 
 def overlapping(records: Sequence[Record]) -> bool:
