@@ -24,7 +24,7 @@ from benchmarks import peers
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.records import Mention, Record, entity_types
 from contrastive_ner.data.writers import write_records
-from contrastive_ner.files import expand, fresh_folder, write_json
+from contrastive_ner.files import fresh_folder, write_json
 from contrastive_ner.training.config import RunConfig, load_config
 
 LEARNER = peers.ROOT / "benchmarks" / "peer_learner.py"
@@ -179,8 +179,9 @@ def job_of(
         keys |= {"stage1_epochs": 0, "head_epochs": 0, "stage2_epochs": epochs}
     keys |= {"types_file": types, "train_texts": 0}
     given = dict(item.partition("=")[::2] for item in arguments.set)
+    encoder = Path(encoder_place(config.encoder))  # the learner runs in another folder
     return {
-        "encoder": encoder_place(expand(config.encoder)),
+        "encoder": str(encoder.resolve() if encoder.is_dir() else encoder),
         "types": [
             {"label": own.label, "name": own.name, "description": own.description}
             for own in read_types(types)

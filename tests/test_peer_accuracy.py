@@ -69,6 +69,7 @@ def setting(
     )
 
 
+@pytest.mark.slow
 def test_taggers_are_trained_on_the_same_texts_and_reported(
     setting: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
