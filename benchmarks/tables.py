@@ -421,6 +421,28 @@ def peers_table(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def peers_trained_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """One row per setting and tagger of benchmarks.peers --train: means over seeds."""
+    groups: Groups = defaultdict(list)
+    for run in sorted(measurements, key=lambda run: run["seed"]):
+        groups[run["setting"], run["title"]].append(run)
+    lines = header(
+        "data", "texts", "epochs", "tagger", "P", "R", "F1", "training", "texts/s", "seeds"
+    )
+    for (name, title), every in groups.items():
+        runs = [run for run in every if "failed" not in run]
+        start = [name, str(every[0]["train_texts"]), str(every[0]["epochs"]), title]
+        if not runs:
+            lines.append(row_of(*start, "-", "-", f"fails: {every[0]['failed'][:80]}", "", "", ""))
+            continue
+        scores = [spread([run[key] for run in runs]) for key in ("precision", "recall", "f1")]
+        seconds = f"{mean(run['seconds'] for run in runs):.0f} s"
+        speed = f"{mean(run['texts_per_second'] for run in runs):.1f}"
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        lines.append(row_of(*start, *scores, seconds, speed, seeds))
+    return lines
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """The JSON files of a folder, ordered by name."""
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
@@ -526,7 +548,12 @@ def serving(text: str) -> str:
         if peers.is_file()
         else ["Not measured yet."]
     )
-    return between(text, *markers("peers"), "\n".join(rows))
+    text = between(text, *markers("peers"), "\n".join(rows))
+    trained = read(RESULTS / "peers_trained")
+    rows = (
+        [*peers_trained_table(trained), "", machines(trained)] if trained else ["Not measured yet."]
+    )
+    return between(text, *markers("peers trained"), "\n".join(rows))
 
 
 def markers(name: str) -> tuple[str, str]:

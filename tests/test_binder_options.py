@@ -1,22 +1,21 @@
 """BINDER's loss weights, initial temperature, width embedding and global threshold."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import arguments
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from contrastive_ner.cli import main
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.models.modeling_binder import BinderModel, BinderOutput, binder_losses
 from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.phases import binder_trainer
 from contrastive_ner.training.start import check_start
+from contrastive_ner.training.task import load_data, prepare_task
 
 TYPES = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": "政区。"}
 SIZE, WIDTH = 16, 4
@@ -192,22 +191,23 @@ def test_a_run_passes_the_keys_on(files: Path, tiny_encoder: Path, tmp_path: Pat
         "width_embedding_size": 6,
         "threshold": "global",
     }
-    changes = {
-        "method": "binder",
-        "types_file": types,
-        "stage1_epochs": 0,
-        "head_epochs": 0,
-        "stage2_epochs": 2,
-        "projection_size": SIZE,
+    config = RunConfig(
+        method="binder",
+        encoder=str(tiny_encoder),
+        output_dir=str(tmp_path / "run"),
+        train_file=str(files / "train.jsonl"),
+        dev_file=str(files / "dev.jsonl"),
+        types_file=str(types),
+        projection_size=SIZE,
         **fields,
-    }
-    run = tmp_path / "run"
-    assert main(arguments(files, tiny_encoder, run, **changes)) == 0
-    saved = json.loads((run / "model" / "config.json").read_text("utf-8"))
-    assert {name: saved[name] for name in fields} == fields
-    model = BinderModel.from_pretrained(run / "model")
-    assert model.heads.threshold.abs().min() > 0
-    same = RunConfig(method="binder", init_model=str(run / "model"), projection_size=SIZE, **fields)
+    )
+    trainer = binder_trainer(prepare_task(config, load_data(config))[0], tmp_path)
+    assert {name: getattr(trainer.model.config, name) for name in fields} == fields
+    assert trainer.documents is trainer.compute_metrics
+    threshold = trainer.model.heads.threshold
+    assert any(threshold is own for g in trainer.optimizer.param_groups for own in g["params"])
+    trainer.model.save_pretrained(tmp_path / "model")
+    same = replace(config, init_model=str(tmp_path / "model"))
     check_start(same)
     for name, value in (("threshold", "token"), ("width_embedding_size", 0)):
         with pytest.raises(ConfigError, match=f"{name} is .*: that of init_model is .*; set it"):

@@ -140,6 +140,20 @@ def test_a_model_saved_without_the_setting_reads_as_before(encoders: dict[str, s
     assert text.spans == [(0, 6), (7, 13), (14, 16)]
 
 
+@pytest.mark.parametrize("name", ["roberta", "gpt", "steps"])
+def test_the_setting_is_saved_with_the_tokenizer(
+    encoders: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    tokenizer = encoder_tokenizer(encoders[name])
+    tokenizer.save_pretrained(tmp_path)
+    text = "Berlin\nParis 😀"
+    for loader in (AutoTokenizer, PreTrainedTokenizerFast):
+        again = loader.from_pretrained(tmp_path)
+        assert reads_after_space(again)
+        reader = text_reader(again, label_unit="word", max_window_tokens=64)
+        assert reader.tokenize([text])[0] == read(encoders[name], text)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, encoders: dict[str, str]) -> Path:
     """A BINDER run on documents of three sentences."""
@@ -165,7 +179,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, encoders: dict[str, str]) -> P
     return folder / "run"
 
 
-def test_the_setting_is_saved_with_the_model(run: Path) -> None:
+@pytest.mark.slow
+def test_a_trained_model_reads_first_words_like_others(run: Path) -> None:
     pipeline = load_pipeline(run / "model")
     assert reads_after_space(pipeline.tokenizer)
     config = pipeline.model.config

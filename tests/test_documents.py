@@ -3,10 +3,11 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import arguments, corpus
+from conftest import corpus
 from transformers import PreTrainedTokenizerFast
 
 from contrastive_ner.cli import main
@@ -19,6 +20,8 @@ from contrastive_ner.data.writers import write_records
 from contrastive_ner.errors import DataError
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.serving.inference import evaluate_records, tag_records
+from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.task import load_data, prepare_task
 
 SENTENCES = ("a", "b", "c", "d", "e")
 PLAIN = "\n".join(f"{word} O\n" for word in SENTENCES)
@@ -141,20 +144,21 @@ def test_training_reads_documents_of_sentences(
 ) -> None:
     types = tmp_path / "types.yaml"
     types.write_text("types:\n  PER: 人的名字。\n  ORG: 公司的名字。\n", "utf-8")
-    changes = {
-        "method": "binder",
-        "types_file": types,
-        "documents_of": 4,
-        "stage1_epochs": 0,
-        "head_epochs": 0,
-        "stage2_epochs": 1,
-        "projection_size": 16,
-        "max_window_tokens": 64,
-    }
-    with caplog.at_level(logging.INFO, logger="contrastive_ner"):
-        assert main(arguments(files, tiny_encoder, tmp_path / "run", **changes)) == 0
-    assert "train: 40 texts, 80 mentions" in caplog.text
-    assert "train: 10 texts in" in caplog.text  # documents
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
-    assert metrics["dev"]["all_mentions"]["gold"] == 24
-    assert metrics["config"]["documents_of"] == 4
+    config = RunConfig(
+        method="binder",
+        encoder=str(tiny_encoder),
+        output_dir=str(tmp_path / "run"),
+        train_file=str(files / "train.jsonl"),
+        dev_file=str(files / "dev.jsonl"),
+        types_file=str(types),
+        documents_of=4,
+    )
+    data = load_data(config)
+    task, reports = prepare_task(config, data)
+    assert len(data.records["train"]) == 40
+    assert (reports["train"].texts, reports["dev"].texts) == (10, 3)
+    assert task.documents is not None
+    assert sum(map(len, task.documents.gold)) == 24
+    with caplog.at_level(logging.WARNING, logger="contrastive_ner"):
+        load_data(replace(config, method="crf"))
+    assert "documents_of has no effect: method=crf reads each text by itself" in caplog.text
