@@ -4,6 +4,7 @@ contrastive-ner train CONFIG.yaml [key=value ...]
 contrastive-ner evaluate MODEL FILE [--train FILE]
 contrastive-ner predict MODEL [FILE]
 contrastive-ner export MODEL FOLDER
+contrastive-ner demo MODEL
 contrastive-ner inspect FILE [FILE ...]
 contrastive-ner convert IN OUT --to FORMAT
 contrastive-ner annotate [FILE] --dictionary FILE
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 
 from contrastive_ner import __version__
 from contrastive_ner.cli.convert import add_convert_command
+from contrastive_ner.cli.demo import add_demo_command
 from contrastive_ner.cli.dictionary import add_dictionary_commands
 from contrastive_ner.cli.insight import add_insight_commands
 from contrastive_ner.cli.inspect import add_inspect_command
@@ -80,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train_command(commands)
     add_tagging_commands(commands)
+    add_demo_command(commands)
     add_inspect_command(commands)
     add_convert_command(commands)
     add_dictionary_commands(commands)
