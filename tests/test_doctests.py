@@ -16,6 +16,7 @@ import pytest
         "evaluation.metrics",
         "models.windows_ner",
         "training.calibration",
+        "serving.demo",
     ],
 )
 def test_examples_in_docstrings(name):

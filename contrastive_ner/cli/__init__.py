@@ -5,6 +5,7 @@ contrastive-ner evaluate MODEL FILE [--train FILE]
 contrastive-ner predict MODEL [FILE]
 contrastive-ner export MODEL FOLDER
 contrastive-ner add-type MODEL --types FILE --examples FILE
+contrastive-ner demo MODEL
 contrastive-ner inspect FILE [FILE ...]
 contrastive-ner convert IN OUT --to FORMAT
 contrastive-ner annotate [FILE] --dictionary FILE
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 
 from contrastive_ner import __version__
 from contrastive_ner.cli.convert import add_convert_command
+from contrastive_ner.cli.demo import add_demo_command
 from contrastive_ner.cli.dictionary import add_dictionary_commands
 from contrastive_ner.cli.insight import add_insight_commands
 from contrastive_ner.cli.inspect import add_inspect_command
@@ -85,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_command(commands)
     add_tagging_commands(commands)
     add_new_types_command(commands)
+    add_demo_command(commands)
     add_inspect_command(commands)
     add_convert_command(commands)
     add_dictionary_commands(commands)

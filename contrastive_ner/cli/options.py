@@ -102,6 +102,15 @@ def add_trust_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_types_option(command: argparse.ArgumentParser) -> None:
+    """Add --types."""
+    command.add_argument(
+        "--types",
+        metavar="FILE",
+        help="for a BINDER model, replace its entity types with those in FILE (YAML)",
+    )
+
+
 def add_model_argument(command: argparse.ArgumentParser) -> None:
     """Add MODEL; `find_model` reads it."""
     command.add_argument(

@@ -12,6 +12,7 @@ from contrastive_ner.cli.options import (
     add_model_argument,
     add_source_options,
     add_trust_option,
+    add_types_option,
     described_types,
     find_model,
     input_files,
@@ -110,11 +111,7 @@ def add_type_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="for a model with a lexicon, use the words of FILE instead of its own; none: no words",
     )
-    command.add_argument(
-        "--types",
-        metavar="FILE",
-        help="for a BINDER model, replace its entity types with those in FILE (YAML)",
-    )
+    add_types_option(command)
     command.add_argument(
         "--min_score",
         type=score_limits,
@@ -207,11 +204,7 @@ def add_export_command(commands: Any) -> None:
     )
     add_model_argument(export)
     export.add_argument("output", metavar="FOLDER", help="folder to write; it must not exist")
-    export.add_argument(
-        "--types",
-        metavar="FILE",
-        help="for a BINDER model, replace its entity types with those in FILE (YAML)",
-    )
+    add_types_option(export)
     export.add_argument(
         "--data",
         metavar="FILE",

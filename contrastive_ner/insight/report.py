@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from contrastive_ner.insight.audit import KINDS, Audit
+from contrastive_ner.serving.demo import marked
 
 STYLE = """
 body { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -30,30 +31,6 @@ def page(title: str, note: str, sections: Iterable[str]) -> str:
         f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
         f'<p class="note">{escape(note)}</p>\n{body}\n</body></html>\n'
     )
-
-
-def marked(text: str, spans: Sequence[tuple[int, int, str, str]]) -> str:
-    """A text with spans (start, end, label, class) marked, also nested ones, as HTML.
-
-    A span that crosses another one is cut at the other's end.
-
-    >>> marked("<b> Rome", [(4, 8, "LOC", "")])
-    '&lt;b&gt; <mark>Rome<small>LOC</small></mark>'
-    """
-    opening: dict[int, list[tuple[int, int, str, str]]] = {}
-    for span in sorted(spans, key=lambda s: -s[1]):
-        opening.setdefault(span[0], []).append(span)
-    pieces: list[str] = []
-    open_spans: list[tuple[int, str]] = []
-    for at in range(len(text) + 1):
-        while open_spans and open_spans[-1][0] <= at:
-            _, label = open_spans.pop()
-            pieces.append(f"<small>{escape(label)}</small></mark>")
-        for _, end, label, kind in opening.get(at, ()):
-            pieces.append(f'<mark class="{escape(kind)}">' if kind else "<mark>")
-            open_spans.append((min([end, *(own for own, _ in open_spans)]), label))
-        pieces.append(escape(text[at : at + 1]))
-    return "".join(pieces)
 
 
 def neighbour_table(neighbours: Sequence[dict[str, Any]], label: str) -> str:
