@@ -16,6 +16,7 @@ from contrastive_ner.logs import log
 from contrastive_ner.models.lexicon_ner import Lexicon
 from contrastive_ner.provenance import clone_root
 from contrastive_ner.training.config import RunConfig, layout_of
+from contrastive_ner.training.lattice import Lattice, lattice_of
 from contrastive_ner.training.lexicon import load_lexicon, report_coverage, with_lexicon
 from contrastive_ner.training.start import is_intact, refuse_trained, source_of
 
@@ -49,7 +50,8 @@ class Task:
 
     `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
     `weights` those of the types, by name, empty if all are alike; `joiner` is what stands between
-    the words of the data, None if they have none; `lexicon` the words that the model reads.
+    the words of the data, None if they have none; `lexicon` the words that the model reads;
+    `lattice` is what a lattice layer begins with.
     """
 
     config: RunConfig
@@ -61,6 +63,7 @@ class Task:
     weights: dict[str, float] = field(default_factory=dict)
     joiner: str | None = None
     lexicon: Lexicon | None = None
+    lattice: Lattice | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -98,6 +101,10 @@ class Task:
             names = ("lexicon_fusion", "max_word_length", "lexicon_dropout", "lexicon_absent")
             shared |= {name: getattr(self.config, name) for name in names}
             shared["lexicon_types"] = self.lexicon.types
+        if self.lattice is not None:
+            sizes = ("lattice_heads", "lattice_head_size")
+            shared |= {name: getattr(self.config, name) for name in sizes}
+            shared["lattice"] = self.lattice.vocabulary.facts()
         return {
             **shared,
             "output_dropout": self.config.output_dropout,
@@ -125,10 +132,13 @@ def prepare_task(
     reader = text_reader(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
     )
+    lattice = None
     if config.method == "binder":
         features, reports, fields = build_span_features(config, data, reader)
     else:
-        features, reports, fields = build_tag_features(data, reader, lexicon)
+        if config.lexicon_fusion == "flat" and lexicon is not None:
+            lattice = lattice_of(config, (r.text for r in data.records["train"]), reader, lexicon)
+        features, reports, fields = build_tag_features(config, data, reader, lexicon, lattice)
     for split, report in reports.items():
         log.info("%s: %s", split, report)
         if not report.mentions and split != "test":
@@ -149,7 +159,9 @@ def prepare_task(
         log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
     joiner = next((r.joiner for r in data.reports.values() if r.joiner is not None), None)
     types = data.types
-    task = Task(config, types, label_unit, encoder, features, fields, weights, joiner, lexicon)
+    task = Task(
+        config, types, label_unit, encoder, features, fields, weights, joiner, lexicon, lattice
+    )
     if lexicon is not None:
         report_coverage(features, task.labels)
     return task, reports
@@ -331,13 +343,19 @@ def prepare_encoder(
 Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any]]
 
 
-def build_tag_features(data: Data, reader: "TextReader", lexicon: Lexicon | None) -> Built:
+def build_tag_features(
+    config: RunConfig,
+    data: Data,
+    reader: "TextReader",
+    lexicon: Lexicon | None,
+    lattice: Lattice | None,
+) -> Built:
     """Tag features for ce, crf and nerco."""
     from contrastive_ner.training.features import tag_features
 
     labels = bio_labels(data.types)
     readers = {
-        split: with_lexicon(reader, lexicon, held_out=split == "train")
+        split: with_lexicon(config, reader, lexicon, lattice, held_out=split == "train")
         for split in ("train", "dev")
     }
     built = {s: tag_features(data.records[s], own, labels) for s, own in readers.items()}
