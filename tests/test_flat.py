@@ -1,17 +1,29 @@
 """The word lattice of NerCo as published, against a loop over its equations."""
 
 import copy
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import LABELS, arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from contrastive_ner.cli import main
+from contrastive_ner.errors import ConfigError
+from contrastive_ner.hub.repository import faults_of
 from contrastive_ner.models.flat_ner import FlatLattice
+from contrastive_ner.models.lattice_ner import Vocabulary, fused_reader, pairs_of
+from contrastive_ner.models.lexicon_ner import Lexicon
+from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
+from contrastive_ner.models.pipeline_ner import text_reader
 from contrastive_ner.models.windows_ner import InputError
+from contrastive_ner.serving.export import export
 
 STATES = 6
 
@@ -196,3 +208,160 @@ def test_what_is_too_long_is_refused():
     for words in ([(9, 0, 6)], [(9, 3, 2)]):
         with pytest.raises(InputError, match="expected words of 1 to 6 tokens"):
             layer(torch.zeros(1, 8, STATES).double(), *batch_of([([2] * 8, [2] * 8, words)]))
+
+
+# ------------------------------------------------------------------------------------ whole models
+WORDS = {"北京": "LOC", "北京大学": "ORG", "京大": None, "大学": None, "小明": "PER", "华为": "ORG"}
+TEXT = "小明在北京大学读书，后来去了华为。"
+
+
+def flat_tagger(tiny_encoder: Path) -> NercoForTokenClassification:
+    """A random tagger with a lattice layer that finds mentions in any text."""
+    torch.manual_seed(1)
+    vocabulary = Vocabulary([*dict.fromkeys(TEXT), *list(WORDS)[:5]], pairs_of(TEXT))
+    model = NercoForTokenClassification.from_encoder(
+        str(tiny_encoder),
+        LABELS,
+        label_unit="token",
+        max_window_tokens=12,
+        lexicon_fusion="flat",
+        lattice=vocabulary.facts(),
+        lattice_heads=2,
+        lattice_head_size=4,
+    )
+    model.vocabulary, model.lexicon = vocabulary, Lexicon(WORDS)
+    nn.init.normal_(model.classifier.weight, std=2.0)
+    return model.eval()
+
+
+def test_windows_have_the_numbers_of_the_whole_text(tiny_encoder, character_tok):
+    model = flat_tagger(tiny_encoder)
+    plain = text_reader(character_tok, label_unit="token", max_window_tokens=12)
+    reader = fused_reader(plain, model.config, model.lexicon, model.vocabulary)
+    (row,) = reader.tokenize([TEXT])
+    entries, bigrams = model.vocabulary.entries, model.vocabulary.bigrams
+    windows = list(reader.overlapping_windows(row, 3))
+    assert len(windows) > 1
+    for window in windows:
+        own = TEXT[window.first : window.last]
+        pairs = pairs_of(TEXT)[window.first : window.last]
+        numbers = [(entries[c], bigrams[p]) for c, p in zip(own, pairs, strict=True)]
+        assert window.lattice_chars == [(0, 0), *numbers, (0, 0)]
+        found = [(number, own[a - 1 : b]) for number, a, b in window.lattice_words]
+        assert found == [
+            (entries.get(m.word, 1), m.word)
+            for m in model.lexicon.matches(TEXT)
+            if window.first <= m.start and m.end <= window.last
+        ]
+    short = Lexicon(["在哪", "大学"])
+    (row,) = fused_reader(plain, model.config, short, model.vocabulary).tokenize(["在哪"])
+    assert row.numbers == [(entries["在"], 1), (1, 1)]
+    assert (
+        fused_reader(plain, model.config, False, model.vocabulary).tokenize(["华为"])[0].words == []
+    )
+
+
+def test_a_saved_model_finds_the_same_anywhere(
+    tiny_encoder, character_tok, tmp_path, modules_cache
+):
+    from transformers import pipeline
+
+    model = flat_tagger(tiny_encoder)
+    model.save_pretrained(tmp_path / "model")
+    character_tok.save_pretrained(tmp_path / "model")
+    own = model.pipeline(character_tok)
+    ner = pipeline("ner", model=str(tmp_path / "model"), trust_remote_code=True)
+    assert type(ner.model).__module__.startswith("transformers_modules")
+    results = []
+    for lexicon in (None, False, {"读书": None}, [*WORDS, "后来"]):
+        given = {} if lexicon is None else {"lexicon": lexicon}
+        results.append(own([TEXT, "", "华为"], **given))
+        assert ner([TEXT, "", "华为"], **given) == results[-1]
+    assert results[0] != results[1]
+    weights = NercoForTokenClassification.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(ConfigError, match="flat, which is not exported to ONNX"):
+        export(tmp_path / "model", tmp_path / "exported")
+    (tmp_path / "model" / "lattice.txt").write_text("华\n\n华为\n", "utf-8")
+    with pytest.raises(InputError, match=r"not the vocabulary that config\.json describes"):
+        NercoForTokenClassification.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "lattice.txt").unlink()
+    with pytest.raises(InputError, match=r"lattice\.txt is missing"):
+        NercoForTokenClassification.from_pretrained(tmp_path / "model")
+
+
+def test_without_its_inputs_the_model_reads_nothing(tiny_encoder, tiny_tagger):
+    with pytest.raises(InputError, match="lattice_chars and lattice_words together"):
+        flat_tagger(tiny_encoder)(torch.ones(1, 4, dtype=torch.long))
+    with pytest.raises(InputError, match="a model with lexicon_fusion: flat"):
+        tiny_tagger(torch.ones(1, 4, dtype=torch.long), lattice_chars=torch.ones(1, 4, 2).long())
+    with pytest.raises(InputError, match="entries is None"):
+        NercoForTokenClassification.from_encoder(str(tiny_encoder), LABELS, lexicon_fusion="flat")
+
+
+@given(
+    st.lists(st.text("ab京\n \ufeff\ufffd", max_size=3), max_size=6),
+    st.lists(st.text("a京", max_size=2), max_size=6),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_file_keeps_a_vocabulary(tmp_path_factory, entries, bigrams):
+    path = tmp_path_factory.mktemp("lattice") / "lattice.txt"
+    vocabulary = Vocabulary(entries, bigrams)
+    vocabulary.write(path)
+    again = Vocabulary.read(path, vocabulary.facts())
+    assert (again.entries, again.bigrams) == (vocabulary.entries, vocabulary.bigrams)
+    assert list(again.entries.values()) == list(range(2, len(again.entries) + 2))
+
+
+def vectors_of(names: Sequence[str], value: float = 2.0) -> str:
+    return "".join(f"{name} {' '.join([str(value)] * 50)}\n" for name in names)
+
+
+def test_a_run_trains_the_layer_on_a_frozen_encoder(files, tiny_encoder, tmp_path, file, capsys):
+    words = tmp_path / "words.txt"
+    assert main(["lexicon", "--from_training", f"{files}/train.jsonl", "--output", str(words)]) == 0
+    vectors = file("3 50\n" + vectors_of(["张", "三", "华为", "龘", "不在"]), "vectors.txt")
+    pairs = file(vectors_of(["张三", "龘龘"]), "pairs.txt")
+    options = {
+        "lexicon_fusion": "flat",
+        "lexicon_file": words,
+        "lattice_heads": 2,
+        "lattice_head_size": 8,
+        "lattice_vectors": vectors,
+        "lattice_bigram_vectors": pairs,
+        "stage1_freeze_encoder": True,
+        "stage1_chunk_size": 3,
+        "stage1_learning_rate": 5e-3,
+        "stage2_epochs": 12,
+        "stage2_unfreeze_epoch": 11,
+        "stage2_learning_rate": 1e-12,
+        "stage2_contrastive_weight": 0.1,
+        "max_window_tokens": 32,
+    }
+    run = tmp_path / "run"
+    assert main(arguments(files, tiny_encoder, run, **options)) == 0
+    model = NercoForTokenClassification.from_pretrained(run / "model")
+    assert {"张", "华为", "龘"} <= set(model.vocabulary.entries)
+    assert "不在" not in model.vocabulary.entries, "neither a character nor a word of the lexicon"
+    assert {"张三", "龘龘"} <= set(model.vocabulary.bigrams)
+    unseen = model.nerco.lattice.entries.weight.detach()[model.vocabulary.entries["龘"]]
+    assert float(unseen.std()) < 1e-3, "a vector of equal numbers, decayed at most"
+    assert 0.5 < float(unseen.norm()) < 1.01
+    before = load_file(tiny_encoder / "model.safetensors")
+    after = load_file(run / "model" / "model.safetensors")
+    for name, value in before.items():
+        torch.testing.assert_close(after[f"nerco.encoder.{name}"], value, atol=1e-6, rtol=1e-6)
+    assert faults_of(run / "model") == []
+    scores = json.loads((run / "model" / "metrics.json").read_text("utf-8"))
+    assert scores["dev"]["micro"]["f1"] > 0.8
+    assert scores["config"]["lattice_vectors"] == "vectors.txt"
+    assert "share one vector" in (run / "model" / "README.md").read_text("utf-8")
+    again = {**options, "init_model": run / "model", "encoder": "", "stage2_epochs": 1}
+    again |= {"stage1_epochs": 0, "head_epochs": 0, "stage2_unfreeze_epoch": 0}
+    again |= {"stage2_head_learning_rate": 1e-9}
+    assert main(arguments(files, tiny_encoder, tmp_path / "again", **again)) == 0
+    other = json.loads((tmp_path / "again" / "metrics.json").read_text("utf-8"))
+    assert other["dev"]["micro"]["f1"] == pytest.approx(scores["dev"]["micro"]["f1"], abs=0.05)
+    options["lattice_vectors"] = file("张 1 2 3\n", "short.txt")
+    assert main(arguments(files, tiny_encoder, tmp_path / "wrong", **options)) == 2
+    assert "short.txt:1: expected a name and 50 numbers" in capsys.readouterr().err

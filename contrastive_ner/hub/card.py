@@ -29,8 +29,13 @@ SCORE_LINES = {
 }
 SCORE_LINES["nerco"] = SCORE_LINES["crf"]
 FILES = ("train_file", "dev_file", "test_file", "types_file", "lexicon_file")
-PATHS = ("output_dir", *FILES, "encoder", "init_model")
+VECTORS = ("lattice_vectors", "lattice_bigram_vectors")
+PATHS = ("output_dir", *FILES, *VECTORS, "encoder", "init_model")
 EXAMPLES_PER_TYPE = 3
+GOLD_LINES = {
+    True: "all mentions count as gold, including nested ones",
+    False: "only the outermost mentions count as gold",
+}
 
 
 def card_template() -> Path:
@@ -86,11 +91,10 @@ def write_card(
         },
         max_window_tokens=config["max_window_tokens"],
         lexicon=model_config.get("lexicon"),
+        is_lattice="lattice" in model_config,
         word_types=model_config.get("lexicon_types", []),
         max_span_width=model_config.get("max_span_width"),
-        gold_line="all mentions count as gold, including nested ones"
-        if nested
-        else "only the outermost mentions count as gold",
+        gold_line=GOLD_LINES[nested],
         **_score_values(metrics),
         encoder=Path(without_folder(config.get("init_model") or config["encoder"])).name,
         data_line=_data_line(metrics["data"]),

@@ -18,6 +18,7 @@ from contrastive_ner.files import fresh_folder, read_json, sha256
 from contrastive_ner.hub.tokenizer_files import file_faults
 from contrastive_ner.hub.weights import tensor_faults, weight_faults
 from contrastive_ner.models.checks_ner import KERNELS, size_fault, values_of
+from contrastive_ner.models.lattice_ner import LATTICE
 from contrastive_ner.models.lexicon_ner import LEXICON
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def content_faults(names: Iterable[str]) -> list[str]:
     """
     present = set(names) - {OF_THE_HUB, MANIFEST}
     code = {name for file in MODELING_FILES.values() for name in travelling_files(MODELS / file)}
-    known = {*REQUIRED, *TOKENIZER, *DOCUMENTS, *code, LEXICON}
+    known = {*REQUIRED, *TOKENIZER, *DOCUMENTS, *code, LEXICON, LATTICE}
     faults = []
     for name in sorted(present):
         if Path(name).suffix in PICKLED:
@@ -397,16 +398,18 @@ def structure_faults(folder: Path) -> list[str]:
 
 
 def lexicon_faults(folder: Path) -> list[str]:
-    """A lexicon that config.json does not describe, or that is missing though it does.
+    """Files of words that config.json does not describe, or that are missing though it does.
 
-    Whether it is the one that config.json describes is looked at when the model is built.
+    Whether they are those that config.json describes is looked at when the model is built.
     """
-    described = isinstance(read_config(folder).get("lexicon"), dict)
-    if described and not (folder / LEXICON).is_file():
-        return [f"{LEXICON} is missing, but config.json describes it"]
-    if not described and (folder / LEXICON).exists():
-        return [f"{LEXICON}: the model reads no words, by its config.json"]
-    return []
+    faults = []
+    for key, name in (("lexicon", LEXICON), ("lattice", LATTICE)):
+        described = isinstance(read_config(folder).get(key), dict)
+        if described and not (folder / name).is_file():
+            faults.append(f"{name} is missing, but config.json describes it")
+        if not described and (folder / name).exists():
+            faults.append(f"{name}: the model reads no words, by its config.json")
+    return faults
 
 
 # ---------------------------------------------------------------------------------------- packaging

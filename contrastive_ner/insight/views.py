@@ -82,7 +82,8 @@ def joined_states(
     pipeline: "NerPipeline", row: Prepared, states: Sequence[Any]
 ) -> tuple[Tensor, Tensor]:
     """States of a text's tokens (T, H), and of the first token of the window of each (T, H)."""
-    text, size = row.tokenized, pipeline.model.config.encoder_config.hidden_size
+    text, config = row.tokenized, pipeline.model.config
+    size = config.encoder_config.hidden_size if is_binder(pipeline) else config.state_size
     own, openings = torch.zeros(len(text.ids), size), torch.zeros(len(text.ids), size)
     before = len(pipeline.reader.prefix)
     read = 0

@@ -4,9 +4,9 @@ Start with `modeling_nerco` or `modeling_binder`, then read what they share: `ch
 before loading), `encoder_ner` (safe loading), `adapters_ner` (adapters, the weights in force),
 `crf_layer_ner` and `crf_ner` (CRF in torch, inference in NumPy), `types_binder` (encoded types),
 `windows_ner` (texts to windows, spans to mentions), `batches_ner` (windows of similar length
-together), `lexicon_ner` and `matching_ner` (words of a lexicon in texts), `fusion_ner` (what a
-model makes of them), `pipeline_ner` (`pipeline("ner")`). The file names must not change: saved
-models refer to them in `config.json`.
+together), `lexicon_ner` and `matching_ner` (words of a lexicon in texts), `fusion_ner`,
+`lattice_ner` and `flat_ner` (what a model makes of them), `pipeline_ner` (`pipeline("ner")`). The
+file names must not change: saved models refer to them in `config.json`.
 """
 
 from typing import Any

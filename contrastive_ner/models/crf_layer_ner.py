@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import initialization as init
 
-from .crf_ner import ForwardBackward, forward_backward, viterbi
+from .crf_ner import IGNORED, ForwardBackward, forward_backward, viterbi
 from .windows_ner import InputError
 
 FORBIDDEN = -1e4  # score of a step that BIO does not allow: finite, but its exp() is exactly 0
@@ -28,6 +29,27 @@ def pack_left(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # (B, L)
     index = order.reshape(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index), lengths
+
+
+def tagging_loss(
+    crf: "LinearChainCRF", logits: Tensor, labels: Tensor, word_mask: Tensor, *, use_crf: bool
+) -> Tensor:
+    """See `NercoForTokenClassification.loss`."""
+    emissions, lengths = pack_left(logits.float(), word_mask)  # (B, L, C), (B,)
+    tags, _ = pack_left(labels, word_mask)  # (B, L)
+    present = lengths > 0
+    if use_crf:
+        transitions, start = crf.scores()
+        gold = crf_sequence_score(emissions, transitions, start, tags, lengths)
+        per_sentence = crf_log_partition(emissions, transitions, start, lengths) - gold  # (B,)
+    else:
+        valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]
+        tags = tags.masked_fill(~valid, IGNORED)
+        per_token = F.cross_entropy(
+            emissions.transpose(1, 2), tags, reduction="none", ignore_index=IGNORED
+        )  # (B, L)
+        per_sentence = per_token.sum(1) / lengths.clamp_min(1)
+    return (per_sentence * present).sum() / present.sum().clamp_min(1)
 
 
 class _LogPartition(torch.autograd.Function):

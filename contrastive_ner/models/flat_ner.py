@@ -20,11 +20,12 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .adapters_ner import WeightsState, weights_state
+from .lattice_ner import PADDING, UNKNOWN
 from .windows_ner import InputError
 
-PADDING, UNKNOWN = 0, 1  # ids; those of characters, words and bigrams follow
 VECTOR_SIZE = 50  # of characters, words and bigrams
 EMBEDDING_DROPOUT, FEED_FORWARD_DROPOUT = 0.5, 0.15
 WORD_DROPOUT = 0.01
@@ -89,13 +90,13 @@ class FlatLattice(nn.Module):
     def reset_parameters(self) -> None:
         """Vectors U(+-sqrt(3 / 50)), whose expected squared length is 1; Xavier for matrices."""
         for table in (self.entries, self.bigrams):
-            nn.init.uniform_(table.weight, -math.sqrt(3 / VECTOR_SIZE), math.sqrt(3 / VECTOR_SIZE))
-            table.weight[PADDING] = 0.0
+            init.uniform_(table.weight, -math.sqrt(3 / VECTOR_SIZE), math.sqrt(3 / VECTOR_SIZE))
+            init.zeros_(table.weight[PADDING])
         for part in self.modules():
             if isinstance(part, nn.Linear):
-                nn.init.xavier_uniform_(part.weight)
-        nn.init.xavier_uniform_(self.u)
-        nn.init.xavier_uniform_(self.v)
+                init.xavier_uniform_(part.weight)
+        init.xavier_uniform_(self.u)
+        init.xavier_uniform_(self.v)
 
     def forward(
         self,

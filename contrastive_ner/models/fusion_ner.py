@@ -1,4 +1,6 @@
-"""Lexicon fusion in torch: its settings, and the adapter. This file travels with the weights.
+"""Lexicon fusion in torch: its settings, the files beside a model, and the adapter.
+
+The lattice layer is in `flat_ner`. This file travels with the weights.
 
 Notation: B batch, T tokens, K words of a token, U words of a batch, D embedding size, H hidden
 size of the adapter.
@@ -14,6 +16,8 @@ from torch.nn.functional import embedding, linear
 from transformers import initialization as init
 from transformers.utils import cached_file
 
+from .flat_ner import FlatLattice
+from .lattice_ner import LATTICE, Vocabulary
 from .lexicon_ner import FUSIONS, LEXICON, LONGEST_WORD, MAX_WORD_LENGTH, Lexicon, check_fusion
 from .matching_ner import INPUTS, WORD_CHARS
 from .strict_ner import StrictConfig
@@ -30,12 +34,15 @@ class LexiconConfig(StrictConfig):
 
     Args:
         lexicon_fusion: "none", or how the model reads the words of a lexicon: "adapter" (added to
-            the input embeddings).
+            the input embeddings) or "flat" (a lattice layer on the encoder, as published).
         max_word_length: of the longest word of a lexicon, in characters; longer ones are left out.
         lexicon_types: types of words that the model was trained with; others count as none.
         lexicon_dropout: share of the words that training hides, a text at a time.
         lexicon_absent: share of the texts that training reads without any word.
         lexicon: of the lexicon beside the weights: words, longest_word and sha256.
+        lattice_heads: flat: number of attention heads.
+        lattice_head_size: flat: size of each; heads times size numbers describe a token.
+        lattice: flat: facts of the `Vocabulary` beside the weights.
 
     They are in config.json only if there is a fusion. Raises `InputError` for invalid values.
     """
@@ -46,6 +53,9 @@ class LexiconConfig(StrictConfig):
     lexicon_dropout: float = 0.1
     lexicon_absent: float = 0.1
     lexicon: Any = None
+    lattice_heads: int = 10
+    lattice_head_size: int = 20
+    lattice: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -70,12 +80,37 @@ class LexiconConfig(StrictConfig):
         self.lexicon_types = list(types)
         if not isinstance(self.lexicon, Mapping | None):
             raise InputError(f"lexicon is {self.lexicon!r:.60}: expected the facts of a lexicon")
+        if self.lexicon_fusion == "flat":
+            self._check_lattice()
+
+    def _check_lattice(self) -> None:
+        facts = self.lattice if isinstance(self.lattice, Mapping) else {}
+        given = {
+            "lattice_heads": self.lattice_heads,
+            "lattice_head_size": self.lattice_head_size,
+            **{name: facts.get(name) for name in ("entries", "bigrams")},
+        }
+        for name, number in given.items():
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise InputError(
+                    f"lexicon_fusion is flat, and {name} is {number!r:.60}: expected an integer of "
+                    "at least 1; lattice takes the facts of a Vocabulary"
+                )
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that describe a token to the linear layer, and to stage one."""
+        if self.lexicon_fusion == "flat":
+            return self.lattice_heads * self.lattice_head_size
+        return self.encoder_config.hidden_size
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name."""
         content = super().to_dict()
-        if self.lexicon_fusion == "none":
-            for name in LexiconConfig.__annotations__:
+        for name in LexiconConfig.__annotations__:
+            if self.lexicon_fusion == "none" or (
+                self.lexicon_fusion == "adapter" and name.startswith("lattice")
+            ):
                 content.pop(name, None)
         return content
 
@@ -101,28 +136,49 @@ class LexiconModel:
         for config in (self.config, self.base_model.config):
             config.lexicon = None if lexicon is None else lexicon.facts()
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What has a vector in the lattice layer; None without such a layer."""
+        return self.base_model.__dict__.get("_vocabulary")
+
+    @vocabulary.setter
+    def vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Raises `InputError` if the configuration describes another one."""
+        if vocabulary.facts() != self.config.lattice:
+            raise InputError("expected the Vocabulary whose facts() the configuration has")
+        self.base_model.__dict__["_vocabulary"] = vocabulary
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """`PreTrainedModel.save_pretrained`; also writes the lexicon."""
-        if self.lexicon is not None and kwargs.get("is_main_process", True):
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            self.lexicon.write(Path(save_directory) / LEXICON)
+        """`PreTrainedModel.save_pretrained`; also writes the lexicon and the vocabulary."""
+        for name, own in ((LEXICON, self.lexicon), (LATTICE, self.vocabulary)):
+            if own is not None and kwargs.get("is_main_process", True):
+                Path(save_directory).mkdir(parents=True, exist_ok=True)
+                own.write(Path(save_directory) / name)
         return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
     def _get_files_timestamps(self, working_dir: Any) -> dict[str, float]:
-        """Of the files before saving: the lexicon, written already, counts as new to the Hub."""
+        """Of the files before saving: what is written already counts as new to the Hub."""
         known = super()._get_files_timestamps(working_dir)  # type: ignore[misc]
-        return {name: time for name, time in known.items() if name != LEXICON}
+        return {name: time for name, time in known.items() if name not in (LEXICON, LATTICE)}
 
     def _load_beside(self, place: Any, where: Mapping[str, Any]) -> None:
-        """Read the lexicon beside the weights. There may be none: users can be asked to fetch it.
+        """Read the lexicon beside the weights, and the vocabulary of a lattice layer.
+
+        There may be no lexicon: users can be asked to fetch it.
 
         Raises:
-            InputError: it is not the one that config.json describes.
+            InputError: they are not those that config.json describes, or a vocabulary is missing.
         """
+        options: Any = {"_raise_exceptions_for_missing_entries": False, **where}
+        if self.config.lexicon_fusion == "flat":
+            path = cached_file(place, LATTICE, **options)
+            if path is None:
+                raise InputError(f"{place}: {LATTICE} is missing: copy the model again")
+            vocabulary = Vocabulary.read(path, dict(self.config.lattice))
+            self.base_model.__dict__["_vocabulary"] = vocabulary
         facts = self.config.lexicon
         if self.config.lexicon_fusion == "none" or facts is None:
             return
-        options: Any = {"_raise_exceptions_for_missing_entries": False, **where}
         path = cached_file(place, LEXICON, **options)
         if path is None:
             return
@@ -255,3 +311,42 @@ def lexicon_inputs(
     embed, present = encoder.get_input_embeddings(), word_chars >= 0
     characters = embed(word_chars.clamp_min(0))  # (U, 8, D)
     return adapter(embed(input_ids), lexicon_words, lexicon_tags, characters, present, word_types)
+
+
+# ------------------------------------------------------------------------------------------ lattice
+def lattice_for(config: Any) -> FlatLattice | None:
+    """The lattice layer of a model with this configuration; None if it has none."""
+    if config.lexicon_fusion != "flat":
+        return None
+    return FlatLattice(
+        config.lattice["entries"],
+        config.lattice["bigrams"],
+        config.encoder_config.hidden_size,
+        heads=config.lattice_heads,
+        head_size=config.lattice_head_size,
+        max_tokens=config.max_window_tokens,
+        max_word_length=config.max_word_length,
+    )
+
+
+def lattice_states(
+    layer: FlatLattice | None, states: Tensor, chars: Tensor | None, words: Tensor | None
+) -> Tensor:
+    """What a lattice layer makes of an encoder's states (B, T, D): (B, T, H); without one, these.
+
+    Args:
+        layer: of the model, or None.
+        states: of the encoder.
+        chars, words: the tensors `LATTICE_INPUTS`, as from `lattice_arrays`.
+
+    Raises:
+        InputError: they are missing, or the model has no such layer.
+    """
+    if layer is None and chars is None and words is None:
+        return states
+    if layer is None or chars is None or words is None:
+        raise InputError(
+            "expected lattice_chars and lattice_words together, and a model with lexicon_fusion: "
+            "flat, which reads no text without them (its pipeline makes them)"
+        )
+    return layer(states, *chars.unbind(-1), *words.unbind(-1))

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from .windows_ner import InputError
 
 LEXICON = "lexicon.txt"  # beside the weights
-FUSIONS = ("none", "adapter")
+FUSIONS = ("none", "adapter", "flat")
 MAX_WORD_LENGTH = 16  # characters of the longest word, unless configured otherwise
 LONGEST_WORD = 63  # that may be configured
 PLACES, SPREAD = 2**19, 0x9E3779B1  # of the index of a lexicon
@@ -348,7 +348,7 @@ def check_fusion(config: Any) -> None:
     if getattr(config, "lexicon_fusion", "none") == "none":
         raise InputError(
             "a lexicon is given, but the model reads none (lexicon_fusion is none): leave it out, "
-            "or train a model with lexicon_fusion=adapter"
+            "or train a model with lexicon_fusion"
         )
 
 

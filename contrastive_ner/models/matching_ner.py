@@ -73,7 +73,7 @@ class LexiconReader(TextReader):
 
     Args:
         reader: the reader of the model's tokens.
-        lexicon: the words.
+        lexicon: the words; None: none.
         types: the types that the model knows, in the order of their numbers.
         held_out: as in `Lexicon.matches`.
     """
@@ -81,7 +81,7 @@ class LexiconReader(TextReader):
     def __init__(
         self,
         reader: TextReader,
-        lexicon: Lexicon,
+        lexicon: Lexicon | None,
         types: Sequence[str] = (),
         *,
         held_out: bool = False,
@@ -89,7 +89,8 @@ class LexiconReader(TextReader):
         self.__dict__.update(reader.__dict__)
         self.lexicon, self.types, self.held_out = lexicon, list(types), held_out
         known = {name: number for number, name in enumerate(self.types, 1)}
-        self._numbers = [known.get(kind.type, 0) for kind in lexicon.kinds]
+        kinds = [] if lexicon is None else lexicon.kinds
+        self._numbers = [known.get(kind.type, 0) for kind in kinds]
 
     def tokenize(self, texts: Sequence[str]) -> list[Any]:
         """As `TextReader.tokenize`, with the words of each text: `TextWithWords`."""
@@ -100,6 +101,8 @@ class LexiconReader(TextReader):
         ]
 
     def _words(self, text: str, row: Tokenized, shared: dict[Entry, Entry]) -> list[WordAt]:
+        if self.lexicon is None:
+            return []
         starts: dict[int, int] = {}
         for token, (start, _) in zip(row.first_token, row.spans, strict=True):
             starts.setdefault(start, token)

@@ -38,6 +38,7 @@ from .encoder_ner import (
     pretrained_encoder,
     read_encoder_config,
 )
+from .lattice_ner import LATTICE  # noqa: F401 - as above
 from .lexicon_ner import LEXICON  # noqa: F401 - transformers 5.6 copies direct imports only
 from .matching_ner import INPUTS  # noqa: F401 - as above
 from .pipeline_ner import PIPELINES, NerPipeline

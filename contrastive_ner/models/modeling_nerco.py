@@ -3,8 +3,9 @@
 Sections: config, models, registration. Stage one trains `NercoModel` with a contrastive loss
 (`contrastive_ner.training.contrastive`); stage two trains `NercoForTokenClassification`. This file
 travels with the weights: loading a shared model executes only `adapters_ner.py`, `batches_ner.py`,
-`checks_ner.py`, `crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `fusion_ner.py`,
-`lexicon_ner.py`, `matching_ner.py`, `pipeline_ner.py`, `strict_ner.py`, `windows_ner.py` and this.
+`checks_ner.py`, `crf_layer_ner.py`, `crf_ner.py`, `encoder_ner.py`, `flat_ner.py`, `fusion_ner.py`,
+`lattice_ner.py`, `lexicon_ner.py`, `matching_ner.py`, `pipeline_ner.py`, `strict_ner.py`,
+`windows_ner.py` and this.
 
 Notation: B batch, T tokens, L labelled positions (packed left), C tags, D hidden size.
 """
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoConfig
 from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 
@@ -26,10 +26,9 @@ from .crf_layer_ner import (
     LinearChainCRF,
     arrays,
     check_bio_labels,
-    crf_log_partition,
-    crf_sequence_score,
     crf_viterbi,
     pack_left,
+    tagging_loss,
     with_new_tags,
 )
 from .crf_ner import decode_tags
@@ -42,13 +41,17 @@ from .encoder_ner import (
     pretrained_encoder,
     read_encoder_config,
 )
+from .flat_ner import FlatLattice
 from .fusion_ner import (
     LexiconAdapter,
     LexiconConfig,
     LexiconModel,
     adapter_for,
+    lattice_for,
+    lattice_states,
     lexicon_inputs,
 )
+from .lattice_ner import LATTICE  # noqa: F401 - as above
 from .lexicon_ner import LEXICON  # noqa: F401 - as above
 from .matching_ner import INPUTS  # noqa: F401 - as above
 from .pipeline_ner import PIPELINES, NerPipeline
@@ -150,7 +153,7 @@ class NercoPreTrainedModel(LexiconModel, SafePreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LinearChainCRF | LexiconAdapter):
+        if isinstance(module, LinearChainCRF | LexiconAdapter | FlatLattice):
             module.reset_parameters()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -173,6 +176,7 @@ class NercoModel(NercoPreTrainedModel):
         self.encoder = empty_encoder(config.encoder_config)
         self.dropout = nn.Dropout(config.output_dropout)
         self.lexicon_adapter = adapter_for(config, self.encoder)
+        self.lattice = lattice_for(config)
         self.post_init()
 
     @classmethod
@@ -199,10 +203,12 @@ class NercoModel(NercoPreTrainedModel):
         lexicon_tags: Tensor | None = None,
         word_chars: Tensor | None = None,
         word_types: Tensor | None = None,
+        lattice_chars: Tensor | None = None,
+        lattice_words: Tensor | None = None,
     ) -> BaseModelOutput:
         """input_ids, attention_mask (B, T) -> last_hidden_state (B, T, D), after the dropout.
 
-        A model with a lexicon also reads the four tensors of `lexicon_arrays`.
+        A model with a lexicon also reads the tensors of `lexicon_arrays` or `lattice_arrays`.
         """
         words = (lexicon_words, lexicon_tags, word_chars, word_types)
         if any(tensor is not None for tensor in words):
@@ -218,9 +224,15 @@ class NercoModel(NercoPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
+        states = lattice_states(
+            self.lattice, outputs.last_hidden_state, lattice_chars, lattice_words
+        )
+        layers = outputs.get("hidden_states")
+        if layers is not None and self.lattice is not None:
+            layers = (*layers, states)
         return BaseModelOutput(
-            last_hidden_state=self.dropout(outputs.last_hidden_state),
-            hidden_states=outputs.get("hidden_states"),
+            last_hidden_state=self.dropout(states),
+            hidden_states=layers,
             attentions=outputs.get("attentions"),
         )
 
@@ -234,7 +246,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         super().__init__(config)
         check_bio_labels(config.labels)
         self.nerco = NercoModel(config)
-        self.classifier = nn.Linear(config.encoder_config.hidden_size, len(config.labels))
+        self.classifier = nn.Linear(config.state_size, len(config.labels))
         self.crf = LinearChainCRF(
             config.labels, constrain=config.constrain_transitions, use_transitions=config.use_crf
         )
@@ -330,6 +342,8 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         lexicon_tags: Tensor | None = None,
         word_chars: Tensor | None = None,
         word_types: Tensor | None = None,
+        lattice_chars: Tensor | None = None,
+        lattice_words: Tensor | None = None,
     ) -> TokenClassifierOutput | tuple:
         """input_ids (B, T) -> logits (B, T, C), the CRF's emissions; with `labels` also the loss.
 
@@ -350,6 +364,8 @@ class NercoForTokenClassification(NercoPreTrainedModel):
             lexicon_tags=lexicon_tags,
             word_chars=word_chars,
             word_types=word_types,
+            lattice_chars=lattice_chars,
+            lattice_words=lattice_words,
         )
         logits = self.classifier(outputs.last_hidden_state)  # (B, T, C)
         loss = None
@@ -373,21 +389,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         Without CRF, of each sentence's mean token cross-entropy. Sentences without labelled
         positions do not count. logits (B, T, C), labels (B, T), word_mask (B, T).
         """
-        emissions, lengths = pack_left(logits.float(), word_mask)  # (B, L, C), (B,)
-        tags, _ = pack_left(labels, word_mask)  # (B, L)
-        present = lengths > 0
-        if self.config.use_crf:
-            transitions, start = self.crf.scores()
-            gold = crf_sequence_score(emissions, transitions, start, tags, lengths)
-            per_sentence = crf_log_partition(emissions, transitions, start, lengths) - gold  # (B,)
-        else:
-            valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]
-            tags = tags.masked_fill(~valid, IGNORED)
-            per_token = F.cross_entropy(
-                emissions.transpose(1, 2), tags, reduction="none", ignore_index=IGNORED
-            )  # (B, L)
-            per_sentence = per_token.sum(1) / lengths.clamp_min(1)
-        return (per_sentence * present).sum() / present.sum().clamp_min(1)
+        return tagging_loss(self.crf, logits, labels, word_mask, use_crf=self.config.use_crf)
 
     @torch.no_grad()
     def add_labels(self, *types: str) -> None:

@@ -17,8 +17,9 @@ from transformers import Pipeline, PreTrainedTokenizerBase
 
 from .batches_ner import DEFAULT_BATCH_SIZE, in_batches, items_of
 from .encoder_ner import check_window, precision_for
+from .lattice_ner import LATTICE_INPUTS, fused_reader, lattice_arrays
 from .lexicon_ner import lexicon_for, own_lexicon
-from .matching_ner import LexiconReader, lexicon_arrays
+from .matching_ner import lexicon_arrays
 from .strict_ner import check_names
 from .windows_ner import (
     InputError,
@@ -154,7 +155,9 @@ def pad_windows(windows: Sequence[Window], pad_token_id: int) -> dict[str, Tenso
 def pad_rows(
     rows: Sequence[Mapping[str, Any]], fill: Mapping[str, int | bool]
 ) -> dict[str, Tensor]:
-    """Right-padded tensors (B, T) and their attention_mask; see also `lexicon_arrays`.
+    """Right-padded tensors (B, T) and their attention_mask.
+
+    Those of words are as from `lexicon_arrays` and `lattice_arrays`.
 
     Args:
         rows: lists over tokens by name, `input_ids` among them; `lexicon_words` lists words.
@@ -169,6 +172,10 @@ def pad_rows(
     batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
     if any("lexicon_words" in row for row in rows):
         arrays = lexicon_arrays([row.get("lexicon_words", ()) for row in rows], width)
+        batch |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if any("lattice_chars" in row for row in rows):
+        chars, words = ([row[name] for row in rows] for name in LATTICE_INPUTS)
+        arrays = lattice_arrays(chars, words, width)
         batch |= {name: torch.from_numpy(array) for name, array in arrays.items()}
     return batch
 
@@ -245,11 +252,10 @@ class NerPipeline(Pipeline):
 
     def _reader_with(self, lexicon: Any) -> TextReader:
         """The reader for a call: with the words of `lexicon`, or if it is None the model's own."""
-        if lexicon is None and getattr(self.model.config, "lexicon_fusion", "none") != "none":
-            lexicon = own_lexicon(self.model)
-        if not lexicon:
+        if getattr(self.model.config, "lexicon_fusion", "none") == "none":
             return self.reader
-        return LexiconReader(self.reader, lexicon, self.model.config.lexicon_types)
+        own = own_lexicon(self.model) if lexicon is None else lexicon
+        return fused_reader(self.reader, self.model.config, own, self.model.vocabulary)
 
     def _groups(self, forward: dict) -> list[str]:
         """The entity groups that a call with these options can find."""

@@ -234,6 +234,11 @@ def write_files(pipeline: "NerPipeline", folder: Path, types: Any) -> None:
     """
     from contrastive_ner.serving import runtime_onnx
 
+    if getattr(pipeline.model.config, "lexicon_fusion", "none") == "flat":
+        raise ConfigError(
+            "the model has lexicon_fusion flat, which is not exported to ONNX: expected none or "
+            "adapter; use the model with torch"
+        )
     write_graphs(pipeline, folder, types)
     if getattr(pipeline.model, "lexicon", None) is not None:
         pipeline.model.lexicon.write(folder / lexicon_ner.LEXICON)

@@ -8,6 +8,7 @@ from torch.utils.data import Sampler
 
 from contrastive_ner.errors import DataError
 from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.lattice_ner import LATTICE_INPUTS
 from contrastive_ner.models.matching_ner import INPUTS
 from contrastive_ner.models.pipeline_ner import pad_rows
 from contrastive_ner.training.losses import OUTSIDE
@@ -16,13 +17,14 @@ from contrastive_ner.training.losses import OUTSIDE
 # --------------------------------------------------------------------------------------- collators
 def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of a batch that a tagger's encoder reads."""
-    return {n: batch[n] for n in ("input_ids", "attention_mask", *INPUTS) if n in batch}
+    names = ("input_ids", "attention_mask", *INPUTS, *LATTICE_INPUTS)
+    return {name: batch[name] for name in names if name in batch}
 
 
 class TagCollator:
     """Pad `tag_features` on the right: input_ids, attention_mask, word_mask, labels (B, T).
 
-    With the words of a lexicon, also the tensors of `lexicon_arrays`.
+    With the words of a lexicon, also the tensors of `lexicon_arrays` or `lattice_arrays`.
     Features of the usual scripts have no `word_mask`: it is then where a label is.
     """
 

@@ -20,8 +20,8 @@ from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.models.batches_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.models.encoder_ner import IGNORED
+from contrastive_ner.models.lattice_ner import fused_reader
 from contrastive_ner.models.lexicon_ner import own_lexicon
-from contrastive_ner.models.matching_ner import LexiconReader
 from contrastive_ner.models.pipeline_ner import text_reader
 from contrastive_ner.training.batches import SpanCollator, TagCollator, model_inputs
 from contrastive_ner.training.binder import gold_spans, of_own_types
@@ -102,7 +102,7 @@ def features_of(model: Any, records: Sequence[Record], tokenizer: Any) -> list[d
     )
     if config.model_type == "nerco":
         if config.lexicon_fusion != "none":
-            reader = LexiconReader(reader, own_lexicon(model), config.lexicon_types)
+            reader = fused_reader(reader, config, own_lexicon(model), model.vocabulary)
         return tag_features(records, reader, config.labels)[0]
     width = config.max_span_width
     return span_features(records, reader, config.labels, max_width=width, overlap=width)[0]

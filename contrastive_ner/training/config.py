@@ -56,7 +56,8 @@ class RunConfig:
     lexicon_fusion: str = option(
         "none",
         "none, or how the model reads the words of a lexicon: adapter (added to the input "
-        "embeddings; any lexicon can be given when the model is used); not for binder",
+        "embeddings; any lexicon can be given when the model is used) or flat (a layer on the "
+        "encoder with a vector for each word; paper); not for binder",
     )
     lexicon_file: str = option(
         "", "lexicon: a word a line, a tab and a type where there is one; saved with the model"
@@ -66,6 +67,12 @@ class RunConfig:
     )
     lexicon_dropout: float = option(0.1, "lexicon: share of a text's words that training hides")
     lexicon_absent: float = option(0.1, "lexicon: share of the texts trained on without any word")
+    lattice_heads: int = option(10, "lexicon_fusion flat: attention heads (paper: 8 or 10)")
+    lattice_head_size: int = option(20, "lexicon_fusion flat: size of each head (paper: 20)")
+    lattice_vectors: str = option(
+        "", "lexicon_fusion flat: file of 50-dimensional vectors of characters and words; or none"
+    )
+    lattice_bigram_vectors: str = option("", "lexicon_fusion flat: the same of pairs of characters")
     train_file: str = option("", "training data (required); ${NER_DATA} defaults to data")
     dev_file: str = option("", "development data (required); every choice is made on it")
     test_file: str = option("", "test data, scored once at the end; empty: none")
@@ -353,6 +360,11 @@ class RunConfig:
             raise ConfigError(
                 f"max_word_length is {self.max_word_length}: expected 2 to {LONGEST_WORD}"
             )
+        if self.lexicon_fusion != "flat" and (self.lattice_vectors or self.lattice_bigram_vectors):
+            raise ConfigError(
+                f"lattice_vectors or lattice_bigram_vectors is given, and lexicon_fusion is "
+                f"{self.lexicon_fusion}: expected flat, or no vectors"
+            )
         if self.method == "binder" and self.lexicon_fusion != "none":
             raise ConfigError(
                 f"lexicon_fusion is {self.lexicon_fusion}: method=binder reads no lexicon; "
@@ -362,7 +374,7 @@ class RunConfig:
         if self.stage1_freeze_encoder and not fusion:
             raise ConfigError(
                 "stage1_freeze_encoder is true: nothing is left to train in stage one with "
-                "lexicon_fusion none; expected false, or lexicon_fusion adapter"
+                "lexicon_fusion none; expected false, or lexicon_fusion adapter or flat"
             )
         if set("{}") & set(self.filled("", "")):
             raise ConfigError(

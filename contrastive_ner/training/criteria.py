@@ -93,7 +93,11 @@ def chunks_of(inputs: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor
         rows = slice(first, first + size)
         width = int(inputs["attention_mask"][rows].sum(1).max())
         yield {
-            name: tensor if name in ("word_chars", "word_types") else tensor[rows, :width]
+            name: tensor
+            if name in ("word_chars", "word_types")
+            else tensor[rows]
+            if name == "lattice_words"
+            else tensor[rows, :width]
             for name, tensor in inputs.items()
         }
 

@@ -13,6 +13,7 @@ from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.data.schemes import spans_to_tags
 from contrastive_ner.errors import DataError
 from contrastive_ner.evaluation.confusions import SHOWN, first_of, place_of
+from contrastive_ner.models.lattice_ner import LATTICE_INPUTS
 from contrastive_ner.models.modeling_binder import CUT
 from contrastive_ner.models.windows_ner import TextReader, Tokenized, prepare
 
@@ -59,7 +60,7 @@ def tag_features(
     Returns:
         Features {"input_ids", "word_mask", "labels"}, lists over tokens including special tokens,
         with label -100 where there is none, and the counts. A `LexiconReader` adds
-        "lexicon_words", the words of the window.
+        "lexicon_words", the words of the window, a `LatticeReader` its lattice.
 
     Raises:
         DataError: an entity type is not in `labels`.
@@ -80,8 +81,9 @@ def tag_features(
             values = iter(own)
             row = [ids[next(values)] if is_word else -100 for is_word in window.word_mask]
             feature = {"input_ids": window.input_ids, "word_mask": window.word_mask, "labels": row}
-            if hasattr(window, "lexicon_words"):
-                feature["lexicon_words"] = window.lexicon_words
+            for name in ("lexicon_words", *LATTICE_INPUTS):
+                if hasattr(window, name):
+                    feature[name] = getattr(window, name)
             features.append(feature)
     report.windows = len(features)
     return features, report

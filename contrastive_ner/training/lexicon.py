@@ -4,7 +4,7 @@ Words that were taken from the training data must not match where they were take
 `Lexicon.matches`, `held_out`): every mention of train would be a word, and few of dev.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contrastive_ner.errors import ConfigError
@@ -12,6 +12,7 @@ from contrastive_ner.files import expand
 from contrastive_ner.logs import log
 from contrastive_ner.models.lexicon_ner import Lexicon
 from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.lattice import Lattice
 
 if TYPE_CHECKING:
     from contrastive_ner.models.windows_ner import TextReader
@@ -30,7 +31,7 @@ def load_lexicon(config: RunConfig) -> Lexicon | None:
         if config.lexicon_file:
             raise ConfigError(
                 f"lexicon_file is {config.lexicon_file!r}, but lexicon_fusion is none: set "
-                "lexicon_fusion=adapter, or leave lexicon_file out"
+                "lexicon_fusion=adapter (or flat), or leave lexicon_file out"
             )
         return None
     if not config.lexicon_file:
@@ -49,13 +50,25 @@ def load_lexicon(config: RunConfig) -> Lexicon | None:
 
 
 def with_lexicon(
-    reader: "TextReader", lexicon: Lexicon | None, *, held_out: bool = False
+    config: RunConfig,
+    reader: "TextReader",
+    lexicon: Lexicon | None,
+    lattice: Lattice | None,
+    *,
+    held_out: bool = False,
 ) -> "TextReader":
-    """The reader of a model that is trained with this lexicon; `held_out`: for its train texts."""
+    """The reader of a model that is trained with this lexicon.
+
+    `lattice`: of a model with a lattice layer; `held_out`: for its train texts.
+    """
+    from contrastive_ner.models.lattice_ner import LatticeReader
     from contrastive_ner.models.matching_ner import LexiconReader
 
     if lexicon is None:
         return reader
+    if lattice is not None:
+        longest, known = config.max_word_length, lattice.vocabulary
+        return LatticeReader(reader, known, lexicon, longest=longest, held_out=held_out)
     return LexiconReader(reader, lexicon, lexicon.types, held_out=held_out)
 
 
@@ -95,10 +108,10 @@ def coverage_of(features: Sequence[dict[str, Any]], labels: Sequence[str]) -> Co
         where = [at for at, name in enumerate(names) if name]
         inside: set[int] = set()
         spans = set()
-        for word in row["lexicon_words"]:
-            inside.update(range(word.first, word.last + 1))
-            if word.begins and word.ends:
-                spans.add((word.first, word.last))
+        for first, last, is_whole in words_of(row):
+            inside.update(range(first, last + 1))
+            if is_whole:
+                spans.add((first, last))
         tokens += len(where)
         covered += sum(at in inside for at in where)
         for number, at in enumerate(where):
@@ -109,6 +122,13 @@ def coverage_of(features: Sequence[dict[str, Any]], labels: Sequence[str]) -> Co
                 mentions += 1
                 words += any((at, stop) in spans for stop in (last, *rest[end - 1 : end]))
     return Coverage(tokens, covered, mentions, words)
+
+
+def words_of(row: Mapping[str, Any]) -> list[tuple[int, int, bool]]:
+    """First and last token of each word of a feature, and whether it is all there."""
+    if "lattice_words" in row:
+        return [(first, last, True) for _, first, last in row["lattice_words"]]
+    return [(w.first, w.last, w.begins and w.ends) for w in row["lexicon_words"]]
 
 
 def report_coverage(features: dict[str, list[dict]], labels: Sequence[str]) -> None:

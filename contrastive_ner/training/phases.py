@@ -52,6 +52,7 @@ from contrastive_ner.training.contrastive import (
     SentenceTrainer,
 )
 from contrastive_ner.training.decoding import decoded_metrics
+from contrastive_ner.training.lattice import start_lattice
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.mixtures import weights_of
@@ -63,7 +64,7 @@ from contrastive_ner.training.schedules import (
     make_optimizer,
     schedule_arguments,
 )
-from contrastive_ner.training.start import continue_adapter, continue_binder, continue_tagger
+from contrastive_ner.training.start import continue_binder, continue_fusion, continue_tagger
 from contrastive_ner.training.task import Task, encoder_tokenizer
 from contrastive_ner.training.weights import tag_weights
 
@@ -176,7 +177,8 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         reference_tokens=config.stage1_reference_tokens,
     )
     model = NercoModel.from_encoder(task.encoder, **task.model_fields)
-    continue_adapter(model, config)
+    start_lattice(model, task.lattice)
+    continue_fusion(model, config)
     model.lexicon = task.lexicon
     return ContrastiveTrainer(
         model=ready_for_training(model, config),
@@ -258,7 +260,8 @@ def _tagger(task: Task, start: Path | None) -> NercoForTokenClassification:
         task.encoder, task.labels, **task.model_fields
     )
     continue_tagger(tagger, task.config)
-    continue_adapter(tagger.nerco, task.config)
+    start_lattice(tagger.nerco, task.lattice)
+    continue_fusion(tagger.nerco, task.config)
     if start is not None:
         tagger.nerco = NercoModel.from_pretrained(start)
     tagger.lexicon = task.lexicon

@@ -182,7 +182,8 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 def data_hashes(config: RunConfig) -> dict[str, str | None]:
     """SHA-256 of each data file or folder, because a run must not resume on other data."""
     data = (config.train_file, config.dev_file, config.test_file)
-    paths = [*data, config.types_file, config.lexicon_file, *files_of_sets(config.data_sets)]
+    words = (config.lexicon_file, config.lattice_vectors, config.lattice_bigram_vectors)
+    paths = [*data, config.types_file, *words, *files_of_sets(config.data_sets)]
     return {path: data_hash(expand(path)) for path in paths if path}
 
 

@@ -146,15 +146,51 @@ def continue_tagger(model: Any, config: RunConfig) -> None:
             model.crf.transitions[now[:, None], now] = old.crf.transitions[before[:, None], before]
 
 
-def continue_adapter(model: Any, config: RunConfig) -> None:
-    """Copy what the trained tagger's adapter knows of words; of their types, those of both."""
-    import torch
+def continue_fusion(model: Any, config: RunConfig) -> None:
+    """Copy what the trained tagger knows of words, if both read them in the same way.
 
-    if not config.init_model or model.lexicon_adapter is None:
+    Of types, characters, pairs and words: those that both have.
+    """
+    if not config.init_model or (model.lexicon_adapter is None and model.lattice is None):
         return
     old = trained_model(config).nerco
-    if old.lexicon_adapter is None:
-        return
+    if old.lexicon_adapter is not None and model.lexicon_adapter is not None:
+        continue_adapter(model, old)
+    if old.lattice is not None and model.lattice is not None:
+        continue_lattice(model, old)
+
+
+def continue_lattice(model: Any, old: Any) -> None:
+    """Copy the weights of a lattice layer, and the vectors of what both have.
+
+    Raises:
+        ConfigError: their sizes differ.
+    """
+    import torch
+
+    if model.lattice.size != old.lattice.size or model.lattice.heads != old.lattice.heads:
+        raise ConfigError(
+            f"lattice_heads and lattice_head_size are {model.lattice.heads} and "
+            f"{model.lattice.head_size}: init_model has {old.lattice.heads} and "
+            f"{old.lattice.head_size}"
+        )
+    found = old.lattice.state_dict()
+    with torch.no_grad():
+        for name, value in model.lattice.named_parameters():
+            table = name.removesuffix(".weight")
+            if table in ("entries", "bigrams"):
+                had, has = (getattr(part.vocabulary, table) for part in (old, model))
+                both = [word for word in has if word in had]
+                rows = torch.tensor([1, *(has[word] for word in both)])
+                value[rows] = found[name][[1, *(had[word] for word in both)]]
+            else:
+                value.copy_(found[name])
+
+
+def continue_adapter(model: Any, old: Any) -> None:
+    """Copy the weights of an adapter, and those of the types of words that both have."""
+    import torch
+
     had, has = (["", *part.config.lexicon_types] for part in (old, model))
     found = old.lexicon_adapter.state_dict()
     with torch.no_grad():

@@ -16,6 +16,7 @@ from contrastive_ner.logs import log
 from contrastive_ner.models.lexicon_ner import Lexicon
 from contrastive_ner.provenance import clone_root
 from contrastive_ner.training.config import RunConfig, layout_of
+from contrastive_ner.training.lattice import Lattice, lattice_of
 from contrastive_ner.training.lexicon import load_lexicon, report_coverage, with_lexicon
 from contrastive_ner.training.mixtures import in_set, joint_types
 from contrastive_ner.training.start import is_intact, refuse_trained, source_of
@@ -68,7 +69,7 @@ class Task:
     `features` has the splits train and dev; `binder_fields` are fields of `BinderConfig`;
     `weights` those of the types, by name, empty if all are alike; `joiner` is what stands between
     the words of the data, None if they have none; `lexicon` the words that the model reads;
-    `documents` counts BINDER's mentions on dev.
+    `lattice` is what a lattice layer begins with; `documents` counts BINDER's mentions on dev.
     """
 
     config: RunConfig
@@ -80,6 +81,7 @@ class Task:
     weights: dict[str, float] = field(default_factory=dict)
     joiner: str | None = None
     lexicon: Lexicon | None = None
+    lattice: Lattice | None = None
     documents: "DocumentCounts | None" = None
 
     @property
@@ -114,6 +116,10 @@ class Task:
             names = ("lexicon_fusion", "max_word_length", "lexicon_dropout", "lexicon_absent")
             shared |= {name: getattr(self.config, name) for name in names}
             shared["lexicon_types"] = self.lexicon.types
+        if self.lattice is not None:
+            sizes = ("lattice_heads", "lattice_head_size")
+            shared |= {name: getattr(self.config, name) for name in sizes}
+            shared["lattice"] = self.lattice.vocabulary.facts()
         return {
             **shared,
             "output_dropout": self.config.output_dropout,
@@ -141,10 +147,14 @@ def prepare_task(
     reader = text_reader(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
     )
+    lattice = None
     if config.method == "binder":
         features, reports, fields, documents = build_span_features(config, data, reader)
     else:
-        features, reports, fields, documents = build_tag_features(data, reader, lexicon)
+        if config.lexicon_fusion == "flat" and lexicon is not None:
+            lattice = lattice_of(config, (r.text for r in data.records["train"]), reader, lexicon)
+        built_tags = build_tag_features(config, data, reader, lexicon, lattice)
+        features, reports, fields, documents = built_tags
     for split, report in reports.items():
         log.info("%s: %s", split, report)
         if not report.mentions and split != "test":
@@ -164,7 +174,7 @@ def prepare_task(
         weights = type_weights(data.records["train"], data.types, config.class_weight_power)
         log.info("weights: %s", ", ".join(f"{name} {w:.2f}" for name, w in weights.items()))
     joiner = next((r.joiner for r in data.reports.values() if r.joiner is not None), None)
-    built = (features, fields, weights, joiner, lexicon, documents)
+    built = (features, fields, weights, joiner, lexicon, lattice, documents)
     task = Task(config, data.types, label_unit, encoder, *built)
     if lexicon is not None:
         report_coverage(features, task.labels)
@@ -400,13 +410,19 @@ def prepare_encoder(
 Built = tuple[dict[str, list[dict]], dict[str, Any], dict[str, Any], "DocumentCounts | None"]
 
 
-def build_tag_features(data: Data, reader: "TextReader", lexicon: Lexicon | None) -> Built:
+def build_tag_features(
+    config: RunConfig,
+    data: Data,
+    reader: "TextReader",
+    lexicon: Lexicon | None,
+    lattice: Lattice | None,
+) -> Built:
     """Tag features for ce, crf and nerco."""
     from contrastive_ner.training.features import tag_features
 
     labels = bio_labels(data.types)
     readers = {
-        split: with_lexicon(reader, lexicon, held_out=split == "train")
+        split: with_lexicon(config, reader, lexicon, lattice, held_out=split == "train")
         for split in ("train", "dev")
     }
     built = {s: tag_features(data.records[s], own, labels) for s, own in readers.items()}
