@@ -15,6 +15,7 @@ epoch by F1 on dev, of exact spans: SpanMarker's own score needs the Hub, and GL
 
 import json
 import random
+import shutil
 import sys
 import time
 from bisect import bisect_left
@@ -105,6 +106,18 @@ def best_epoch(module: Any, tag: Tag, rows: Sequence[dict[str, Any]]) -> Any:
 
 
 # --------------------------------------------------------------------------------- SpanMarker
+def older(encoder: str, folder: Path) -> str:
+    """A copy of an encoder whose tokenizer transformers 4 can read, which SpanMarker needs."""
+    copy = folder / "encoder"
+    shutil.copytree(encoder, copy)
+    file = copy / "tokenizer_config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # its name in transformers 5
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(settings), "utf-8")
+    return str(copy)
+
+
 def span_marker(job: dict[str, Any], folder: Path) -> Learner:
     """SpanMarker, on the words of the data."""
     from datasets import Dataset
@@ -127,7 +140,8 @@ def span_marker(job: dict[str, Any], folder: Path) -> Learner:
 
     settings = {**SPAN_MARKER, **job["settings"]}
     lengths = {"model_max_length": 256, "marker_max_length": 128, "entity_max_length": 8}
-    model = SpanMarkerModel.from_pretrained(job["encoder"], labels=labels, **lengths)
+    encoder = older(job["encoder"], folder)
+    model = SpanMarkerModel.from_pretrained(encoder, labels=labels, **lengths)
     arguments = TrainingArguments(
         output_dir=str(folder / "run"),
         learning_rate=settings["learning_rate"],
