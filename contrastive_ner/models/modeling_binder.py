@@ -288,6 +288,12 @@ class BinderConfig(StrictConfig):
         return list(self.descriptions)
 
     @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of the losses, as arguments of `total_loss`."""
+        kinds = ("start", "end", "span", "threshold")
+        return {kind: getattr(self, f"{kind}_weight") for kind in kinds}
+
+    @property
     def entity_types(self) -> list[str]:
         """The same as `labels`; NerCo's labels are tags."""
         return self.labels
@@ -1157,9 +1163,7 @@ class BinderModel(SafePreTrainedModel):
                 types = self.types.vectors
             scores = self.scores(hidden, word_mask, word_end_mask, types)
             losses = binder_losses(scores, labels, word_mask, word_end_mask, weights, type_mask)
-            kinds = ("start", "end", "span", "threshold")
-            shares = {kind: getattr(self.config, f"{kind}_weight") for kind in kinds}
-            loss = total_loss(losses, **shares)
+            loss = total_loss(losses, **self.config.loss_weights)
             self.forget_if_training(loss)
         elif self.training:
             refuse_label_smoothing()
