@@ -281,3 +281,16 @@ def test_the_command_writes_a_model_that_is_whole(
     assert f"{texts}: expected mentions of 'ORDINAL', found none" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} >= {"model", "model-added"}
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_score_depends_on_its_margin_alone(saved_binder: Saved) -> None:
+    """Not on its place among others: the last digit of vectorised functions does."""
+    model = saved_binder[1]
+    model.config.score_slope, model.config.score_intercept = 0.83, -0.17
+    margins = torch.randn(257, generator=torch.Generator().manual_seed(0)) * 4
+    together = model._scores_of(margins).tolist()
+    assert together == [float(model._scores_of(margin[None])) for margin in margins]
+    torch.testing.assert_close(
+        torch.tensor(together, dtype=torch.float64), (0.83 * margins.double() - 0.17).sigmoid()
+    )
+    assert model._scores_of(torch.tensor([-1e6, 1e6])).tolist() == [0.0, 1.0]

@@ -1252,10 +1252,14 @@ class BinderModel(SafePreTrainedModel):
         return found
 
     def _scores_of(self, margins: Tensor) -> Tensor:
-        """Scores of margins in float64: in float32, all margins from 17 on would score 1."""
-        return (
-            self.config.score_slope * margins.cpu().double() + self.config.score_intercept
-        ).sigmoid()
+        """Scores of margins in float64: in float32, all margins from 17 on would score 1.
+
+        One by one: the last digit of torch's results depends on their places in the tensor.
+        """
+        slope, intercept = self.config.score_slope, self.config.score_intercept
+        values = [slope * margin + intercept for margin in margins.flatten().tolist()]
+        scores = [1 / (1 + math.exp(-x)) if x > -700 else 0.0 for x in values]
+        return torch.tensor(scores, dtype=torch.float64).view(margins.shape)
 
     def _least_margins(
         self, labels: Sequence[str], min_score: float | Mapping[str, float] | None
