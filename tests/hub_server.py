@@ -26,6 +26,7 @@ import yaml
 LARGE = re.compile(r"\.(safetensors|bin|pt|zip|onnx)$")  # files in large file storage
 DATE = "2026-01-01T00:00:00.000Z"
 REPO = r"([^/]+/[^/]+?)"
+KIND = "(?:models|spaces)"  # in one space of names
 
 
 def card_faults(content: str) -> list[str]:
@@ -521,17 +522,17 @@ ROUTES: list[tuple[str, Callable[..., None]]] = [
     ("/api/whoami-v2", Handler.whoami),
     ("/api/validate-yaml", Handler.validate_yaml),
     ("/api/repos/create", Handler.create),
-    (f"/{REPO}\\.git/info/lfs/objects/batch", Handler.large_batch),
+    (f"/(?:spaces/)?{REPO}\\.git/info/lfs/objects/batch", Handler.large_batch),
     ("/large/verify", Handler.large_verify),
     ("/large/([0-9a-f]{64})", Handler.large_put),
-    (f"/api/models/{REPO}/preupload/(.+)", Handler.preupload),
-    (f"/api/models/{REPO}/commit/(.+)", Handler.commit),
-    (f"/api/models/{REPO}/branch/(.+)", Handler.create_branch),
-    (f"/api/models/{REPO}/tag/(.+)", Handler.create_tag),
-    (f"/api/models/{REPO}/refs", Handler.refs),
-    (f"/api/models/{REPO}/tree/([^/]+)", Handler.tree),
-    (f"/api/models/{REPO}/paths-info/([^/]+)", Handler.paths_info),
-    (f"/api/models/{REPO}/revision/(.+)", Handler.info),
-    (f"/api/models/{REPO}", Handler.info),
+    (f"/api/{KIND}/{REPO}/preupload/(.+)", Handler.preupload),
+    (f"/api/{KIND}/{REPO}/commit/(.+)", Handler.commit),
+    (f"/api/{KIND}/{REPO}/branch/(.+)", Handler.create_branch),
+    (f"/api/{KIND}/{REPO}/tag/(.+)", Handler.create_tag),
+    (f"/api/{KIND}/{REPO}/refs", Handler.refs),
+    (f"/api/{KIND}/{REPO}/tree/([^/]+)", Handler.tree),
+    (f"/api/{KIND}/{REPO}/paths-info/([^/]+)", Handler.paths_info),
+    (f"/api/{KIND}/{REPO}/revision/(.+)", Handler.info),
+    (f"/api/{KIND}/{REPO}", Handler.info),
     (f"/{REPO}/resolve/([^/]+)/(.+)", Handler.file),
 ]

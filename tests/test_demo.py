@@ -170,6 +170,9 @@ def served(*command: object, home: Path, ends_with: int = 0) -> Iterator[str]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Callable[..., Any]:
+    """A function that serves the page of a model."""
+    pytest.importorskip("gradio", reason="needs the extra demo")
+
     def start(model: Path, *options: str) -> Any:
         command = ("-m", "contrastive_ner", "demo", model, "--port", "0", *options)
         return served(*command, home=tmp_path)

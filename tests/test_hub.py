@@ -1,13 +1,16 @@
 """Model repositories: manifest, contents, bundles; the Hub's client against a test Hub."""
 
+import contextlib
 import filecmp
 import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -756,3 +759,68 @@ def test_a_bundle_unpacks_and_loads_without_the_project_and_without_network(mode
         check=True,
     )
     clean_process.check_loads(tmp_path / "out" / "tagger")
+
+
+# --------------------------------------------------------------------------------------- the Space
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["nerco", "binder"])
+def test_a_space_serves_the_model_without_the_project(hub, models, tmp_path, method):
+    pytest.importorskip("gradio", reason="needs the extra demo")
+    from gradio_client import Client
+
+    folder, command = tmp_path / "space", [sys.executable, "-m", "contrastive_ner", "push"]
+    command += [str(models[method]), "tester/page", "--license", "mit", "--space", str(folder)]
+    hub.faults.append(Fault("POST .*/commit/", status=500, times=9))
+    failed = run(hub, tmp_path / "cache", command)
+    assert "status 500" in failed.stderr
+    assert not folder.exists()  # so that the same command can be given again
+    hub.faults.clear()
+    done = run(hub, tmp_path / "cache", command)
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.environment(tmp_path)['HF_ENDPOINT']}/spaces/tester/page" in done.stdout
+    here = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    assert {name: path.read_bytes() for name, path in here.items()} == hub.files("tester/page")
+    assert "model/model.safetensors" in here
+    head = here["README.md"].read_text("utf-8")
+    assert "sdk: gradio\n" in head
+    assert "license: mit\n" in head
+    assert re.search(r"^transformers==[\d.]+$", here["requirements.txt"].read_text(), re.M)
+    again = run(hub, tmp_path / "cache", command)
+    assert again.returncode == 2
+    assert "exists; choose another folder" in again.stderr
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"GRADIO_SERVER_PORT": str(port), "HF_HOME": str(tmp_path / "empty")}
+    blocked = "import sys; sys.modules['contrastive_ner'] = None; import runpy;"
+    code = f"{blocked} runpy.run_path('app.py', run_name='__main__')"
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment)
+    try:
+        wait_for(port, server)
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
+        html = client.predict("张三昨天去了华为。", 0, api_name="/tag")
+        assert "mentions as JSON" in html
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_for(port: int, server: subprocess.Popen, seconds: int = 120) -> None:
+    """Wait until a server listens."""
+    for _ in range(seconds):
+        assert server.poll() is None
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(1)
+    raise AssertionError("the server does not listen")
+
+
+def test_a_space_needs_a_new_folder_and_gradio(models, tmp_path, capsys, monkeypatch):
+    command = ["push", str(models["nerco"]), "tester/page", "--space", str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(command) == 2
+    assert "gradio is not installed: pip install 'contrastive-ner[demo]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", object())
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith(f"{tmp_path} exists; choose another folder\n")

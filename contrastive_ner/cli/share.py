@@ -99,6 +99,12 @@ def add_push_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dry_run", action="store_true", help="show what would be uploaded; upload nothing"
     )
+    command.add_argument(
+        "--space",
+        metavar="FOLDER",
+        help="upload a Space instead, the page of contrastive-ner demo with the model, which is "
+        "first written to this new folder (with --dry_run it stays at that)",
+    )
 
 
 def add_card_options(command: argparse.ArgumentParser) -> None:
@@ -118,20 +124,32 @@ def command_push(arguments: argparse.Namespace) -> int:
 
 
 def checked_push(arguments: argparse.Namespace) -> str:
-    """Check a model and upload it to the Hub; returns a report."""
+    """Check a model and upload it, or a Space with it, to the Hub; returns a report."""
     from contrastive_ner.hub.upload import push
+    from contrastive_ner.serving.space import check_space, write_space
 
+    space = None if arguments.space is None else Path(arguments.space)
+    if space is not None:
+        check_space(space)
     with packaged(arguments) as folder:
-        return push(
-            folder,
-            arguments.repository,
-            branch=arguments.branch,
-            private=arguments.private or None,
-            pull_request=arguments.pull_request,
-            tag=arguments.tag,
-            message=arguments.message,
-            dry_run=arguments.dry_run,
-        )
+        if space is not None:
+            write_space(folder, space, arguments.repository)
+        try:
+            return push(
+                space or folder,
+                arguments.repository,
+                branch=arguments.branch,
+                private=arguments.private or None,
+                pull_request=arguments.pull_request,
+                tag=arguments.tag,
+                message=arguments.message,
+                dry_run=arguments.dry_run,
+                space=space is not None,
+            )
+        except BaseException:  # also Ctrl-C: the same command can be given again
+            if space is not None:
+                shutil.rmtree(space, ignore_errors=True)
+            raise
 
 
 def upload(model: Path, repository: str, **options: Any) -> str:
@@ -184,10 +202,14 @@ def packaged(arguments: argparse.Namespace) -> Iterator[Path]:
         "base_model": arguments.base_model,
     }
     quiet_libraries()
+    is_space = getattr(arguments, "space", None) is not None  # whose name is not the model's
     with tempfile.TemporaryDirectory() as scratch:
         metadata = {name: value for name, value in given.items() if value is not None}
         folder = package(
-            Path(arguments.model), Path(scratch) / "model", metadata, repo_id=arguments.repository
+            Path(arguments.model),
+            Path(scratch) / "model",
+            metadata,
+            repo_id=None if is_space else arguments.repository,
         )
         if arguments.command is command_push and not has_license(folder):
             raise ConfigError(

@@ -1,11 +1,10 @@
 """The Hub: pushing a packaged repository; its errors in one line."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.files import sha256
@@ -92,24 +91,37 @@ def blob_id(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def changes(api: "HfApi", repo_id: str, folder: Path, revision: str) -> tuple[list[str], list[str]]:
+class Place(NamedTuple):
+    """A repository on the Hub; `repo_type` is "space", or None for a model."""
+
+    repo_id: str
+    repo_type: str | None = None
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of the files in a folder and its subfolders."""
+    found = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def changes(api: "HfApi", place: Place, folder: Path, revision: str) -> tuple[list[str], list[str]]:
     """Names of files that are new or changed in `folder`, and of files only in the repository."""
     from huggingface_hub.hf_api import RepoFile
 
     there = {
         entry.path: entry
-        for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision)
+        for entry in api.list_repo_tree(**place._asdict(), recursive=True, revision=revision)
         if isinstance(entry, RepoFile)
     }
     changed = []
-    for path in sorted(folder.iterdir()):
-        entry = there.get(path.name)
+    for name in names_in(folder):
+        entry, path = there.get(name), folder / name
         same = entry is not None and (
             sha256(path) == entry.lfs.sha256 if entry.lfs else blob_id(path) == entry.blob_id
         )
         if not same:
-            changed.append(path.name)
-    return changed, sorted(set(there) - {path.name for path in folder.iterdir()} - {OF_THE_HUB})
+            changed.append(name)
+    return changed, sorted(set(there) - {*names_in(folder), OF_THE_HUB})
 
 
 def push(
@@ -122,6 +134,7 @@ def push(
     tag: str | None = None,
     message: str = "Upload model",
     dry_run: bool = False,
+    space: bool = False,
 ) -> str:
     """Upload a packaged repository in one commit, or in none without changes; returns a report.
 
@@ -134,6 +147,7 @@ def push(
         pull_request: open a pull request instead of committing to the branch.
         tag: tag for the commit; an existing tag is never moved.
         dry_run: only report what would be uploaded.
+        space: the folder is a Space of Gradio, not a model.
 
     Raises:
         ConfigError: no such repository, no write access, no network, someone else pushed in the
@@ -143,20 +157,22 @@ def push(
 
     api = HfApi()
     with hub_explained(repo_id, "push"):
+        place = Place(repo_id, "space" if space else None)
         if not dry_run:
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            sdk = "gradio" if space else None
+            made = api.create_repo(**place._asdict(), private=private, exist_ok=True, space_sdk=sdk)
+            repo_id = made.repo_id
+            place = place._replace(repo_id=repo_id)  # with the user's name
             if branch != "main":
-                api.create_branch(repo_id, branch=branch, exist_ok=True)
-        elif not api.repo_exists(repo_id):
-            names = sorted(os.listdir(folder))
+                api.create_branch(**place._asdict(), branch=branch, exist_ok=True)
+        elif not api.repo_exists(**place._asdict()):
+            names = names_in(folder)
             return f"{repo_id} would be created with {len(names)} files:\n" + listing(folder, names)
         if private:
-            check_private(api, repo_id)
-        head = head_of(api, repo_id, branch, may_be_new=dry_run)
-        changed, gone = changes(api, repo_id, folder, head)
-        is_tagged = tag is not None and has_tag(
-            api, repo_id, tag, None if changed or gone else head
-        )
+            check_private(api, place)
+        head = head_of(api, place, branch, may_be_new=dry_run)
+        changed, gone = changes(api, place, folder, head)
+        is_tagged = tag is not None and has_tag(api, place, tag, None if changed or gone else head)
         if dry_run:
             return (
                 f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would be "
@@ -167,36 +183,38 @@ def push(
         else:
             given = {"revision": branch, "parent_commit": head, "create_pr": pull_request}
             commit, done = commit_changes(
-                api, repo_id, folder, changed, gone, commit_message=message, **given
+                api, place, folder, changed, gone, commit_message=message, **given
             )
         if tag is not None and not is_tagged:
-            api.create_tag(repo_id, tag=tag, revision=commit)
+            api.create_tag(**place._asdict(), tag=tag, revision=commit)
+        if space:
+            return f"{done}\ncommit {commit}\n{api.endpoint}/spaces/{repo_id}"
         return f"{done}\ncommit {commit}\nload with revision={commit!r}, code_revision={commit!r}"
 
 
-def check_private(api: "HfApi", repo_id: str) -> None:
+def check_private(api: "HfApi", place: Place) -> None:
     """Check that a repository is private.
 
     Raises:
         ConfigError: it is public.
     """
-    if not api.model_info(repo_id).private:
+    if not api.repo_info(**place._asdict()).private:
         raise ConfigError(
-            f"{repo_id} exists and is public: nothing was uploaded; make it private on its page, "
-            "or choose another name"
+            f"{place.repo_id} exists and is public: nothing was uploaded; make it private on its "
+            "page, or choose another name"
         )
 
 
-def head_of(api: "HfApi", repo_id: str, branch: str, *, may_be_new: bool) -> str:
+def head_of(api: "HfApi", place: Place, branch: str, *, may_be_new: bool) -> str:
     """The last commit of a branch; of main if the branch is new, where a push would create it."""
     is_new = may_be_new and branch not in {
-        known.name for known in api.list_repo_refs(repo_id).branches
+        known.name for known in api.list_repo_refs(**place._asdict()).branches
     }
-    return commit_of(api, repo_id, "main" if is_new else branch)
+    return commit_of(api, place.repo_id, "main" if is_new else branch, place.repo_type)
 
 
 def commit_changes(
-    api: "HfApi", repo_id: str, folder: Path, changed: list[str], gone: list[str], **options: Any
+    api: "HfApi", place: Place, folder: Path, changed: list[str], gone: list[str], **options: Any
 ) -> tuple[str, str]:
     """Upload changed files and remove others in one commit; returns the commit and a report.
 
@@ -209,14 +227,14 @@ def commit_changes(
         *(CommitOperationAdd(name, folder / name) for name in changed),
         *(CommitOperationDelete(name) for name in gone),
     ]
-    info = api.create_commit(repo_id, operations, **options)
-    done = f"{repo_id}: {len(changed)} files changed, {len(gone)} removed"
+    info = api.create_commit(**place._asdict(), operations=operations, **options)
+    done = f"{place.repo_id}: {len(changed)} files changed, {len(gone)} removed"
     return info.oid, done + (f"; proposed as {info.pr_url}" if info.pr_url else "")
 
 
-def commit_of(api: "HfApi", repo_id: str, revision: str) -> str:
+def commit_of(api: "HfApi", repo_id: str, revision: str, repo_type: str | None = None) -> str:
     """The commit that a branch, a tag or a commit hash refers to."""
-    commit = api.model_info(repo_id, revision=revision).sha
+    commit = api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha
     if commit is None:
         raise ConfigError(f"{repo_id}: the Hub names no commit for {revision}")
     return commit
@@ -230,7 +248,7 @@ def listing(folder: Path, changed: Iterable[str], gone: Iterable[str] = ()) -> s
     )
 
 
-def has_tag(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> bool:
+def has_tag(api: "HfApi", place: Place, tag: str, commit: str | None) -> bool:
     """Whether the tag exists and names this commit.
 
     Args:
@@ -239,11 +257,12 @@ def has_tag(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> bool:
     Raises:
         ConfigError: the tag names another commit. It is never moved: others may have pinned it.
     """
-    for known in api.list_repo_refs(repo_id).tags:
+    for known in api.list_repo_refs(**place._asdict()).tags:
         if known.name == tag:
             if known.target_commit != commit:
                 raise ConfigError(
-                    f"{repo_id}: tag {tag} names commit {known.target_commit}; choose another name"
+                    f"{place.repo_id}: tag {tag} names commit {known.target_commit}; choose "
+                    "another name"
                 )
             return True
     return False
