@@ -25,14 +25,9 @@ trainer = cn.NerTrainer(
     column_mapping={"sentence": "text"},
 )  # fmt: skip
 print("dev F1", trainer.train()["dev"]["micro"]["f1"])
-ner = trainer.pipeline
+trainer.pipeline.save_pretrained(f"{output}/model")
 
-
-def tag(batch: dict) -> dict:
-    """Mentions of a batch of texts; the pipeline sorts them by length and forms its own batches."""
-    return {"mentions": ner(batch["sentence"])}
-
-
-tagged = data["test"].map(tag, batched=True, batch_size=512)
-print(tagged[0]["sentence"], tagged[0]["mentions"])
-ner.save_pretrained(f"{output}/model")
+# The same class is for Ray Data and Spark: docs/serving.md.
+tagger = cn.BatchTagger(f"{output}/model", "sentence")
+tagged = data["test"].map(tagger, batched=True, batch_size=512)
+print(tagged[0]["sentence"], tagged[0]["entities"])

@@ -34,6 +34,7 @@ from contrastive_ner.devices import chosen_precision
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.evaluation.confusions import confusion_table, first_of, misaligned
 from contrastive_ner.evaluation.report import breakdown_table, score_table
+from contrastive_ner.extras import need
 from contrastive_ner.files import WatchedFiles, atomic_writer, expand, write_json
 from contrastive_ner.models.checks_ner import PRECISIONS
 from contrastive_ner.provenance import provenance
@@ -179,6 +180,13 @@ def add_runtime_options(command: argparse.ArgumentParser) -> None:
         help="number of processes, each with its own copy of the model [1]",
     )
     command.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: let as many actors of Ray do it, on this machine, or on the cluster that "
+        "RAY_ADDRESS names; needs the extra ray [local]",
+    )
+    command.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
@@ -270,6 +278,8 @@ def command_predict(arguments: argparse.Namespace) -> int:
     for name in ("batch_size", "num_processes"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
+    if arguments.engine == "ray":
+        need("ray", "ray")
     find_model(arguments)
     with input_files(arguments) as files:
         watched = WatchedFiles(*map(source_place, files))  # before the source is opened
@@ -300,6 +310,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
             job,
             arguments.output,
             processes=arguments.num_processes,
+            engine=arguments.engine,
             strict=arguments.strict,
             watched=watched,
         )

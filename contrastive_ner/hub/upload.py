@@ -147,7 +147,7 @@ def push(
         pull_request: open a pull request instead of committing to the branch.
         tag: tag for the commit; an existing tag is never moved.
         dry_run: only report what would be uploaded.
-        space: the folder is a Space of Gradio, not a model.
+        space: it is a Space.
 
     Raises:
         ConfigError: no such repository, no write access, no network, someone else pushed in the
@@ -159,12 +159,7 @@ def push(
     with hub_explained(repo_id, "push"):
         place = Place(repo_id, "space" if space else None)
         if not dry_run:
-            sdk = "gradio" if space else None
-            made = api.create_repo(**place._asdict(), private=private, exist_ok=True, space_sdk=sdk)
-            repo_id = made.repo_id
-            place = place._replace(repo_id=repo_id)  # with the user's name
-            if branch != "main":
-                api.create_branch(**place._asdict(), branch=branch, exist_ok=True)
+            place = created(api, place, branch, private)
         elif not api.repo_exists(**place._asdict()):
             names = names_in(folder)
             return f"{repo_id} would be created with {len(names)} files:\n" + listing(folder, names)
@@ -179,17 +174,26 @@ def push(
                 "removed\n" + listing(folder, changed, gone)
             )
         if not changed and not gone:
-            commit, done = head, f"{repo_id} is unchanged; no commit was made"
+            commit, done = head, f"{place.repo_id} is unchanged; no commit was made"
         else:
             given = {"revision": branch, "parent_commit": head, "create_pr": pull_request}
-            commit, done = commit_changes(
-                api, place, folder, changed, gone, commit_message=message, **given
-            )
+            given |= {"commit_message": message}
+            commit, done = commit_changes(api, place, folder, changed, gone, **given)
         if tag is not None and not is_tagged:
             api.create_tag(**place._asdict(), tag=tag, revision=commit)
-        if space:
-            return f"{done}\ncommit {commit}\n{api.endpoint}/spaces/{repo_id}"
-        return f"{done}\ncommit {commit}\nload with revision={commit!r}, code_revision={commit!r}"
+        page = f"{api.endpoint}/spaces/{place.repo_id}"
+        use = page if space else f"load with revision={commit!r}, code_revision={commit!r}"
+        return f"{done}\ncommit {commit}\n{use}"
+
+
+def created(api: "HfApi", place: Place, branch: str, private: bool | None) -> Place:
+    """A repository and its branch, made where they are missing; the place has the user's name."""
+    sdk = "gradio" if place.repo_type == "space" else None
+    made = api.create_repo(**place._asdict(), private=private, exist_ok=True, space_sdk=sdk)
+    place = place._replace(repo_id=made.repo_id)
+    if branch != "main":
+        api.create_branch(**place._asdict(), branch=branch, exist_ok=True)
+    return place
 
 
 def check_private(api: "HfApi", place: Place) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,10 +114,10 @@ class Tagger:
         if "lexicon" in self.options:
             self.options["lexicon"] = lexicon_option(self.pipeline, self.options["lexicon"])
 
-    def __call__(self, rows: list[Row]) -> Tagged:
+    def records(self, records: list[Record]) -> tuple[list[Record], Counter[str]]:
+        """Records with the mentions that the model finds, and counts of them."""
         from contrastive_ner.serving.inference import tag_records
 
-        records = [row for row in rows if isinstance(row, Record)]
         found = tag_records(self.pipeline, records, **self.options)
         rows_found = zip(records, found.mentions, found.coverage, strict=True)
         tagged = [
@@ -126,6 +127,10 @@ class Tagger:
         counts = Counter(
             texts=len(records), mentions=sum(map(len, found.mentions)), across=found.across
         )
+        return tagged, counts
+
+    def __call__(self, rows: list[Row]) -> Tagged:
+        tagged, counts = self.records([row for row in rows if isinstance(row, Record)])
         if self.job.output_format in ON_TOKENS:
             if self.pipeline.model.config.label_unit == "word":
                 for record in tagged:
@@ -136,12 +141,22 @@ class Tagger:
         return Tagged(output, len(rows), [row for row in rows if isinstance(row, BadRow)], counts)
 
 
-def tag_all(parts: Iterable[list[Row]], job: Job, processes: int) -> Iterator[Tagged]:
+def tag_all(
+    parts: Iterable[list[Row]], job: Job, processes: int, engine: str = "local"
+) -> Iterator[Tagged]:
     """Tag lists of rows, in order; with several processes, each has one in hand and one queued.
 
+    Args:
+        engine: "ray" has Ray's actors do it, on this machine or on a cluster.
+
     Raises:
-        ConfigError: a process died, most likely for lack of memory.
+        ConfigError: a process died, most likely for lack of memory; as in `tag_on_ray`.
     """
+    if engine == "ray":
+        from contrastive_ner.serving.on_ray import tag_on_ray
+
+        yield from tag_on_ray(parts, partial(Tagger, job), processes, job.device)
+        return
     if processes == 1:
         yield from map(Tagger(job), parts)
         return
@@ -221,6 +236,7 @@ def predict(
     output: str,
     *,
     processes: int = 1,
+    engine: str = "local",
     strict: bool = False,
     watched: WatchedFiles | None = None,
 ) -> None:
@@ -230,6 +246,7 @@ def predict(
         source_identity: values that tell a resumed job whether its source is still the same.
         output: name of the output file, "-" for standard output.
         processes: number of processes; each loads the model and uses its share of the processors.
+        engine: "local", or "ray": as many actors of Ray.
         strict: whether a bad row is an error; otherwise it is reported and skipped.
         watched: the source's files as they were before the source was opened.
 
@@ -243,7 +260,7 @@ def predict(
     target = open_output(output, identity, WRITERS.get(job.output_format))
     started = time.monotonic()
     try:
-        counts = tag_into(target, source, job, processes, strict)
+        counts = tag_into(target, source, job, processes, strict, engine)
         if watched is not None and (changed := watched.changed()):
             raise DataError(
                 f"{', '.join(changed[:3])} changed while it was read: the output may mix two "
@@ -260,7 +277,9 @@ def predict(
     report(counts, time.monotonic() - started, job.precision)
 
 
-def tag_into(target: Output, source: Rows, job: Job, processes: int, strict: bool) -> Counter[str]:
+def tag_into(
+    target: Output, source: Rows, job: Job, processes: int, strict: bool, engine: str = "local"
+) -> Counter[str]:
     """Tag the rows of a source that the target does not have yet; returns counts of them.
 
     Raises:
@@ -286,7 +305,7 @@ def tag_into(target: Output, source: Rows, job: Job, processes: int, strict: boo
                 hashes.append(hashed.add(part))
                 yield part
 
-        for tagged in tag_all(parts(), job, processes):
+        for tagged in tag_all(parts(), job, processes, engine):
             if strict and tagged.bad:
                 raise DataError(f"row {tagged.bad[0].number}: {tagged.bad[0].reason}")
             for row in tagged.bad[: max(BAD_ROWS_SHOWN - counts["bad"], 0)]:

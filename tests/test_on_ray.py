@@ -1,0 +1,196 @@
+"""Tagging with real Ray, and the class for datasets, Ray Data and Spark."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+from conftest import ROOT, corpus
+from datasets import Dataset
+
+from contrastive_ner.cli import main
+from contrastive_ner.errors import ConfigError
+from contrastive_ner.serving.batch_tagger import SPARK_TYPE, BatchTagger, mention_type
+from contrastive_ner.serving.inference import load_pipeline
+
+TEXTS = [record.text for record in corpus(30)]
+
+
+def expected(folder: Path, texts: list[Any], **options: Any) -> list[Any]:
+    pipeline = load_pipeline(folder)
+    return [
+        None if not isinstance(text, str) else [spans(m) for m in pipeline(text, **options)]
+        for text in texts
+    ]
+
+
+def spans(mention: dict[str, Any]) -> tuple:
+    label = mention.get("entity_group") or mention["label"]
+    return mention["start"], mention["end"], label, round(mention["score"], 4)
+
+
+def rounded(column: Any) -> list[Any]:
+    return [None if own is None else [spans(m) for m in own] for own in column]
+
+
+# --------------------------------------------------------------------------------------- the class
+def test_one_class_tags_batches_of_every_kind(saved_tagger):
+    texts = [*TEXTS[:4], None, "", 7]
+    gold = expected(saved_tagger, texts)
+    assert sum(len(own or []) for own in gold) > 4
+    tagger = BatchTagger(saved_tagger, "body")
+    columns = {"id": list(range(7)), "body": texts}
+    found = tagger(columns)
+    assert list(found) == ["id", "body", "entities"]
+    assert rounded(found["entities"]) == gold
+    (frame,) = tagger.frames(
+        [pandas.DataFrame({**columns, "body": pandas.Series(texts, dtype=object)})]
+    )
+    assert list(frame.columns) == ["id", "body", "entities"]
+    assert rounded(frame["entities"]) == gold
+    table = tagger(pyarrow.table({"id": [1, 2], "body": [texts[0], None]}))
+    assert table.schema.field("entities").type == mention_type()
+    assert rounded(table["entities"].to_pylist()) == [gold[0], None]
+    data = Dataset.from_dict({"id": [1, 2, 3], "body": texts[:3]})
+    tagged = data.map(tagger, batched=True, batch_size=2)
+    assert tagged.column_names == ["id", "body", "entities"]
+    assert rounded(tagged["entities"]) == gold[:3]
+
+
+def test_the_model_is_not_sent_along_and_options_reach_it(saved_tagger):
+    tagger = BatchTagger(saved_tagger, min_score=0.99)
+    found = tagger({"text": TEXTS[:3]})
+    assert rounded(found["entities"]) == expected(saved_tagger, TEXTS[:3], min_score=0.99)
+    sent = pickle.dumps(tagger)
+    assert len(sent) < 2000
+    assert pickle.loads(sent)({"text": TEXTS[:3]}) == found
+    with pytest.raises(ConfigError, match="text_column is 'text': expected one of body"):
+        tagger({"body": TEXTS})
+    with pytest.raises(ConfigError, match="a column 'entities' already"):
+        BatchTagger(saved_tagger)({"text": TEXTS[:1], "entities": [[]]})
+    assert "bigint" in SPARK_TYPE
+
+
+# ------------------------------------------------------------------------------------------- faults
+def test_ray_that_is_missing_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["predict", "no-such-model", "x.txt", "--engine", "ray"]) == 2
+    said = "error: ray is not installed: pip install 'contrastive-ner[ray]'\n"
+    assert capsys.readouterr().err == said
+
+
+# ----------------------------------------------------------------------------------------- real Ray
+@pytest.fixture
+def ray_data(monkeypatch) -> Iterator[Any]:
+    """Ray with two processors, in this process."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    import ray
+    import ray.data
+
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield ray.data
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_data_reads_tags_and_writes(ray_data, saved_tagger, tmp_path):
+    texts = [*TEXTS, None, ""]
+    table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet", row_group_size=8)
+    tagged = ray_data.read_parquet(str(tmp_path / "in.parquet")).map_batches(
+        BatchTagger,
+        fn_constructor_args=[str(saved_tagger)],
+        batch_format="pyarrow",
+        batch_size=8,
+        concurrency=2,
+    )
+    tagged.write_parquet(str(tmp_path / "out"))
+    rows = sorted(
+        pyarrow.parquet.read_table(tmp_path / "out").to_pylist(), key=lambda row: row["id"]
+    )
+    assert [row["text"] for row in rows] == texts
+    assert rounded(row["entities"] for row in rows) == expected(saved_tagger, texts)
+
+
+def predict(folder: Path, *options: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "contrastive_ner", "predict", folder, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    return subprocess.Popen(
+        list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_the_engine_writes_what_one_process_writes(saved_tagger, tmp_path, ending):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    rows = [{"id": f"r{i}", "text": text, "url": f"u{i}"} for i, text in enumerate(TEXTS)]
+    source = tmp_path / f"in.{ending}"
+    if ending == "jsonl":
+        lines = [json.dumps(row) for row in rows]
+        source.write_text("\n".join([*lines[:9], '{"text": 7}', *lines[9:]]), "utf-8")
+    elif ending == "csv":
+        pandas.DataFrame(rows).to_csv(source, index=False)
+    else:
+        rows[9]["text"] = None  # a bad row in a block
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source, row_group_size=8)
+    said = []
+    for engine in ("local", "ray"):
+        options = ["--output", tmp_path / f"{engine}.{ending}", "--batch_size", 1]
+        options += ["--num_processes", 2, "--engine", "ray"] if engine == "ray" else []
+        job = predict(saved_tagger, source, *options)
+        said.append([line for line in job.communicate()[1].splitlines() if "row" in line])
+        assert job.returncode == 0
+    assert said[0] == said[1]
+    assert len(said[0]) == (0 if ending == "csv" else 2)
+    written = [(tmp_path / f"{engine}.{ending}").read_bytes() for engine in ("local", "ray")]
+    assert written[0] == written[1]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing(saved_tagger, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    import psutil
+
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("".join(f"{text}\n" for text in TEXTS * 200), "utf-8")
+    job = predict(saved_tagger, source, "--output", output, "--num_processes", 2, "--engine", "ray")
+    partial, killed = tmp_path / ".out.jsonl.partial", 0
+    while job.poll() is None and not killed:
+        time.sleep(0.05)
+        if partial.exists() and partial.stat().st_size:
+            for process in psutil.Process(job.pid).children(recursive=True):
+                if not killed and "ray::Worker" in "".join(process.cmdline()):
+                    process.send_signal(signal.SIGKILL)
+                    killed = process.pid
+    errors = job.communicate()[1]
+    assert job.returncode == 0, errors
+    assert killed
+    lines = output.read_text("utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == TEXTS * 200
+
+
+@pytest.mark.slow
+def test_errors_of_the_engine_are_one_line(saved_tagger, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    source = tmp_path / "in.txt"
+    source.write_text("".join(f"{text}\n" for text in TEXTS), "utf-8")
+    code = saved_tagger / "modeling_nerco.py"
+    code.write_text("1 / 0\n" + code.read_text("utf-8"), "utf-8")
+    job = predict(saved_tagger, source, "--output", tmp_path / "out.jsonl", "--engine", "ray")
+    errors = job.communicate()[1]
+    assert job.returncode == 2, errors
+    assert "not this project's" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
