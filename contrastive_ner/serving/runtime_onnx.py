@@ -278,11 +278,9 @@ class OnnxPipeline:
         ignored = dict.fromkeys(set(ignore_labels) - {"O"}, 0.5)
         windows_ner.least_scores(ignored, self.types, "ignore_labels")
         least = windows_ner.least_scores(min_score, self.types)
-        abstain = (
-            None
-            if abstain_below is None
-            else windows_ner.least_scores(abstain_below, self.types, "abstain_below")
-        )
+        abstain: Any = abstain_below
+        if abstain is not None:
+            abstain = windows_ner.least_scores(abstain, self.types, "abstain_below")
         flat = (decoding or self.settings["decoding"]) == "flat"
         later = self.settings.get("later_types", ())
 

@@ -243,8 +243,8 @@ class DocumentCounts(SpanCounts):
                 by_document.setdefault(self.places[number].document, []).extend(spans)
             for number, spans in by_document.items():
                 counts = *self._right_and_found(number, flat_spans(spans)), 0
-                self.totals += torch.tensor(counts)
-            self.totals[2] += sum(map(len, self.gold))
+                self.totals[0] += torch.tensor(counts)
+            self.totals[0, 2] += sum(map(len, self.gold))
             self.waiting = {}
         return super().__call__(prediction, compute_result)
 
