@@ -317,6 +317,7 @@ def vectors_of(names: Sequence[str], value: float = 2.0) -> str:
     return "".join(f"{name} {' '.join([str(value)] * 50)}\n" for name in names)
 
 
+@pytest.mark.slow
 def test_a_run_trains_the_layer_on_a_frozen_encoder(files, tiny_encoder, tmp_path, file, capsys):
     words = tmp_path / "words.txt"
     assert main(["lexicon", "--from_training", f"{files}/train.jsonl", "--output", str(words)]) == 0

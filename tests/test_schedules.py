@@ -59,6 +59,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     return Watch.seen
 
 
+@pytest.mark.slow
 def test_the_recipe_of_the_released_code(files, tiny_encoder, tmp_path, watched):
     """SGD at a constant rate; the encoder learns from the third epoch on, and patience waits."""
     options = {
@@ -90,6 +91,7 @@ def test_the_recipe_of_the_released_code(files, tiny_encoder, tmp_path, watched)
     assert {0.005, 0.02} == set(warm[0])
 
 
+@pytest.mark.slow
 def test_stage_one_trains_an_adapter_alone(files, tiny_encoder, tmp_path, watched):
     words = tmp_path / "words.txt"
     assert main(["lexicon", "--from_training", f"{files}/train.jsonl", "--output", str(words)]) == 0
@@ -113,6 +115,7 @@ def test_defaults_are_as_ever(files, tiny_encoder, tmp_path, watched):
     assert all("encoder" in step["moved"] for step in watched[1:])
 
 
+@pytest.mark.slow
 def test_patience_counts_from_the_epoch_that_unfreezes(files, tiny_encoder, tmp_path):
     """Rates so low that nothing gets better: it ends `patience` epochs after the frozen ones."""
     options = {
@@ -127,6 +130,7 @@ def test_patience_counts_from_the_epoch_that_unfreezes(files, tiny_encoder, tmp_
     assert json.loads((tmp_path / "run" / "full" / "DONE.json").read_text("utf-8"))["epochs"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", [pytest.param(3, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow), 12]
 )

@@ -555,7 +555,10 @@ def test_a_loss_of_the_caller_s_own_is_left_alone(tiny_encoder, character_tok, t
         pytest.param(
             {"torch_compile": True, "torch_compile_backend": "eager"}, marks=pytest.mark.slow
         ),
-        {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+        pytest.param(
+            {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+            marks=pytest.mark.slow,
+        ),
         {"include_for_metrics": ["inputs", "loss"]},
         {"prediction_loss_only": True},
         {"eval_do_concat_batches": False},
