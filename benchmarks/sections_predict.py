@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from itertools import count, cycle, islice
@@ -132,6 +132,44 @@ def measure_predict_processes(
     *, model_dir: str | None = None, encoder: str = ENCODER, texts: int = 8000, repetitions: int = 2
 ) -> Section:
     """Two processes on two cores against one on one core, for the whole command."""
+    ways = {"two processes on two cores": ("--num_processes", "2")}
+    return measure_two_cores(ways, model_dir, encoder, texts, repetitions, at_least=1.5)
+
+
+def measure_predict_ray(
+    *,
+    model_dir: str | None = None,
+    encoder: str = ENCODER,
+    texts: int = 16_000,
+    repetitions: int = 2,
+) -> Section:
+    """Two actors of Ray on two cores against one process on one core; needs ray.
+
+    For comparison also two processes without Ray. Starting Ray counts.
+    """
+    two = ("--num_processes", "2")
+    ways = {
+        "two actors of Ray on two cores": (*two, "--engine", "ray"),
+        "two processes on two cores": two,
+    }
+    return measure_two_cores(ways, model_dir, encoder, texts, repetitions, at_least=1.7)
+
+
+def measure_two_cores(
+    ways: Mapping[str, Sequence[str]],
+    model_dir: str | None,
+    encoder: str,
+    texts: int,
+    repetitions: int,
+    *,
+    at_least: float,
+) -> Section:
+    """`predict` on two cores, with the options of each way, against one process on one core.
+
+    Args:
+        ways: {name: options}.
+        at_least: the ratio that is aimed at.
+    """
     cores = sorted(os.sched_getaffinity(0))[:2]
     with model_folder(model_dir, encoder) as model, tempfile.TemporaryDirectory() as scratch:
         source, outputs = Path(scratch) / "in.txt", count()
@@ -140,14 +178,12 @@ def measure_predict_processes(
         def job(*options: str, on: set[int]) -> None:
             run_predict(model, source, Path(scratch) / f"{next(outputs)}.jsonl", *options, cores=on)
 
-        competitors = {
-            "one process on one core": partial(job, on=set(cores[:1])),
-            "two processes on two cores": partial(job, "--num_processes", "2", on=set(cores)),
-        }
+        base = "one process on one core"
+        competitors = {base: partial(job, on=set(cores[:1]))}
+        competitors |= {name: partial(job, *own, on=set(cores)) for name, own in ways.items()}
         seconds = in_turns(competitors, repetitions, warmup=0)
-    return Section(
-        {"texts": texts, "cores": len(cores)}, [compare(seconds, *competitors, at_least=1.5)]
-    )
+    ratios = [compare(seconds, base, name, at_least=at_least) for name in ways]
+    return Section({"texts": texts, "cores": len(cores)}, ratios)
 
 
 def measure_predict_memory(
@@ -203,6 +239,7 @@ def measure_cold_start(
 MEASURE: dict[str, Callable[..., Section]] = {
     "predict": measure_predict,
     "predict_processes": measure_predict_processes,
+    "predict_ray": measure_predict_ray,
     "predict_memory": measure_predict_memory,
     "cold_start": measure_cold_start,
 }

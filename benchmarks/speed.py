@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if TYPE_CHECKING:
     from benchmarks.measuring import Comparison, Section
 
-SERVING = ("predict", "predict_processes", "predict_memory", "cold_start")
+SERVING = ("predict", "predict_processes", "predict_ray", "predict_memory", "cold_start")
 SECTIONS = (
     "loss",
     "crf",
@@ -34,7 +34,7 @@ SECTIONS = (
     "binder_step",
     *SERVING,
 )
-WITH_MODEL = ("pipeline", "predict", "predict_processes", "cold_start")
+WITH_MODEL = ("pipeline", "predict", "predict_processes", "predict_ray", "cold_start")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,8 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     chosen = [name for name in SECTIONS if name in (arguments.sections or SECTIONS)]
-    if "crf" in chosen and importlib.util.find_spec("torchcrf") is None:
-        parser.error("section crf needs pytorch-crf: pip install -r benchmarks/requirements.txt")
+    for name, module in (("crf", "torchcrf"), ("predict_ray", "ray")):
+        if name in chosen and importlib.util.find_spec(module) is None:
+            parser.error(
+                f"section {name} needs {module}: pip install -r benchmarks/requirements.txt"
+            )
     prepare_environment(arguments.threads)
     from contrastive_ner.logs import quiet_libraries
 
