@@ -29,5 +29,5 @@ trainer.pipeline.save_pretrained(f"{output}/model")
 
 # The same class is for Ray Data and Spark: docs/serving.md.
 tagger = cn.BatchTagger(f"{output}/model", "sentence")
-tagged = data["test"].map(tagger, batched=True, batch_size=512)
+tagged = data["test"].select_columns("sentence").map(tagger, batched=True, batch_size=512)
 print(tagged[0]["sentence"], tagged[0]["entities"])
