@@ -4,7 +4,7 @@ import argparse
 import errno
 import os
 import socket
-import threading
+import time
 from typing import Any
 
 from contrastive_ner.cli.options import (
@@ -18,8 +18,10 @@ from contrastive_ner.cli.options import (
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.extras import need
 from contrastive_ner.serving.inference import load_pipeline
+from contrastive_ner.signals import StopSignals
 
 HOST, PORT = "127.0.0.1", 7860  # gradio's own
+LOOKS_EVERY = 0.2  # seconds, for a signal to stop
 
 
 def add_demo_command(commands: Any) -> None:
@@ -48,7 +50,7 @@ def add_demo_command(commands: Any) -> None:
 
 
 def command_demo(arguments: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C or SIGTERM."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent elsewhere
     need("gradio", "demo")
     from contrastive_ner.serving.demo import build_page, look
@@ -74,11 +76,11 @@ def command_demo(arguments: argparse.Namespace) -> int:
         )
     except OSError as error:  # taken in the meantime
         raise in_use(arguments.host, port) from error
-    print(f"http://{arguments.host}:{port}  (Ctrl-C ends it)", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        page.close(verbose=False)
+    with StopSignals("closing the page") as stop:
+        print(f"http://{arguments.host}:{port}  (Ctrl-C ends it)", flush=True)
+        while stop.received is None:
+            time.sleep(LOOKS_EVERY)
+    page.close(verbose=False)
     return 0
 
 
