@@ -11,12 +11,12 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from contrastive_ner.data.records import Record
 from contrastive_ner.errors import ConfigError
+from contrastive_ner.extras import need
 from contrastive_ner.models.lexicon_ner import (
     DICTIONARY_LINE,
     Kind,
@@ -56,14 +56,9 @@ def rows_of_dictionary(lines: Iterable[str]) -> Iterator[Row]:
 # ------------------------------------------------------------------------------- word segmentation
 def jieba_module(name: str = "jieba") -> Any:
     """The word segmenter jieba, or a part of it. ConfigError if it is not installed."""
-    try:
-        with warnings.catch_warnings():  # about its own code
-            warnings.simplefilter("ignore")
-            return import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"words need the extra jieba: pip install 'contrastive-ner[jieba]' ({error})"
-        ) from error
+    with warnings.catch_warnings():  # about its own code
+        warnings.simplefilter("ignore")
+        return need(name, "jieba")
 
 
 def rows_of_jieba() -> list[Row]:

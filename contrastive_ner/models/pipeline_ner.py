@@ -185,7 +185,7 @@ class NerPipeline(Pipeline):
     """Finds mentions in raw texts: `pipeline("ner", model=DIR, trust_remote_code=True)`.
 
     A string gives a list of mentions, a list of strings a list of lists. Any other iterable of
-    strings (a generator, a `KeyDataset`) gives an iterator that reads a few batches ahead; of a
+    strings (a generator, a `KeyDataset`) gives an iterator that reads 32 batches ahead; of a
     map-style data set, `len()` items are read. A
     mention is a dict of plain Python values: `entity_group, score, word, start, end`, where
     `text[start:end] == word` always holds. It neither begins nor ends with white space: where the
@@ -361,7 +361,7 @@ class NerPipeline(Pipeline):
     def _stream(
         self, texts: Iterable[str], batch_size: int, reading: dict, forward: dict, writing: dict
     ) -> Iterator[Any]:
-        """Results in input order; reads a few batches ahead."""
+        """Results in input order; reads `BATCHES_AHEAD` batches ahead."""
         self._check_groups(forward, writing)
         limits = writing.get("abstain_below")
         if limits is not None:
