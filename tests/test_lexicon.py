@@ -8,6 +8,7 @@ import sys
 import types
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -424,6 +425,43 @@ def test_a_lexicon_is_saved_with_the_model_and_swapped_in_use(
     for wrong in (3, str(other) + "x", "", [], {}):
         with pytest.raises(ValueError, match="lexicon"):
             ner(TEXT, lexicon=wrong)
+
+
+def test_spacy_reads_other_words_and_saves_them(
+    saved, lexicon_tagger, character_tok, file, tmp_path
+):
+    import spacy
+
+    def found(nlp) -> list[tuple]:
+        return [(e.start_char, e.end_char, e.label_, round(e._.score, 4)) for e in nlp(TEXT).ents]
+
+    def of_pipeline(**lexicon) -> list[tuple]:
+        mentions = lexicon_tagger.pipeline(character_tok)(TEXT, **lexicon)
+        return [(m["start"], m["end"], m["entity_group"], round(m["score"], 4)) for m in mentions]
+
+    def component(**config) -> Any:
+        nlp = spacy.blank("zh")
+        nlp.add_pipe("contrastive_ner", config={"model": str(saved), **config})
+        return nlp
+
+    words = {"去了": None, "华为": "ORG"}
+    other = file("去了\n华为\tORG\n")
+    gold = of_pipeline(lexicon=words)
+    assert gold not in (of_pipeline(), of_pipeline(lexicon=False))
+    assert found(component()) == of_pipeline()
+    nlp = component(lexicon=str(other))
+    assert found(nlp) == gold
+    nlp.to_disk(tmp_path / "nlp")
+    other.unlink()  # the saved pipeline has its own copy
+    assert found(spacy.load(tmp_path / "nlp")) == gold
+    without = component(lexicon=False)
+    assert found(without) == of_pipeline(lexicon=False)
+    without.to_disk(tmp_path / "without")
+    assert found(spacy.load(tmp_path / "without")) == of_pipeline(lexicon=False)
+    with pytest.raises(ConfigError, match="lexicon is true: expected the name of a file"):
+        component(lexicon=True)
+    with pytest.raises(InputError, match="lexicon"):
+        found(component(lexicon=str(other)))
 
 
 def test_views_of_texts_have_the_words_that_the_model_reads(lexicon_tagger, character_tok):

@@ -17,7 +17,7 @@ from contrastive_ner.files import expand, fresh_folder
 from contrastive_ner.hub.repository import check_code
 from contrastive_ner.models.batches_ner import DEFAULT_BATCH_SIZE
 from contrastive_ner.models.windows_ner import check_options, flat_spans
-from contrastive_ner.serving.inference import base_of_adapter, load_pipeline
+from contrastive_ner.serving.inference import base_of_adapter, lexicon_option, load_pipeline
 
 if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline
@@ -33,6 +33,7 @@ DEFAULTS = {
     "types": None,
     "decoding": None,
     "min_score": None,
+    "lexicon": None,
     "batch_size": DEFAULT_BATCH_SIZE,
     "trust_remote_code": False,
 }
@@ -54,6 +55,7 @@ def make_component(
     types: dict[str, str] | None,
     decoding: str | None,
     min_score: float | dict[str, float] | None,
+    lexicon: str | bool | None,
     batch_size: int,
     trust_remote_code: bool,
 ) -> "NerComponent":
@@ -72,6 +74,7 @@ def make_component(
         types=types,
         decoding=decoding,
         min_score=min_score,
+        lexicon=lexicon,
         batch_size=batch_size,
         trust_remote_code=trust_remote_code,
     )
@@ -94,6 +97,8 @@ class NerComponent:
             overlap. As in spaCy's entity_ruler.
         spans_key: group of `doc.spans` for nested mentions, which is replaced.
         types, decoding, min_score, batch_size: as in `NerPipeline`.
+        lexicon: of a model with `lexicon_fusion`: file with the words that it reads instead of its
+            own, which a saved pipeline has in its copy; False for no words.
         trust_remote_code: run the model's own code if it differs from this project's.
 
     Raises:
@@ -110,6 +115,7 @@ class NerComponent:
         types: dict[str, str] | None = None,
         decoding: str | None = None,
         min_score: float | dict[str, float] | None = None,
+        lexicon: str | bool | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         trust_remote_code: bool = False,
     ) -> None:
@@ -118,12 +124,15 @@ class NerComponent:
                 f"alignment is {alignment!r}: expected one of {', '.join(ALIGNMENTS)}"
             )
         check_options(decoding=decoding, min_score=min_score)
+        if lexicon is True:
+            raise ConfigError("lexicon is true: expected the name of a file, or false for no words")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
         self.folder = Path(expand(str(model)))
         self.alignment, self.spans_key = alignment, spans_key
         self.overwrite_ents, self.trust_remote_code = overwrite_ents, trust_remote_code
         given = {"types": types, "decoding": decoding, "min_score": min_score}
+        self.lexicon = None if lexicon is None else lexicon and expand(lexicon)
         self.options = {name: value for name, value in given.items() if value is not None}
         self.batch_size = batch_size
         self._pipeline: NerPipeline | None = None
@@ -142,7 +151,12 @@ class NerComponent:
             trusts = self.trust_remote_code
             loaded = load_pipeline(self.folder, trust_remote_code=trusts)
             self._no_copy = why_no_copy(self.folder)
-            self._pipeline = loaded.model.pipeline(loaded.tokenizer, **self.options)
+            options = dict(self.options)
+            if self.lexicon is False:
+                options["lexicon"] = False
+            elif self.lexicon is not None:  # saved with the model, then
+                loaded.model.lexicon = lexicon_option(loaded, self.lexicon)
+            self._pipeline = loaded.model.pipeline(loaded.tokenizer, **options)
         return self._pipeline
 
     @property
@@ -240,6 +254,7 @@ class NerComponent:
             ConfigError, RepositoryError, InputError: as in `load_pipeline`.
         """
         self.folder, self.trust_remote_code, self._pipeline = Path(path), False, None
+        self.lexicon = False if self.lexicon is False else None
         _ = self.pipeline
         return self
 
