@@ -44,6 +44,8 @@ CASES = {
     "with O": {"with_o": True},
     "Khosla": {"contrastive_loss": "supcon"},
     "chunks": {"chunk_size": 1},
+    "projection": {"projection_size": 6},
+    "projection, chunks": {"projection_size": 6, "chunk_size": 1},
     "one sentence with entities": {},
     "odd number of sentences": {},
     "words": {},

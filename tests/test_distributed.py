@@ -40,6 +40,8 @@ CASES = [
     "with O",
     "Khosla",
     "chunks",
+    "projection",
+    "projection, chunks",
     "one sentence with entities",
     "words",
     "words, chunks",

@@ -23,6 +23,7 @@ OPTIONS = {
     "stage1_epochs": 2,
     "head_epochs": 1,
     "stage2_epochs": 3,
+    "stage1_projection": 8,
     "stage1_patience": 5,
     "stage2_patience": 5,
 }

@@ -166,6 +166,7 @@ def make_trainer(
         {"class_reduction": "mean"},
         {"contrastive_loss": "supcon"},
         {"bf16": True},
+        {"projection_size": 8},
     ],
 )
 def test_stage_one_lowers_the_loss(tiny_encoder, character_tok, tmp_path, arguments):
@@ -189,6 +190,36 @@ def test_stage_one_moves_every_trainable_parameter(tiny_encoder, character_tok, 
         if torch.equal(parameter, before[name])
     ]
     assert still == []
+
+
+def test_a_projection_head_is_trained_and_thrown_away(tiny_encoder, character_tok, tmp_path):
+    trainer = make_trainer(
+        tiny_encoder,
+        character_tok,
+        tmp_path,
+        num_train_epochs=2,
+        projection_size=5,
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+    )
+    head = trainer.model.projection
+    before = [parameter.detach().clone() for parameter in head.parameters()]
+    batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset[:4]))
+    without_dropout(trainer)
+    rows, classes = trainer.token_embeddings(trainer.model.train(), batch)
+    model = trainer.model.eval()
+    states = model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    first, _, last = head
+    kept = states[batch["labels"] >= 0]
+    expected = last(torch.nn.functional.gelu(first(kept)))
+    assert rows.shape == (len(classes), 5)
+    torch.testing.assert_close(rows, expected)
+    trainer.train()
+    assert all(not torch.equal(p, old) for p, old in zip(head.parameters(), before, strict=True))
+    plain = NercoModel.from_encoder(str(tiny_encoder), label_unit="token")
+    assert trainer.model.state_dict().keys() == plain.state_dict().keys()
+    with pytest.raises(ConfigError, match="projection_size is -1: expected at least 0"):
+        make_trainer(tiny_encoder, character_tok, tmp_path, projection_size=-1)
 
 
 def test_frozen_layers_and_embeddings_stay(tiny_encoder, character_tok, tmp_path):
@@ -320,7 +351,11 @@ def without_dropout(trainer: ContrastiveTrainer) -> ContrastiveTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("options", [{}, {"with_o": True}, {"contrastive_loss": "supcon"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"with_o": True}, {"contrastive_loss": "supcon"}, {"projection_size": 6}],
+    ids=str,
+)
 @pytest.mark.parametrize("chunk_size", [1, 3, 8, 23])
 def test_chunks_give_the_gradient_of_the_whole_batch(
     tiny_encoder, character_tok, tmp_path, chunk_size, options

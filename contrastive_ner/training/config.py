@@ -165,6 +165,11 @@ class RunConfig:
     )
     stage1_with_o: bool = option(False, "stage one: also use O tokens as anchors (paper: no)")
     stage1_reduction: str = option("sum", "stage one: sum (paper) or mean of the loss over classes")
+    stage1_projection: int = option(
+        0,
+        "stage one: width of a projection head that the loss reads, thrown away afterwards; 0: the "
+        "loss reads the encoder's output (paper)",
+    )
     stage1_freeze_layers: int = option(
         0, "stage one: freeze the embeddings and the lowest N layers; 0: nothing"
     )

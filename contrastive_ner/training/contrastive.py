@@ -40,6 +40,7 @@ from contrastive_ner.training.losses import (
     semantic_classes,
     supervised_contrastive_loss,
 )
+from contrastive_ner.training.projection import add_projection, drop_projection, projected
 from contrastive_ner.training.schedules import freeze_encoder, freeze_lowest_layers
 
 CRITERIA = {"knn": "eval_knn_f1", "prototype": "eval_prototype_f1", "loss": "eval_loss"}
@@ -77,6 +78,13 @@ class ContrastiveTrainingArguments(TrainingArguments):
     freeze_encoder: bool = field(
         default=False, metadata={"help": "train what reads a lexicon alone (paper: yes)"}
     )
+    projection_size: int = field(
+        default=0,
+        metadata={
+            "help": "width of a projection head that the loss reads, thrown away after training; "
+            "0: the loss reads the encoder's output (paper)"
+        },
+    )
     knn_neighbours: int = field(
         default=10, metadata={"help": "number of neighbours of the k-NN criterion"}
     )
@@ -105,6 +113,8 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
         if self.class_reduction not in ("sum", "mean"):
             raise ConfigError(f"class_reduction is {self.class_reduction!r}: expected sum or mean")
+        if self.projection_size < 0:
+            raise ConfigError(f"projection_size is {self.projection_size}: expected at least 0")
 
 
 # ------------------------------------------------------------------------ several processes, chunks
@@ -284,6 +294,14 @@ class ContrastiveTrainer(SentenceTrainer):
         freeze_lowest_layers(self.model.encoder, self.args.freeze_layers)
         if self.args.freeze_encoder:
             freeze_encoder(self.model)
+        if self.args.projection_size:
+            add_projection(self.model, self.args.projection_size)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; throws the projection head away at the end."""
+        output = super().train(*args, **kwargs)
+        drop_projection(self.model)
+        return output
 
     def contrastive_loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The configured loss: embeddings (..., D), classes (...) -> scalar."""
@@ -295,7 +313,7 @@ class ContrastiveTrainer(SentenceTrainer):
         )
 
     def token_embeddings(self, model: nn.Module, inputs: dict) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, D) and classes (N,) of the labelled tokens of a batch."""
+        """What the loss reads of the labelled tokens of a batch (N, D), and their classes (N,)."""
         hidden = model(**model_inputs(inputs)).last_hidden_state  # (B, T, D)
         classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
         return hidden[classes >= 0], classes[classes >= 0]
@@ -401,11 +419,12 @@ class ContrastiveTrainer(SentenceTrainer):
             predictions=None, label_ids=None, metrics=named, num_samples=len(features)
         )
 
+    @torch.no_grad()
     def _criteria(self, features: Any) -> dict[str, float]:
         queries, gold = self.embed(features)
         references, classes = self.embed(self.reference_features())
         return {
-            "loss": self._mean_loss(queries, gold, features),
+            "loss": self._mean_loss(projected(self.model, queries), gold, features),
             "knn_f1": token_f1(
                 knn_classes(queries, references, classes, neighbours=self.args.knn_neighbours), gold
             ),

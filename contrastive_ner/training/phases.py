@@ -171,6 +171,7 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         contrastive_temperature=config.stage1_temperature,
         with_o=config.stage1_with_o,
         class_reduction=config.stage1_reduction,
+        projection_size=config.stage1_projection,
         freeze_layers=config.stage1_freeze_layers,
         freeze_encoder=config.stage1_freeze_encoder,
         chunk_size=config.stage1_chunk_size,

@@ -14,6 +14,7 @@ MAY_BE_ZERO = {
     "stage1_chunk_size",
     "head_epochs",
     "stage1_freeze_layers",
+    "stage1_projection",
     "lora_rank",
     "stage2_unfreeze_epoch",
     "types_per_batch",
@@ -28,6 +29,7 @@ MAY_BE_ZERO = {
 LARGEST = {
     "projection_size": 2**16,
     "width_embedding_size": 2**16,
+    "stage1_projection": 2**16,
     "rank": 2**16,
     "batch_size": 2**20,
     "": 2**32 - 1,
