@@ -2,9 +2,10 @@
 
 python -m benchmarks.experiments configs/weibo_*.yaml --seeds 0 1 2 3 4 --jobs 2 [key=value ...]
 
-Every run is `contrastive-ner train CONFIG seed=S`. Started again, it skips complete runs and
-resumes interrupted ones. The jobs share the cores. All configurations of a seed run before the next
-seed, so that a table of partial results compares the same seeds.
+Every run is `contrastive-ner train CONFIG seed=S`. Started again, it skips complete runs, and those
+whose metrics `--results` holds already, and resumes interrupted ones. The jobs share the cores. All
+configurations of a seed run before the next seed, so that a table of partial results compares the
+same seeds.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from contrastive_ner.files import read_json
 from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.run import encoder_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,6 +69,10 @@ def train(config_file: str, overrides: list[str], *, threads: int, results: Path
     """
     config: RunConfig = load_config(config_file, overrides)
     run_dir = config.run_dir
+    target = results / f"{run_dir.name}.json"
+    if holds(target, config):
+        print(f"{run_dir.name} was measured before", flush=True)
+        return 0
     if not (run_dir / "metrics.json").is_file():
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -78,9 +85,18 @@ def train(config_file: str, overrides: list[str], *, threads: int, results: Path
             print(f"{run_dir}: exit code {code}, see {run_dir}.log", flush=True)
             return code
     results.mkdir(parents=True, exist_ok=True)
-    shutil.copy(run_dir / "metrics.json", results / f"{run_dir.name}.json")
+    shutil.copy(run_dir / "metrics.json", target)
     print(f"{run_dir.name} is complete", flush=True)
     return 0
+
+
+def holds(file: Path, config: RunConfig) -> bool:
+    """Whether a file has the metrics of a run with this configuration, on the same encoder."""
+    if not file.is_file():
+        return False
+    found = read_json(file)
+    wanted = {"config": config.to_dict(), "encoder_sha256": encoder_hash(config)}
+    return all(found.get(name) == value for name, value in wanted.items())
 
 
 if __name__ == "__main__":

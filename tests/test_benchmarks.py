@@ -6,15 +6,18 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from conftest import arguments
 from transformers import AutoTokenizer
 
 from benchmarks import (
     add_type,
     distant,
+    experiments,
     held_out,
     peer_worker,
     peers,
@@ -32,8 +35,9 @@ from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.files import write_json
 from contrastive_ner.serving.inference import load_pipeline
-from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.config import RunConfig, load_config
 from contrastive_ner.training.losses import pairwise_contrastive_loss
+from contrastive_ner.training.run import encoder_hash
 
 TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
 
@@ -202,6 +206,31 @@ def test_the_plain_definition_scores_as_the_model_does(tiny_encoder: Path) -> No
         ).span
     for i, j in ((1, 1), (1, 4), (3, 5), (0, 0)):
         torch.testing.assert_close(band[:, :, i, j - i], plain[:, :, i, j])
+
+
+# ------------------------------------------------------------------------------------- experiments
+def test_a_run_is_measured_once(files, tiny_encoder, tmp_path, monkeypatch):
+    """In another clone, too: what counts are its metrics, its configuration and its encoder."""
+    _, file, *keys = arguments(files, tiny_encoder, tmp_path / "run")
+    config = load_config(file, keys)
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: Any) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(experiments.subprocess, "run", start)
+    results = tmp_path / "results"
+    found = {"config": config.to_dict(), "encoder_sha256": encoder_hash(config)}
+    results.mkdir()
+    write_json(found, results / "run.json")
+    options = {"threads": 1, "results": results}
+    assert experiments.train(file, keys, **options) == 0
+    assert not started
+    assert experiments.train(file, [*keys, "stage2_epochs=9"], **options) == 1
+    write_json({**found, "encoder_sha256": "0"}, results / "run.json")
+    assert experiments.train(file, keys, **options) == 1
+    assert len(started) == 2
 
 
 # -------------------------------------------------------------------------- data of the experiments
