@@ -250,26 +250,30 @@ def counts_of(run: dict[str, Any]) -> np.ndarray:
 
 
 def interval(ours: np.ndarray, theirs: np.ndarray, resamples: int = RESAMPLES) -> list[str]:
-    """Mean difference of micro F1 in points, and its 95 % interval (paired bootstrap over texts).
+    """Mean difference of micro F1 in points, and its 95 % interval.
 
-    ours, theirs: (seeds, texts, 3) counts. A resample draws texts with replacement, the same ones
-    for both methods and all seeds; the difference is averaged over the seeds.
+    A paired bootstrap over texts and seeds: a resample draws texts and seeds with replacement, the
+    same ones for both methods. With one seed it is over texts alone.
+
+    ours, theirs: (seeds, texts, 3) counts.
     """
-    texts = ours.shape[1]
+    seeds, texts = ours.shape[:2]
     generator = np.random.default_rng(0)
-    # How often each text is drawn: (resamples, texts).
+    # How often each text is drawn: (resamples, texts); and each seed: (resamples, seeds).
     drawn = generator.multinomial(texts, np.full(texts, 1 / texts), size=resamples)
+    drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
 
     def f1(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
         sums = np.einsum("rt,stk->rsk", weights, counts)
         correct, predicted, gold = np.moveaxis(sums, -1, 0)  # each (resamples, seeds)
         return 2 * correct / np.maximum(predicted + gold, 1)
 
-    def difference(weights: np.ndarray) -> np.ndarray:
-        return 100 * (f1(ours, weights) - f1(theirs, weights)).mean(1)  # (resamples,)
+    def differences(weights: np.ndarray) -> np.ndarray:
+        return 100 * (f1(ours, weights) - f1(theirs, weights))  # (resamples, seeds)
 
-    low, high = np.percentile(difference(drawn), [2.5, 97.5])
-    return [f"{difference(np.ones((1, texts)))[0]:+.1f}", f"{low:+.1f} to {high:+.1f}"]
+    low, high = np.percentile((differences(drawn) * drawn_seeds).sum(1) / seeds, [2.5, 97.5])
+    mean_difference = differences(np.ones((1, texts))).mean()
+    return [f"{mean_difference:+.1f}", f"{low:+.1f} to {high:+.1f}"]
 
 
 def spread(values: list[float]) -> str:
