@@ -6,8 +6,9 @@ The texts of a configuration's train, dev and test files are dealt to `--folds` 
 to the same one. Of the rest, an eighth is dev (on which a run chooses its epoch) and seven eighths
 train, so that each text is tested once a seed. Runs are those of benchmarks.experiments; fold f of
 configuration c is the run `folds-D-c-fF-S` of data set D with seed S. `--dev` skips test: settings
-are chosen that way; its runs and results are called `folds_dev`. At the end the table of all
-results is printed.
+are chosen that way; its runs and results are called `folds_dev`. `--share P` trains on P percent of
+the training texts, drawn at random, smaller shares from larger ones; its runs are called `c_P`, and
+compared with `crf_P`. At the end the table of all results is printed.
 """
 
 import argparse
@@ -45,12 +46,21 @@ def deal(records: Sequence[Record], folds: int) -> list[dict[str, list[Record]]]
     return dealt
 
 
-def write_folds(config: RunConfig, folds: int, folder: Path) -> None:
+def drawn(records: Sequence[Record], percent: int) -> list[Record]:
+    """Records of `percent` of the texts, at least one; a smaller share is part of a larger one."""
+    texts = sorted({record.text for record in records})
+    random.Random(1).shuffle(texts)
+    kept = set(texts[: max(1, round(len(texts) * percent / 100))])
+    return [record for record in records if record.text in kept]
+
+
+def write_folds(config: RunConfig, folds: int, folder: Path, percent: int = 100) -> None:
     """One folder a fold, with train.jsonl, dev.jsonl and test.jsonl."""
     names = [expand(name) for name in (config.train_file, config.dev_file, config.test_file)]
     read = read_files(names, layout_of(config))
     records = [record for part, _ in read for record in part]
     for fold, parts in enumerate(deal(records, folds)):
+        parts["train"] = drawn(parts["train"], percent)
         own = folder / str(fold)
         own.mkdir(parents=True, exist_ok=True)
         for name, members in parts.items():
@@ -69,10 +79,16 @@ def main() -> int:
     parser.add_argument("--folds", type=int, default=5, help="number of folds [5]")
     parser.add_argument("--jobs", type=int, default=1, help="number of runs in parallel [1]")
     parser.add_argument("--threads", type=int, help="threads per run [an equal share]")
+    parser.add_argument(
+        "--share", type=int, default=100, metavar="P", help="percent of the training texts [100]"
+    )
     parser.add_argument("--dev", action="store_true", help="measure on dev only")
     parser.add_argument("--name", help="name of the runs of a configuration changed by keys")
     parser.add_argument("--results", type=Path, help="folder for the metrics [results/folds]")
     arguments = parser.parse_intermixed_args()  # keys may follow the options
+    if not 1 <= arguments.share <= 100:
+        parser.error(f"--share is {arguments.share}: expected 1 to 100")
+    share = "" if arguments.share == 100 else f"_{arguments.share}"
     os.chdir(ROOT)
     kind = "folds_dev" if arguments.dev else "folds"
     results = arguments.results or ROOT / "results" / kind
@@ -81,9 +97,9 @@ def main() -> int:
     for file in (item for item in arguments.arguments if "=" not in item):
         config = load_config(file, keys)
         data = Path(config.train_file).parent.name
-        folder = Path("runs", "folds", f"{data}-{arguments.folds}")
-        write_folds(config, arguments.folds, folder)
-        name = arguments.name or Path(file).stem.removeprefix(f"{data}_")
+        folder = Path("runs", "folds", f"{data}{share}-{arguments.folds}")
+        write_folds(config, arguments.folds, folder, arguments.share)
+        name = (arguments.name or Path(file).stem.removeprefix(f"{data}_")) + share
         for fold in range(arguments.folds):
             place = folder / str(fold)
             own = [f"{part}_file={place / part}.jsonl" for part in ("train", "dev", "test")]

@@ -5,6 +5,7 @@ python -m benchmarks.tables --check    fail if a document is out of date
 """
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -199,7 +200,8 @@ def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
     """Configurations over all folds of a data set: pooled scores, and differences to `crf`.
 
     Of `benchmarks.folds`: a seed counts if all folds of its configuration are there. Runs without
-    test have scores on dev alone.
+    test have scores on dev alone. A configuration with a share of the training texts, such as
+    `nerco_25`, is compared with `crf_25`.
     """
     found: dict[tuple[str, str], dict[int, dict[int, dict[str, Any]]]] = defaultdict(dict)
     for run in measurements:
@@ -209,8 +211,11 @@ def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
     lines = header("data", "configuration", "dev F1", "F1", "minutes a run", "seeds")
     pooled: dict[tuple[str, str], dict[int, np.ndarray]] = {}  # counts, (texts, 3) a seed
     for key, seeds in sorted(found.items()):
-        folds = max(len(runs) for runs in seeds.values())
+        train = next(run["config"]["train_file"] for r in seeds.values() for run in r.values())
+        folds = int(Path(train).parent.parent.name.rpartition("-")[2])  # runs/folds/DATA-5/0/
         own = {s: [r[f] for f in sorted(r)] for s, r in sorted(seeds.items()) if len(r) == folds}
+        if not own:
+            continue
         tested = {s: runs for s, runs in own.items() if all("test" in run for run in runs)}
         pooled[key] = {s: np.concatenate(list(map(counts_of, runs))) for s, runs in tested.items()}
         sums = [counts.sum(0) for counts in pooled[key].values()]
@@ -221,11 +226,12 @@ def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
         lines.append(row_of(*cells))
     lines += ["", *header("data", "difference", "F1", "95 % interval", "seeds")]
     for (data, config), ours in pooled.items():
-        control = pooled.get((data, "crf"), {})
+        base = "crf" + "".join(re.findall(r"_\d+$", config))
+        control = pooled.get((data, base), {})
         shared = [seed for seed in ours if seed in control]
-        if config != "crf" and shared:
+        if config != base and shared:
             a, b = (np.stack([counts[seed] for seed in shared]) for counts in (ours, control))
-            lines.append(row_of(data, f"{config} - crf", *interval(a, b), listed(shared)))
+            lines.append(row_of(data, f"{config} - {base}", *interval(a, b), listed(shared)))
     return lines
 
 

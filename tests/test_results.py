@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.folds import deal
+from benchmarks.folds import deal, drawn
 from benchmarks.segmentation import alignment_and_uniformity, segmentation
 from benchmarks.tables import (
     ablation_table,
@@ -103,7 +103,10 @@ def test_each_text_is_tested_once_and_equal_texts_are_in_one_part():
 
 def test_folds_are_pooled_and_compared_over_complete_seeds():
     def fold(method: str, seed: int, number: int, rows: np.ndarray) -> dict:
-        config = {"output_dir": f"runs/folds-weibo-{method}-f{number}-{{seed}}"}
+        config = {
+            "output_dir": f"runs/folds-weibo-{method}-f{number}-{{seed}}",
+            "train_file": f"runs/folds/weibo-2/{number}/train.jsonl",
+        }
         made = run(method, seed, rows, [])
         return made | {"config": config, "phases": {"full": {"seconds": 30}}}
 
@@ -119,6 +122,20 @@ def test_folds_are_pooled_and_compared_over_complete_seeds():
     assert rows[-1] == ["weibo", "nerco - crf", *interval(ours, theirs), "0, 1"]
     rows = [line.strip("| ").split(" | ") for line in folds_table(found[:-1])]
     assert rows[-1] == ["weibo", "nerco - crf", *interval(ours[:1], theirs[:1]), "0"]
+    assert len(folds_table(found[:1])) == 5, "one fold of two: no row"
+    for made in found:
+        made["config"]["output_dir"] = made["config"]["output_dir"].replace("-f", "_25-f")
+    rows = [line.strip("| ").split(" | ") for line in folds_table(found)]
+    assert rows[-1][:2] == ["weibo", "nerco_25 - crf_25"]
+
+
+def test_shares_of_the_training_texts_are_nested_and_random():
+    records = [Record(str(i), f"text {i // 2}") for i in range(200)]  # each text twice
+    quarter, half = drawn(records, 25), drawn(records, 50)
+    assert (len(quarter), len(half), drawn(records, 100)) == (50, 100, records)
+    assert {r.text for r in quarter} < {r.text for r in half}
+    assert {r.text for r in quarter} != {r.text for r in records[:50]}
+    assert len(drawn(records[:4], 1)) == 2, "at least one text"
 
 
 def test_content_goes_between_the_markers_and_missing_markers_are_refused():
