@@ -131,13 +131,11 @@ def test_patience_counts_from_the_epoch_that_unfreezes(files, tiny_encoder, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "step", [pytest.param(3, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow), 12]
-)
+@pytest.mark.parametrize("step", [10, 12])
 def test_a_stopped_run_resumes_frozen_or_not(
     files, tiny_encoder, tmp_path, monkeypatch, watched, step
 ):
-    """Stopped in a frozen epoch, at the end of the last one, and in one that is not (5 steps)."""
+    """Stopped at the end of the last frozen epoch, and in one that is not frozen (5 steps)."""
     options = {
         **PAPER,
         **FULL_ALONE,
