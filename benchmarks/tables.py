@@ -498,8 +498,9 @@ def headline_table(groups: Groups) -> list[str]:
 
 def documents() -> dict[Path, str]:
     """The current content of each document that holds tables."""
-    runs, binder, held_out, ablations, representations = (
-        read(RESULTS / name) for name in ("runs", "binder", "held_out", "ablation", "segmentation")
+    runs, folds, binder, held_out, ablations, representations = (
+        read(RESULTS / name)
+        for name in ("runs", "folds", "binder", "held_out", "ablation", "segmentation")
     )
     groups, nested = grouped(runs), grouped(binder)
     reports = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("speed*.json"))]
@@ -517,6 +518,7 @@ def documents() -> dict[Path, str]:
         results: {
             "results": [*score_table(groups), "", *difference_table(groups), "", machines(runs)],
             "binder": [*nested_table(nested), "", *difference_table(nested), "", machines(binder)],
+            "folds": [*folds_table(folds), "", machines(folds)],
         },
         method: {
             "ablation": [*ablation_table(groups, ablations), "", machines(ablations)],
