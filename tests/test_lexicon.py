@@ -133,21 +133,27 @@ def test_what_is_left_out_is_counted(file):
 @given(st.lists(st.sampled_from(["小明", "小红", "北京"]), min_size=1, max_size=8))
 @settings(max_examples=40)
 def test_words_of_training_texts_are_those_of_the_other_folds(names: list[str]):
+    """Those that the other folds have often enough; of some of them, the file cannot tell."""
     records = [
         Record(str(n), f"第{n}次{name}", [Mention(len(f"第{n}次"), len(f"第{n}次") + 2, "X")])
         for n, name in enumerate(names)
     ]
-    lexicon = Lexicon.of_rows(rows_of_mentions(records, folds=3, min_count=1))
-    for record, name in zip(records, names, strict=True):
-        own = fold_of(record.text, 3)
-        others = {
-            other
-            for text, other in zip(records, names, strict=True)
-            if fold_of(text.text, 3) != own
-        }
-        held_out = {match.word for match in lexicon.matches(record.text, held_out=True)}
-        assert held_out == {name} & others
-        assert {match.word for match in lexicon.matches(record.text)} == {name}
+    for least in (1, 2, 3):
+        rows = rows_of_mentions(records, folds=3, min_count=least)
+        if not rows:
+            continue
+        lexicon = Lexicon.of_rows(rows)
+        for record, name in zip(records, names, strict=True):
+            own = fold_of(record.text, 3)
+            others = [
+                other
+                for text, other in zip(records, names, strict=True)
+                if fold_of(text.text, 3) != own
+            ]
+            held_out = {match.word for match in lexicon.matches(record.text, held_out=True)}
+            assert held_out <= {name} if others.count(name) >= least else not held_out
+            assert least > 1 or held_out == {name} & set(others)
+            assert {match.word for match in lexicon.matches(record.text)} <= {name}
 
 
 def test_a_words_type_does_not_tell_what_one_fold_alone_knows():
@@ -167,6 +173,26 @@ def test_a_words_type_does_not_tell_what_one_fold_alone_knows():
     assert kind((0, "A")) == Kind("A", (0, 2))
     with pytest.raises(ConfigError, match="folds is 1"):
         rows_of_mentions([], folds=1, min_count=1)
+
+
+def test_a_fold_has_a_word_as_often_as_asked_without_its_own_texts():
+    texts: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    for n in range(60):
+        texts[fold_of(f"{n}小明", 3)].append(f"{n}小明")
+
+    def kinds(*counts: int) -> list[Kind]:
+        records = [
+            Record("", text, [Mention(len(text) - 2, len(text), "A")])
+            for fold, count in enumerate(counts)
+            for text in texts[fold][:count]
+        ]
+        return [kind for _, kind in rows_of_mentions(records, folds=3, min_count=2)]
+
+    assert kinds(1, 1, 0) == []  # to either fold it is a word of one mention
+    assert kinds(2, 1, 0) == [Kind("A", (0, 3))]
+    assert kinds(1, 1, 1) == [Kind("A")]
+    assert kinds(2, 2, 0) == [Kind("A")]
+    assert kinds(1, 0, 0) == []
 
 
 # ----------------------------------------------------------------------------- windows and batches
@@ -390,6 +416,29 @@ def test_chunks_of_stage_one_give_the_gradient_of_the_whole_batch(
 
 
 # ------------------------------------------------------------------------------------- saved models
+def test_what_is_saved_is_what_is_read_whatever_its_lines_look_like(
+    lexicon_tagger, character_tok, tmp_path
+):
+    """Lines such as `iPhone 14 pro` look like those of a segmenter's dictionary."""
+    for number, words in enumerate((["iPhone 14 pro", "iPhone 15 pro"], ["\ufeff北京", "上海"])):
+        lexicon_tagger.lexicon = Lexicon(words)
+        lexicon_tagger.save_pretrained(tmp_path / str(number))
+        again = NercoForTokenClassification.from_pretrained(tmp_path / str(number))
+        assert again.lexicon.content() == lexicon_tagger.lexicon.content()
+    with pytest.raises(InputError, match=r"words of 20 characters, and max_word_length.*is 16"):
+        lexicon_tagger.lexicon = Lexicon(["北" * 20], max_word_length=30)
+
+
+def test_longest_words_and_names_of_files_are_checked(lexicon_tagger, character_tok):
+    for longest in (1, 64, 100):
+        with pytest.raises(InputError, match=f"max_word_length is {longest}: expected 2 to 63"):
+            Lexicon(["北" * 70, "北京"], max_word_length=longest)
+    ner = lexicon_tagger.pipeline(character_tok)
+    for name in ("a\0b", "很长" * 3000):
+        with pytest.raises(InputError, match="no such file"):
+            ner(TEXT, lexicon=name)
+
+
 @pytest.fixture
 def saved(lexicon_tagger, character_tok, tmp_path: Path) -> Path:
     lexicon_tagger.save_pretrained(tmp_path / "model")
@@ -644,13 +693,44 @@ def test_the_command_merges_sources_and_shows_what_they_cover(jieba, file, tmp_p
     assert said[2] == f"{text}: 100.0 % of 8 characters are in a word, 0.50 words a character"
 
 
+def test_the_command_reads_dictionaries_when_it_is_told_to(file, tmp_path, capsys):
+    """A list of products has the shape of a segmenter's dictionary: nothing is guessed."""
+    products = file("iPhone 14\niPhone 15\nNew York\n", "products.txt")
+    output = tmp_path / "words.txt"
+    assert main(["lexicon", str(products), "--output", str(output)]) == 0
+    assert output.read_text("utf-8") == "iPhone 14\niPhone 15\nNew York\n"
+    users = file("云计算 5\n李小福 2 nr\n凱特琳 nz\n台中\nNew York 3 ns\n", "users.txt")
+    assert main(["lexicon", "--dictionary", str(users), "--output", str(output)]) == 0
+    assert output.read_text("utf-8") == "云计算\n李小福\tnr\n凱特琳\n台中\nNew York\tns\n"
+    tagged = file("北京 100 ns\n上海 90 ns\n", "tagged.txt")
+    assert main(["lexicon", str(tagged), "--output", str(output)]) == 2
+    assert "lexicon --dictionary FILE converts one" in capsys.readouterr().err
+    joined = file("\ufeff北京\n\ufeff上海\n", "joined.txt")  # of two files, each with its mark
+    assert Lexicon.read(joined).matches("北京上海") == [Match(0, 2, "北京"), Match(2, 4, "上海")]
+
+
+def test_mentions_that_no_file_can_hold_are_left_out_and_counted(file, tmp_path, capsys):
+    rows = [
+        {"text": text, "entities": [{"start": 0, "end": len(text), "label": "X"}]}
+        for text in ("北\ufffd京", "北\x01京", "上海", "上海市")
+    ]
+    data = file("".join(json.dumps(row) + "\n" for row in rows), "data.jsonl")
+    output = tmp_path / "words.txt"
+    assert main(["lexicon", "--from_training", str(data), "--output", str(output)]) == 0
+    assert "2 words with control characters are left out" in capsys.readouterr().err
+    assert set(Lexicon.read(output).entries) == {"上海", "上海市"}
+    own = ["lexicon", "--from_training", str(data), "--min_count", "9", "--output", str(output)]
+    assert main(own) == 2
+    assert "data.jsonl: no word; is --min_count too high?" in capsys.readouterr().err
+
+
 def test_the_command_names_what_is_missing(file, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jieba", None)
     for command, said in (
         (["--jieba", "--output", str(tmp_path / "x")], "pip install 'contrastive-ner[jieba]'"),
         ([], "expected --output, or --cover"),
         (["--output", str(tmp_path / "x")], "no source: expected FILE"),
-        ([str(file("", "empty.txt")), "--output", str(tmp_path / "x")], "no source"),
+        ([str(file("", "empty.txt")), "--output", str(tmp_path / "x")], "empty.txt: no word;"),
     ):
         assert main(["lexicon", *command]) == 2
         assert said in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Training that goes on from a trained model, also with other types."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from transformers import AutoTokenizer
 from contrastive_ner.cli import main
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
+from contrastive_ner.errors import ConfigError
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.training.config import RunConfig
-from contrastive_ner.training.start import continue_binder, continue_tagger
+from contrastive_ner.training.start import check_start, continue_binder, continue_tagger
 
 DESCRIPTIONS = {"PER": "人物：人的名字。", "ORG": "机构：公司的名字。", "GPE": "政区：城市的名字。"}
 LABELS = ["O", "B-PER", "I-PER", "B-GPE", "I-GPE", "B-ORG", "I-ORG"]
@@ -27,6 +29,28 @@ def tagger(saved_tagger: Path) -> Path:
     values = json.loads(config.read_text("utf-8"))
     config.write_text(json.dumps({**values, "score_temperature": 3.0}), "utf-8")
     return saved_tagger
+
+
+def test_states_of_another_kind_are_refused_before_training(tagger, tmp_path):
+    """The linear layer of a lattice reads its numbers, not the encoder's states."""
+    plain = RunConfig(init_model=str(tagger))
+    flat = replace(plain, lexicon_fusion="flat")
+    assert check_start(plain)
+    assert check_start(replace(plain, lexicon_fusion="adapter"))
+    with pytest.raises(
+        ConfigError, match=r"lexicon_fusion is flat: that of init_model .* is 'none'"
+    ):
+        check_start(flat)
+    config = json.loads((tagger / "config.json").read_text("utf-8"))
+    sizes = {"lexicon_fusion": "flat", "lattice_heads": 8, "lattice_head_size": 20}
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "config.json").write_text(json.dumps({**config, **sizes}), "utf-8")
+    of_flat = {"init_model": str(tmp_path / "flat")}
+    assert check_start(replace(flat, **of_flat, lattice_heads=8))
+    with pytest.raises(ConfigError, match=r"lattice_heads is 10: that of init_model .* is 8"):
+        check_start(replace(flat, **of_flat))
+    with pytest.raises(ConfigError, match=r"lexicon_fusion is none: that of init_model .* 'flat'"):
+        check_start(replace(plain, **of_flat))
 
 
 def test_weights_of_kept_types_are_copied_by_name(tagger, tiny_encoder):

@@ -8,10 +8,12 @@ from contrastive_ner.cli.options import add_source_options
 from contrastive_ner.data.lexicon import (
     Row,
     coverage,
+    rows_of_dictionary,
     rows_of_file,
     rows_of_jieba,
     rows_of_mentions,
     rows_of_texts,
+    without_foreign,
 )
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Record
@@ -36,7 +38,14 @@ def add_lexicon_command(commands: Any) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="lexicons, or dictionaries of a word segmenter (word, count, part of speech)",
+        help="lexicons",
+    )
+    command.add_argument(
+        "--dictionary",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="add the words of a segmenter's dictionary (word, count, part of speech, with spaces)",
     )
     command.add_argument("--output", metavar="FILE", help="lexicon to write")
     command.add_argument(
@@ -88,11 +97,20 @@ def command_lexicon(arguments: argparse.Namespace) -> int:
     if not (arguments.output or arguments.cover):
         raise ConfigError("nothing to do: expected --output, or --cover to measure a lexicon")
     rows: list[Row] = []
-    for name, own in sources(arguments):
+    names = []
+    for name, found in sources(arguments):
+        own, foreign = without_foreign(found)
         log.info("%s: %d words", name, len(own))
+        if foreign:
+            log.warning("%s: %d words with control characters are left out", name, foreign)
+        names.append(name)
         rows += own
+    if not names:
+        raise ConfigError(
+            "no source: expected FILE, --dictionary, --jieba, --from_text or --from_training"
+        )
     if not rows:
-        raise ConfigError("no source: expected FILE, --jieba, --from_text or --from_training")
+        raise ConfigError(f"{', '.join(names)}: no word; is --min_count too high?")
     lexicon = Lexicon.of_rows(rows, max_word_length=arguments.max_word_length)
     for remark in lexicon.remarks(lexicon.types):
         log.info("%s", remark)
@@ -118,6 +136,8 @@ def sources(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:
     """Names of the sources, and their rows."""
     for name in arguments.files:
         yield name, rows_of_file(expand(name), arguments.encoding)
+    for name in arguments.dictionary:
+        yield name, rows_of_dictionary(expand(name), arguments.encoding)
     if arguments.jieba:
         yield "jieba", rows_of_jieba()
     count = arguments.min_count

@@ -7,6 +7,7 @@ leaves such words out in the texts of that fold; in use all words count.
 """
 
 import logging
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from contrastive_ner.data.records import Record
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.extras import need
 from contrastive_ner.models.lexicon_ner import (
-    DICTIONARY_LINE,
+    FOREIGN,
     Kind,
     Lexicon,
     fold_of,
@@ -27,30 +28,38 @@ from contrastive_ner.models.lexicon_ner import (
 )
 
 Row = tuple[str, Kind]
+# A line of a segmenter's dictionary; in those of users, count and part of speech may be missing.
+ENTRY = re.compile(r"(.+?)( [0-9]+)?( [a-z]+)?")
 NAMES = {"nr": "nr", "nrt": "nr", "nrfg": "nr", "ns": "ns", "nt": "nt"}  # parts of speech as types
 
 
 # -------------------------------------------------------------------------------------------- files
 def rows_of_file(path: str, encoding: str) -> list[Row]:
-    """The rows of a lexicon, or of a segmenter's dictionary (word, count, part of speech).
+    """The rows of a lexicon.
 
     Raises:
-        InputError: it is neither, or not in this encoding.
+        InputError: it is none, or not in this encoding.
     """
-    text = read_text(Path(path), encoding)
-    lines = [line.strip() for line in text.split("\n")]
-    first = [line for line in lines[:20] if line]
-    if len(first) > 1 and all(map(DICTIONARY_LINE.fullmatch, first)):
-        return list(rows_of_dictionary(lines))
-    return list(rows_of(text, path))
+    return list(rows_of(read_text(Path(path), encoding), path))
 
 
-def rows_of_dictionary(lines: Iterable[str]) -> Iterator[Row]:
-    """Rows of a segmenter's dictionary: names of persons, places and organisations have a type."""
+def rows_of_dictionary(path: str, encoding: str) -> list[Row]:
+    """The rows of a segmenter's dictionary; see `rows_of_entries`.
+
+    Raises:
+        InputError: there is no such file, or it is not in this encoding.
+    """
+    return list(rows_of_entries(read_text(Path(path), encoding).split("\n")))
+
+
+def rows_of_entries(lines: Iterable[str]) -> Iterator[Row]:
+    """Rows from lines of a word, a count and a part of speech; the last two may be missing.
+
+    Names of persons, places and organisations have a type.
+    """
     for line in lines:
-        word, _, rest = line.strip().partition(" ")
-        if word:
-            yield word, Kind(NAMES.get(rest.rpartition(" ")[2], ""))
+        if match := ENTRY.fullmatch(line.strip()):
+            yield match[1], Kind(NAMES.get((match[3] or "").strip(), ""))
 
 
 # ------------------------------------------------------------------------------- word segmentation
@@ -64,7 +73,7 @@ def jieba_module(name: str = "jieba") -> Any:
 def rows_of_jieba() -> list[Row]:
     """The words of jieba's dictionary, with the types nr (persons), ns (places) and nt."""
     with jieba_module().get_dict_file() as file:
-        return list(rows_of_dictionary(line.decode("utf-8") for line in file))
+        return list(rows_of_entries(line.decode("utf-8") for line in file))
 
 
 def rows_of_texts(texts: Iterable[str], *, min_count: int) -> list[Row]:
@@ -86,10 +95,12 @@ def rows_of_texts(texts: Iterable[str], *, min_count: int) -> list[Row]:
 
 # --------------------------------------------------------------------------------- annotated texts
 def rows_of_mentions(records: Iterable[Record], *, folds: int, min_count: int) -> list[Row]:
-    """The mentions of annotated texts as words; those of one fold alone name it.
+    """The mentions of annotated texts as words; those that one fold alone makes words name it.
 
-    A word has a type only if that is its most frequent one, whichever fold is left out: its type
-    tells no text what only that text's own fold knows.
+    To the texts of a fold, a mention is a word if the other folds have it `min_count` times. Where
+    that fails for one fold, the word names the fold; where for several, it is left out, as a file
+    names one at most. A word has a type only if that is its most frequent one, whichever fold is
+    left out: its type tells no text what only that text's own fold knows.
 
     Raises:
         ConfigError: there are fewer than 2 folds, or too many.
@@ -107,14 +118,22 @@ def rows_of_mentions(records: Iterable[Record], *, folds: int, min_count: int) -
     rows = []
     for word, by_fold in counts.items():
         every = sum(by_fold.values(), Counter())
-        if not word or set(word) & set("\t\r\n") or every.total() < min_count:
+        total = every.total()
+        alone = [f for f, own in by_fold.items() if total - own.total() < min_count]
+        if not word or set(word) & set("\t\r\n") or total < min_count or len(alone) > 1:
             continue
-        if len(by_fold) == 1:
-            rows.append((word, Kind(most_frequent(every), (next(iter(by_fold)), folds))))
-        else:
-            types = {most_frequent(every - own) for own in (Counter(), *by_fold.values())}
-            rows.append((word, Kind(types.pop() if len(types) == 1 else "")))
+        others = [own for fold, own in by_fold.items() if fold not in alone]
+        types = {most_frequent(every - own) for own in (Counter(), *others)}
+        kind = Kind(types.pop() if len(types) == 1 else "")
+        rows.append((word, kind._replace(fold=(alone[0], folds)) if alone else kind))
     return rows
+
+
+def without_foreign(rows: Iterable[Row]) -> tuple[list[Row], int]:
+    """The rows that a file can hold, and the number of the others: see `FOREIGN`."""
+    given = list(rows)
+    kept = [row for row in given if not FOREIGN.search(row[0] + row[1].type)]
+    return kept, len(given) - len(kept)
 
 
 def most_frequent(counts: Counter[str]) -> str:

@@ -129,9 +129,15 @@ class LexiconModel:
 
     @lexicon.setter
     def lexicon(self, lexicon: Lexicon | None) -> None:
-        """Raises `InputError` if the model reads no words."""
+        """Raises `InputError` if the model reads no words, or no words as long as these."""
         if lexicon is not None:
             check_fusion(self.config)
+            longest, limit = lexicon.facts()["longest_word"], self.config.max_word_length
+            if longest > limit:
+                raise InputError(
+                    f"{lexicon.source} has words of {longest} characters, and max_word_length of "
+                    f"the model is {limit}: expected Lexicon(words, max_word_length={limit})"
+                )
         self.base_model.__dict__["_lexicon"] = lexicon
         for config in (self.config, self.base_model.config):
             config.lexicon = None if lexicon is None else lexicon.facts()
@@ -182,7 +188,8 @@ class LexiconModel:
         path = cached_file(place, LEXICON, **options)
         if path is None:
             return
-        lexicon = Lexicon.read(path, max_word_length=self.config.max_word_length)
+        longest = self.config.max_word_length
+        lexicon = Lexicon.read(path, max_word_length=longest, written=True)
         if lexicon.facts() != dict(facts):
             raise InputError(
                 f"{place}: {LEXICON} is not the lexicon that config.json describes: copy the model "

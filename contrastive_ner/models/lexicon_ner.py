@@ -32,7 +32,8 @@ MOST_TYPES = 256  # of the words of a lexicon
 # What a file of words does not hold: control characters, and what a wrong encoding leaves.
 FOREIGN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 FOLD = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
-DICTIONARY_LINE = re.compile(r"\S+ [0-9]+( [a-z]+)?")  # of a segmenter: word, count, part of speech
+# Of a segmenter's dictionary: word, count, part of speech.
+DICTIONARY_LINE = re.compile(r".+ [0-9]+ [a-z]+")
 
 
 # -------------------------------------------------------------------------------------------- words
@@ -98,9 +99,17 @@ class Lexicon:
 
     @classmethod
     def read(
-        cls, path: str | Path, *, max_word_length: int = MAX_WORD_LENGTH, encoding: str = "utf-8"
+        cls,
+        path: str | Path,
+        *,
+        max_word_length: int = MAX_WORD_LENGTH,
+        encoding: str = "utf-8",
+        written: bool = False,
     ) -> "Lexicon":
         """The lexicon in a file.
+
+        Args:
+            written: `write` wrote it, so that whatever its lines look like, they are words.
 
         Raises:
             InputError: there is no such file, it is not a lexicon or not in this encoding, or no
@@ -108,7 +117,9 @@ class Lexicon:
         """
         text = read_text(Path(path), encoding)
         return cls.of_rows(
-            rows_of(text, str(path)), max_word_length=max_word_length, source=str(path)
+            rows_of(text, str(path), written=written),
+            max_word_length=max_word_length,
+            source=str(path),
         )
 
     def _fill(self, rows: Iterable[tuple[str, Kind]], longest: int, source: str) -> None:
@@ -116,6 +127,8 @@ class Lexicon:
         numbers: dict[Kind, int] = {}
         kinds: list[Kind] = []
         found = short = long = 0
+        if not (isinstance(longest, int) and 2 <= longest <= LONGEST_WORD):
+            raise InputError(f"max_word_length is {longest!r}: expected 2 to {LONGEST_WORD}")
         for word, kind in rows:
             if not 2 <= (size := len(word)) <= longest:
                 short += size == 1
@@ -256,21 +269,23 @@ def checked(
                 raise InputError(f"{source}: expected strings, found {value!r:.60}")
             if value is not None and (FOREIGN.search(value) or set(value) & set("\t\r\n")):
                 raise InputError(f"{source}: {value!r:.60} has a control character or tab")
-        yield word.strip(), Kind((kind or "").strip())
+        yield word.replace("\ufeff", "").strip(), Kind((kind or "").strip())
 
 
 def fold_of(text: str, folds: int) -> int:
     """The fold of a text, from 0: the same wherever and however often the text occurs.
 
-    >>> fold_of("小明在北京", 5) == fold_of(" 小明在北京 ", 5)
+    White space does not count: what joins the tokens of a text may differ between commands.
+
+    >>> fold_of("小明在北京", 5) == fold_of(" 小明 在 北京 ", 5)
     True
     """
-    return zlib.crc32(text.strip().encode("utf-8", "surrogatepass")) % folds
+    return zlib.crc32("".join(text.split()).encode("utf-8", "surrogatepass")) % folds
 
 
 # -------------------------------------------------------------------------------------------- files
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file of words, without byte order mark.
+    """The text of a file of words, without byte order marks, of which joined files have several.
 
     Raises:
         InputError: there is no such file, or it is not in this encoding.
@@ -281,7 +296,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise InputError(f"lexicon {path} has {size:,} bytes: expected {LARGEST_LEXICON:,} at most")
     content = path.read_bytes()
     try:
-        text = content.decode(encoding).removeprefix("\ufeff")
+        text = content.decode(encoding).replace("\ufeff", "")
     except LookupError:
         raise InputError(f"encoding is {encoding!r}: expected utf-8, gb18030 or another") from None
     except UnicodeDecodeError as error:
@@ -299,17 +314,18 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     return text
 
 
-def rows_of(text: str, source: str) -> Iterator[tuple[str, Kind]]:
-    """(word, kind) of each line of a lexicon that is not blank.
+def rows_of(text: str, source: str, *, written: bool = False) -> Iterator[tuple[str, Kind]]:
+    """(word, kind) of each line of a lexicon that is not blank; `written` as in `Lexicon.read`.
 
     Raises:
         InputError: a line is none of a lexicon.
     """
-    first = [line.strip() for line in text[:2000].split("\n", 20)[:-1] if line.strip()]
-    if len(first) > 1 and all(map(DICTIONARY_LINE.fullmatch, first)):
+    lines = [line.rstrip("\r") for line in text[:2000].split("\n", 20)[:-1] if line.strip()]
+    if not written and len(lines) > 1 and all(map(DICTIONARY_LINE.fullmatch, lines)):
         raise InputError(
-            f"lexicon {source}: looks like a segmenter's dictionary ({first[0]!r}): expected a "
-            "word a line; contrastive-ner lexicon converts one"
+            f"lexicon {source}: looks like a segmenter's dictionary ({lines[0]!r}): expected a "
+            "word a line; contrastive-ner lexicon --dictionary FILE converts one; if these lines "
+            "are words, put a tab behind the first"
         )
     kinds: dict[str, Kind] = {"": Kind()}
     for number, line in enumerate(StringIO(text, newline="\n"), 1):
@@ -377,8 +393,11 @@ def lexicon_for(given: Any, config: Any) -> Any:
         return given
     longest = config.max_word_length
     if isinstance(given, str | Path):
-        path = Path(given).resolve()
-        state = path.stat() if path.is_file() else None
+        try:
+            path = Path(given).resolve()
+            state = path.stat() if path.is_file() else None
+        except (OSError, ValueError) as error:  # a name that no file can have
+            raise InputError(f"lexicon {str(given)!r:.60}: no such file") from error
         lexicon = read_once(
             str(given if state is None else path),
             longest,

@@ -88,7 +88,7 @@ def read_vectors(file: str, keep: Callable[[str, int], bool]) -> Vectors:
     found: Vectors = {}
     with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for number, line in enumerate(lines):
-            name, _, rest = line.strip().partition(" ")
+            name, _, rest = line.strip(" \t\r\n").partition(" ")
             if not name or (number == 0 and rest.isdigit()) or not keep(name, number):
                 continue
             try:

@@ -73,6 +73,8 @@ def check_start(config: RunConfig) -> dict[str, Any]:
             f"text_unit is {config.text_unit!r}: the labels of init_model {name} are those of each "
             f"{saved.get('label_unit')}; set text_unit=auto"
         )
+    if kind == "nerco":
+        check_states(config, saved)
     if kind == "binder":
         if saved.get("type_encoder") == "none":
             raise ConfigError(f"init_model {name} was exported without its type encoder")
@@ -88,6 +90,23 @@ def check_start(config: RunConfig) -> dict[str, Any]:
                     f"{name} is {wanted}: that of init_model is {shown(found)}; set it"
                 )
     return saved
+
+
+def check_states(config: RunConfig, saved: dict[str, Any]) -> None:
+    """Raise ConfigError if the linear layer of `init_model` reads states of another kind."""
+    keys = ["lexicon_fusion"]
+    if "flat" not in (config.lexicon_fusion, saved.get("lexicon_fusion")):
+        return  # an adapter leaves the encoder's states what they are
+    if config.lexicon_fusion == saved.get("lexicon_fusion"):
+        keys = ["lattice_heads", "lattice_head_size"]
+    for key in keys:
+        found = saved.get(key, "none")
+        if found != (wanted := getattr(config, key)):
+            raise ConfigError(
+                f"{key} is {wanted}: that of init_model {config.init_model} is {shown(found)}, "
+                f"whose linear layer reads other states; expected {shown(found)}, or encoder "
+                "instead of init_model"
+            )
 
 
 def refuse_trained(encoder: str) -> None:
