@@ -218,6 +218,7 @@ def test_a_projection_head_is_trained_and_thrown_away(tiny_encoder, character_to
     assert all(not torch.equal(p, old) for p, old in zip(head.parameters(), before, strict=True))
     plain = NercoModel.from_encoder(str(tiny_encoder), label_unit="token")
     assert trainer.model.state_dict().keys() == plain.state_dict().keys()
+    assert not trainer.model._forward_hooks
     with pytest.raises(ConfigError, match="projection_size is -1: expected at least 0"):
         make_trainer(tiny_encoder, character_tok, tmp_path, projection_size=-1)
 

@@ -19,9 +19,9 @@ def add_projection(model: nn.Module, size: int) -> None:
     """
     config: Any = model.config
     width = getattr(config, "state_size", None) or config.hidden_size
-    head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, size))
+    head: Any = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, size))
     model.add_module(NAME, head.to(next(model.parameters()).device))
-    model.register_forward_hook(_project)
+    head.hook = model.register_forward_hook(_project)
 
 
 def _project(model: nn.Module, _: Any, output: Any) -> Any:
@@ -38,5 +38,6 @@ def projected(model: nn.Module, states: Tensor) -> Tensor:
 
 def drop_projection(model: nn.Module) -> None:
     """Throw the head away."""
-    if hasattr(model, NAME):
+    if (head := getattr(model, NAME, None)) is not None:
+        head.hook.remove()
         delattr(model, NAME)
