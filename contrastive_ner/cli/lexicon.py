@@ -34,17 +34,11 @@ def add_lexicon_command(commands: Any) -> None:
         "Words from all sources are merged; of a word's types, the first counts, and of words from "
         "training data those without a fold.",
     )
-    command.add_argument(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        help="lexicons",
-    )
+    several: Any = {"nargs": "+", "default": [], "metavar": "FILE"}
+    command.add_argument("files", nargs="*", metavar="FILE", help="lexicons")
     command.add_argument(
         "--dictionary",
-        nargs="+",
-        default=[],
-        metavar="FILE",
+        **several,
         help="add the words of a segmenter's dictionary (word, count, part of speech, with spaces)",
     )
     command.add_argument("--output", metavar="FILE", help="lexicon to write")
@@ -55,16 +49,12 @@ def add_lexicon_command(commands: Any) -> None:
     )
     command.add_argument(
         "--from_text",
-        nargs="+",
-        default=[],
-        metavar="FILE",
+        **several,
         help="add the words that jieba finds in text (one per line, or in any format of predict)",
     )
     command.add_argument(
         "--from_training",
-        nargs="+",
-        default=[],
-        metavar="FILE",
+        **several,
         help="add the mentions of annotated text, by folds: in training, a word that only one fold "
         "has does not count in the texts of that fold",
     )
@@ -85,9 +75,7 @@ def add_lexicon_command(commands: Any) -> None:
         metavar="N",
         help=f"leave out words of more than N characters [{MAX_WORD_LENGTH}]",
     )
-    command.add_argument(
-        "--cover", nargs="+", default=[], metavar="FILE", help="show how much of FILE is in a word"
-    )
+    command.add_argument("--cover", **several, help="show how much of FILE is in a word")
     add_source_options(command)
     command.set_defaults(command=command_lexicon)
 

@@ -80,10 +80,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
     )
     projection_size: int = field(
         default=0,
-        metadata={
-            "help": "width of a projection head that the loss reads, thrown away after training; "
-            "0: the loss reads the encoder's output (paper)"
-        },
+        metadata={"help": "width of a projection head that the loss reads; 0: no head (paper)"},
     )
     knn_neighbours: int = field(
         default=10, metadata={"help": "number of neighbours of the k-NN criterion"}
