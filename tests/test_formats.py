@@ -847,3 +847,45 @@ def test_lists_of_columns_take_commas_and_spaces(
     for numbers in (["2,3"], ["2", "3"], ["2 3"]):
         assert main(["inspect", "--tag_columns", *numbers, path]) == 0
         assert "PER 1, X 1" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------- what was read wrongly
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (  # BioBERT's files: one type, which no tag names
+            "bio.tsv",
+            "colon\tB\ncancer\tI\nis\tO\n\nflu\tB\nor\tO\ncold\tB\n",
+            [[("colon cancer", "ENT")], [("flu", "ENT"), ("cold", "ENT")]],
+        ),
+        ("bmes.txt", "张 B\n三 E\n京 S\n去 O\n", [[("张三", "ENT"), ("京", "ENT")]]),
+        (  # an empty list of gold mentions is one, whatever else the row lists
+            "argilla.jsonl",
+            '{"text":"John is in","prediction":[["LOC",0,4,0.4]],"annotation":[["PER",0,4]]}\n'
+            '{"text":"May is a month","prediction":[["PER",0,3,0.4]],"annotation":[]}\n',
+            [[("John", "PER")], []],
+        ),
+        (
+            "webanno.tsv",
+            "#id=1\n1-1\tJohn\tB-PER\n1-2\tlives\tO\n1-3\tin\tO\n1-4\tRome\tB-LOC\n",
+            [[("John", "PER"), ("Rome", "LOC")]],
+        ),
+        (
+            "mixed.jsonl",
+            '{"text":"张三去了","label":{"PER":{"张三":[[0,1]]}}}\n'
+            '{"text":"李四去了","entities":[{"start":0,"end":2,"label":"PER"}]}\n',
+            [[("张三", "PER")], [("李四", "PER")]],
+        ),
+        (  # not DyGIE's rows
+            "sentences.jsonl",
+            '{"text":"John","sentences":[],"entities":[[0,4,"PER"]]}\n'
+            '{"text":"Rome is","sentences":[["Rome","is"]],"entities":[[0,4,"LOC"]]}\n',
+            [[("John", "PER")], [("Rome", "LOC")]],
+        ),
+    ],
+)
+def test_rows_that_resemble_another_layout_are_read_as_they_are(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content, "utf-8")
+    records, _ = read_records(tmp_path / name)
+    found = [[(r.text[m.start : m.end], m.label) for m in r.entities] for r in records]
+    assert found == expected

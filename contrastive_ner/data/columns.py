@@ -26,6 +26,7 @@ TAG_NAMES = {
     "ne-coarse-lit",
 }  # fmt: skip
 NUMBER = re.compile(r"\d+")
+PLACE = re.compile(r"\d+-\d+")
 NO_TOKEN = re.compile(r"\d+[-.]\d+")  # CoNLL-U: a multiword token's range, an empty node
 INDEXED = re.compile(r".\d+")
 LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?:(?=.)")  # WikiANN's "en:Rome"
@@ -136,7 +137,7 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     numbers = None
     if token == 0 and width > 2 and _counts(columns[0]):
         numbers, token = 0, 1
-    elif token == 0 and width > 2 and _repeats(columns[0]):
+    elif token == 0 and width > 2 and (_repeats(columns[0]) or _are_places(columns[0])):
         token = 1
     if layout.tag_columns:
         return Shape("", width, token, layout.tag_columns, numbers)
@@ -185,6 +186,11 @@ def _counts(cells: Sequence[str]) -> bool:
     numbers = [int(cell) for cell in found]
     counted = all(b == a + 1 or b == numbers[0] for a, b in pairwise(numbers))
     return (counted and numbers[0] in (0, 1)) or len(numbers) > 3
+
+
+def _are_places(cells: Sequence[str]) -> bool:
+    """Whether all cells are numbers of sentence and token, such as WebAnno's 1-1, 1-2."""
+    return all(PLACE.fullmatch(cell) for cell in cells)
 
 
 def _repeats(cells: Sequence[str]) -> bool:

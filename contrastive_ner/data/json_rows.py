@@ -96,6 +96,8 @@ def read_row(row: Any, line: int, reading: Reading, kind: str = "auto") -> list[
     for key in RELATION_KEYS:
         if isinstance(row.get(key), list) and row[key]:
             reading.report.left_out[key] += len(row[key])
+    if kind == "cluener" and "label" not in row:
+        kind = "auto"  # rows of several layouts may mix
     for layout in LAYOUTS:
         if layout.name == kind or (kind == "auto" and layout.fits(row)):
             reading.kinds[layout.name] += 1
@@ -209,7 +211,7 @@ def read_usual(row: Row, line: int, reading: Reading) -> list[Item]:
 
 
 def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Iterator[Raw]:
-    """The mentions of a row, under a known key, or the only one that holds any."""
+    """The mentions of a row, under a known key, or without one the only one that holds any."""
     given = reading.layout.keys.get("entities")
     known = [given] if given else [key for key in ENTITY_KEYS if key in row and key not in taken]
     lists = [key for key in known if isinstance(row.get(key), list)]
@@ -219,7 +221,7 @@ def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Itera
         raise DataError(
             f"expected a list in {known[0]!r}, empty where there is no mention, found {kind}"
         )
-    if not full and not any(row[key] for key in lists):
+    if not lists:
         others = [
             key
             for key, value in row.items()
@@ -335,7 +337,9 @@ LAYOUTS = (
     RowLayout(
         "dygie",
         lambda row: (
-            isinstance(row.get("sentences"), list)
+            not isinstance(row.get("text"), str)
+            and isinstance(row.get("sentences"), list)
+            and bool(row["sentences"])
             and all(isinstance(own, list) for own in row["sentences"])
         ),
         read_dygie,

@@ -79,6 +79,7 @@ SPELLINGS = {
     "PER-B": partial(_suffixed, separator="-"),
     "PER_B": partial(_suffixed, separator="_"),
 }
+UNNAMED = "ENT"  # type of the tags B, I and O, of data with one type
 MOST_TYPES = 64  # of tags without prefixes; a column with more values holds something else
 BARE_TYPE = re.compile(r"[^\W\d_](?:[\w.+&/ -]*\w)?")
 BROKEN_TAG = re.compile(r"[BIESMLUWbiesmluw](?:[^\w]|_).*")
@@ -88,12 +89,17 @@ def read_tags(counts: Mapping[str, int]) -> tuple[dict[str, Pair], str]:
     """Split the distinct tags of a file, given with their numbers; also name their spelling.
 
     "0" and "o" are read as O. A tag that the spelling of most others does not allow is left out
-    of the result. Tags without any prefix are of the scheme IO: each gets the prefix I.
+    of the result. Tags without any prefix are of the scheme IO: each gets the prefix I. Tags that
+    are prefixes alone get the type `UNNAMED`.
 
     >>> read_tags({"PER-B": 3, "0": 9})
     ({'PER-B': ('B', 'PER'), '0': ('O', '')}, 'PER-B')
+    >>> read_tags({"B": 3, "I": 2, "O": 9})
+    ({'B': ('B', 'ENT'), 'I': ('I', 'ENT'), 'O': ('O', '')}, 'B')
     """
     zero = {tag: OUTSIDE for tag in ("0", "o") if tag in counts}
+    if "B" in counts and counts.keys() <= {*ROLES, "O", *zero}:
+        return {tag: (tag, UNNAMED) if tag in ROLES else OUTSIDE for tag in counts}, "B"
     best: dict[str, Pair] = {}
     name, most = "B-PER", -1
     for spelling, split in SPELLINGS.items():

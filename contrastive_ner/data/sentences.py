@@ -10,6 +10,7 @@ from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.schemes import (
     OUTSIDE,
+    UNNAMED,
     Pair,
     allowed_prefixes,
     in_scheme,
@@ -107,6 +108,8 @@ def _pairs(
             f"(expected O, or {spelling} with another type; BIO, IOB1, BIOES, BMES, BILOU, BMEWO "
             "and IO are known); set tag_columns if tags are in another column"
         )
+    if spelling == "B":
+        report.note(f"tags have no type: the mentions are of the type {UNNAMED}")
     if spelling == "PER":
         report.note("tags have no B- or I- (IO): adjacent mentions of one type are read as one")
     try:
