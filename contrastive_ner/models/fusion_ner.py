@@ -130,9 +130,11 @@ class LexiconModel:
     @lexicon.setter
     def lexicon(self, lexicon: Lexicon | None) -> None:
         """Raises `InputError` if the model reads no words, or no words as long as these."""
+        facts = None
         if lexicon is not None:
             check_fusion(self.config)
-            longest, limit = lexicon.facts()["longest_word"], self.config.max_word_length
+            facts = lexicon.facts()
+            longest, limit = facts["longest_word"], self.config.max_word_length
             if longest > limit:
                 raise InputError(
                     f"{lexicon.source} has words of {longest} characters, and max_word_length of "
@@ -140,7 +142,7 @@ class LexiconModel:
                 )
         self.base_model.__dict__["_lexicon"] = lexicon
         for config in (self.config, self.base_model.config):
-            config.lexicon = None if lexicon is None else lexicon.facts()
+            config.lexicon = None if facts is None else dict(facts)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
