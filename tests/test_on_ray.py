@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
+import safetensors.torch
+import torch
 from conftest import ROOT, corpus
 from datasets import Dataset
 
@@ -79,6 +82,60 @@ def test_the_model_is_not_sent_along_and_options_reach_it(saved_tagger):
     with pytest.raises(ConfigError, match="a column 'entities' already"):
         BatchTagger(saved_tagger)({"text": TEXTS[:1], "entities": [[]]})
     assert "bigint" in SPARK_TYPE
+
+
+def test_rows_without_mentions_have_the_type_of_the_others(saved_tagger):
+    """In each of the first batches nothing is found, from which no type could be inferred."""
+    empty = next(text for text in ("。", "一", "") if not expected(saved_tagger, [text])[0])
+    texts = [*[empty] * 4, None, None, *TEXTS[:3]]
+    data = Dataset.from_dict({"id": list(range(9)), "text": texts})
+    for options in ({}, {"top_k": 2}, {"abstain_below": 0.9}, {"top_k": 1, "abstain_below": 0.5}):
+        tagger = BatchTagger(saved_tagger, **options)
+        (kind,) = {
+            tagger(table).schema.field("entities").type
+            for table in (pyarrow.table({"text": [empty]}), pyarrow.table({"text": TEXTS[:3]}))
+        }
+        assert kind == mention_type(options)
+        named = ("top_k", "labels"), ("abstain_below", "abstained")
+        more = [name for option, name in named if option in options]
+        kinds = kind.value_type
+        assert [field.name for field in kinds] == ["start", "end", "label", "score", *more]
+        tagged = data.map(tagger, batched=True, batch_size=2, writer_batch_size=2)
+        assert tagged.data.schema.field("entities").type == kind
+        assert tagged["entities"][4] is None
+        assert rounded(tagged["entities"][6:]) == rounded(tagger({"text": TEXTS[:3]})["entities"])
+        alone = data.map(tagger, batched=True, remove_columns=["id", "text"])
+        assert alone.column_names == ["entities"]
+        streamed = data.to_iterable_dataset().map(tagger, batched=True, batch_size=2)
+        assert rounded(row["entities"] for row in streamed) == rounded(tagged["entities"])
+
+
+def test_another_model_in_the_folder_is_not_answered_from_the_cache(saved_tagger, tmp_path):
+    model = tmp_path / "copy"
+    shutil.copytree(saved_tagger, model)
+    Dataset.from_dict({"text": TEXTS[:6]}).save_to_disk(tmp_path / "data")
+    data = Dataset.load_from_disk(str(tmp_path / "data"))
+    first = data.map(BatchTagger(model), batched=True)
+    tagger = BatchTagger(model)
+    again = data.map(tagger, batched=True)
+    assert tagger._tagger is None  # found in the cache
+    assert again["entities"][:] == first["entities"][:]
+    weights = safetensors.torch.load_file(model / "model.safetensors")
+    for name, value in weights.items():
+        if "classifier" in name:
+            weights[name] = torch.flip(value, [0])
+    safetensors.torch.save_file(weights, model / "model.safetensors", {"format": "pt"})
+    other = data.map(BatchTagger(model), batched=True)
+    assert other["entities"][:] != first["entities"][:]
+
+
+@pytest.mark.parametrize("value", [TEXTS[0], None])
+def test_a_single_row_is_refused(saved_tagger, value):
+    tagger = BatchTagger(saved_tagger)
+    with pytest.raises(ConfigError, match=r"a row: expected a batch .*batched=True"):
+        tagger({"text": value})
+    with pytest.raises(ConfigError, match="a row: "):
+        Dataset.from_dict({"text": TEXTS[:2]}).map(tagger)
 
 
 # ------------------------------------------------------------------------------------------- faults

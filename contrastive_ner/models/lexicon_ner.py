@@ -327,15 +327,15 @@ def rows_of(text: str, source: str, *, written: bool = False) -> Iterator[tuple[
             "word a line; contrastive-ner lexicon --dictionary FILE converts one; if these lines "
             "are words, put a tab behind the first"
         )
-    kinds: dict[str, Kind] = {"": Kind()}
+    kinds: dict[str, Kind] = {}  # by what stands behind the tab, line end and all: most lines agree
     for number, line in enumerate(StringIO(text, newline="\n"), 1):
         word, _, rest = line.partition("\t")
-        word, rest = word.strip(), rest.rstrip()
-        if rest not in kinds:
-            kinds[rest] = kind_of(rest, f"lexicon {source}:{number}")
-        if word:
-            yield word, kinds[rest]
-        elif rest:
+        kind = kinds.get(rest)
+        if kind is None:
+            kind = kinds[rest] = kind_of(rest.rstrip(), f"lexicon {source}:{number}")
+        if word := word.strip():
+            yield word, kind
+        elif rest.strip():
             raise InputError(f"lexicon {source}:{number}: no word before the tab")
 
 

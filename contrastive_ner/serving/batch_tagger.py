@@ -1,5 +1,7 @@
 """A class for the engines that call one with batches: datasets, Ray Data, Spark."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,8 @@ SPARK_TYPE = "array<struct<start: bigint, end: bigint, label: string, score: dou
 class BatchTagger:
     """Adds the column `entities` to batches: lists of {"start", "end", "label", "score"}.
 
-    A row without a text (null, or no string) has null there. The other columns, so an id, stay as
+    With the options top_k and abstain_below, also "labels" and "abstained"; see `mention_type`. A
+    row without a text (null, or no string) has null there. The other columns, so an id, stay as
     they are. The model is loaded with the first batch, in the process that has it.
 
         dataset.map(BatchTagger(MODEL), batched=True)                              # datasets
@@ -28,7 +31,9 @@ class BatchTagger:
     In Spark's `schema`, `entities` is of `SPARK_TYPE`.
 
     Args:
-        model: folder of a model, which must be at this place on every machine, or USER/NAME.
+        model: folder of a model, which must be at this place on every machine, or USER/NAME. For
+            the cache of `datasets.map`, a folder is what its files hold, and a repository its name:
+            name a commit too (USER/NAME@COMMIT) where the repository may change.
         text_column: the column that holds the texts.
         trust_remote_code, precision, device: as in `load_pipeline`.
         options: options of the pipeline's call, such as `min_score` and `types`.
@@ -55,15 +60,21 @@ class BatchTagger:
         self._tagger: Tagger | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent to other processes: everything but the loaded model."""
-        return {**vars(self), "_tagger": None}
+        """What is sent to other processes: everything but the loaded model.
+
+        `datasets` finds the results of an earlier `map` by a hash of this, so that it names what is
+        in the model's files, not where they are alone.
+        """
+        identity = json.dumps(self.job.identity(), sort_keys=True, default=str)
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        return {**vars(self), "_tagger": None, "_files": digest}
 
     def __call__(self, batch: Any) -> Any:
         """A batch with the new column, of the same kind: a mapping, a table of pyarrow or a frame.
 
         Raises:
-            ConfigError: there is no such column, or one with the name `entities`; else as in
-                `load_pipeline`.
+            ConfigError: this is a single row, there is no such column, or one with the name
+                `entities`; else as in `load_pipeline`.
         """
         if self.text_column not in (names := names_of(batch)):
             raise ConfigError(
@@ -72,15 +83,20 @@ class BatchTagger:
         if "entities" in names:
             raise ConfigError("there is a column 'entities' already: rename it, or leave it out")
         column = batch[self.text_column]
+        if column is None or isinstance(column, str):
+            raise ConfigError(
+                f"the column {self.text_column!r} is {column!r:.40}, a row: expected a batch "
+                "(datasets: map(tagger, batched=True); Ray Data: map_batches)"
+            )
         texts = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
-        found = self.entities(texts)
+        found = Column(self.entities(texts), self.job.options)
         if hasattr(batch, "append_column"):
-            import pyarrow
-
-            return batch.append_column("entities", pyarrow.array(found, mention_type()))
+            return batch.append_column("entities", found.__arrow_array__())
         if hasattr(batch, "assign"):
-            return batch.assign(entities=found)
-        return {**batch, "entities": found}
+            return batch.assign(entities=list(found))
+        # `datasets` keeps the other columns by itself, or leaves out what remove_columns names.
+        kept = {} if type(batch).__name__ == "LazyBatch" else batch
+        return {**kept, "entities": found}
 
     def frames(self, frames: Iterable[Any]) -> Iterator[Any]:
         """Frames of pandas with the new column, as Spark's `mapInPandas` asks for."""
@@ -104,10 +120,35 @@ def names_of(batch: Any) -> list[str]:
     )
 
 
-def mention_type() -> "pyarrow.DataType":
-    """The type of the column `entities`, the same for batches in which nothing is found."""
+class Column(list):
+    """A column of mentions of a known type: from a batch without mentions none can be inferred."""
+
+    def __init__(self, rows: Iterable[Any], options: Mapping[str, Any]) -> None:
+        super().__init__(rows)
+        self.options = options
+
+    def __arrow_array__(self, type: Any = None) -> "pyarrow.Array":
+        import pyarrow
+
+        return pyarrow.array(list(self), type or mention_type(self.options))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+
+def mention_type(options: Mapping[str, Any] | None = None) -> "pyarrow.DataType":
+    """The type of the column `entities`, the same for batches in which nothing is found.
+
+    Args:
+        options: those of the call. top_k adds "labels", the most likely types with their scores;
+            abstain_below adds "abstained".
+    """
     import pyarrow
 
     whole, text, real = pyarrow.int64(), pyarrow.string(), pyarrow.float64()
     mention = {"start": whole, "end": whole, "label": text, "score": real}
+    if options and options.get("top_k") is not None:
+        mention["labels"] = pyarrow.list_(pyarrow.struct({"label": text, "score": real}))
+    if options and options.get("abstain_below") is not None:
+        mention["abstained"] = pyarrow.bool_()
     return pyarrow.list_(pyarrow.struct(mention))
