@@ -15,10 +15,20 @@ from contrastive_ner.cli import main
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
 from contrastive_ner.errors import ConfigError, DataError
+from contrastive_ner.evaluation.metrics import span_scores
 from contrastive_ner.models.modeling_binder import BinderConfig, BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
+from contrastive_ner.models.types_binder import TypeEmbeddings
 from contrastive_ner.models.windows_ner import InputError, Span, best_labels, flat_spans
-from contrastive_ner.training.new_types import ExampleText, ExampleWindow, add_types, folds_of
+from contrastive_ner.training import new_types
+from contrastive_ner.training.new_types import (
+    ExampleText,
+    ExampleWindow,
+    add_types,
+    fit_vector,
+    folds_of,
+    read_examples,
+)
 
 Saved = tuple[Path, BinderModel]
 ORDINAL = {"ORDINAL": "次序：表示第几的词，如第三次。"}
@@ -117,7 +127,7 @@ def test_a_fit_survives_saving_copies_names_and_further_types(
     fitted: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     vectors = fitted.types.vectors
-    described = fitted.encode_types(ORDINAL, character_tok).vectors[2, 0]
+    described = fitted.encode_types({"X": ORDINAL["ORDINAL"]}, character_tok).vectors[2, 0]
     assert not torch.allclose(vectors[2, 3], described)
     torch.testing.assert_close(copy.deepcopy(fitted).types.vectors, vectors)
     assert torch.equal(copy.deepcopy(fitted).types.vectors[2, 3], vectors[2, 3])
@@ -141,13 +151,58 @@ def test_a_fit_survives_saving_copies_names_and_further_types(
         assert half.fits_hold
         half.save_pretrained(tmp_path / "half")
         assert BinderModel.from_pretrained(tmp_path / "half").fits_hold
+        half.export_frozen(tmp_path / "half-frozen")
+        assert BinderModel.from_pretrained(tmp_path / "half-frozen").fits_hold
+        assert half.fits_hold
+
+
+def test_given_types_know_which_of_them_are_fitted(
+    fitted: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    vector = fitted.types.vectors[2, 3]
+    given = fitted.encode_types({**ORDINAL, "T": "时间"}, character_tok)
+    assert torch.equal(given.vectors[2, 0], vector)
+    assert list(given.fitted) == ["ORDINAL"]
+    bare = fitted.encode_types({"ORDINAL": "别的"}, character_tok)
+    assert bare.fitted == {} == given.remove("ORDINAL").fitted
+    assert list(bare.remove("ORDINAL").add(given).fitted) == ["ORDINAL"]
+    given.save(tmp_path / "types.safetensors")
+    loaded = TypeEmbeddings.load(tmp_path / "types.safetensors")
+    assert loaded.fitted == given.fitted
+    expected = found(fitted, character_tok, types=given)
+    assert split(expected)[1]
+    fitted.save_pretrained(tmp_path / "saved")
+    again = BinderModel.from_pretrained(tmp_path / "saved")
+    assert found(again, character_tok, types=loaded) == expected
+    again.config.fits = {}  # a model with the same weights, and types of its own
+    assert found(again, character_tok, types=loaded) == expected
+    with torch.no_grad():
+        again.heads.span.weight.mul_(1.5)
+    with pytest.raises(InputError, match=r"ORDINAL are stale: .* fitted to the spans of other"):
+        found(again, character_tok, types=loaded)
+    found(again, character_tok, types=loaded.remove("ORDINAL"))
+
+
+def test_saving_while_fits_do_not_hold_forgets_nothing(fitted: BinderModel, tmp_path: Path) -> None:
+    vectors, fits = fitted.types.vectors, copy.deepcopy(fitted.config.fits)
+    weight = fitted.heads.span.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.mul_(1.5)
+    with pytest.warns(UserWarning, match="found by description again"):
+        fitted.save_pretrained(tmp_path / "other")
+    assert BinderModel.from_pretrained(tmp_path / "other").config.fits == {}
+    assert fitted.config.fits == fits
+    with torch.no_grad():
+        weight.copy_(before)
+    assert torch.equal(fitted.types.vectors, vectors)
 
 
 def test_a_fit_to_other_weights_is_noticed(
     fitted: BinderModel, character_tok: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     fitted.save_pretrained(tmp_path / "saved")
-    described = fitted.encode_types(ORDINAL, character_tok).vectors[2, 0]
+    described = fitted.encode_types({"X": ORDINAL["ORDINAL"]}, character_tok).vectors[2, 0]
     weight = fitted.heads.span.weight
     before = weight.detach().clone()
     with torch.no_grad():
@@ -184,6 +239,104 @@ def test_fits_that_make_no_sense_are_refused(saved_binder: Saved, fits: dict) ->
     content = {**saved_binder[1].config.to_dict(), "fits": fits}
     with pytest.raises(InputError, match="fits"):
         BinderConfig.from_dict(content)
+
+
+# -------------------------------------------------------------------------------- several at once
+def test_types_that_compete_are_tested_as_they_are_fitted(
+    saved_binder: Saved, character_tok: PreTrainedTokenizerFast
+) -> None:
+    """By hand: in a flat model, both types are fitted without the text that is left out."""
+    model = saved_binder[1]
+    model.config.decoding, model.config.several_labels = "flat", False
+    types = {**ORDINAL, "WHOLE": "次序和数字的整体。"}
+    rows = []
+    for number, record in enumerate(examples(4)):
+        last = record.entities[-1]
+        more = [Mention(last.start, last.end + 1, "WHOLE")] if number % 2 else []
+        rows.append(Record(record.id, record.text, [*record.entities, *more]))
+    wanted: dict[str, list] = {label: [] for label in types}
+    for out in (1, 3, 0, 2):  # those with a mention of the rarer type first
+        other = copy.deepcopy(model)
+        other.add_labels(types, character_tok)
+        start = other.types.vectors[2]
+        scale = other.heads.log_scale[2].detach().exp()
+        for label in types:
+            texts = read_examples(other, character_tok, label, rows)[0]
+            windows = [w for n, text in enumerate(texts) if n != out for w in text.windows]
+            vector = start[other.config.labels.index(label)]
+            other.fit_label(label, fit_vector(vector, scale, windows))
+        mentions = other.pipeline(character_tok)(rows[out].text)
+        for label in types:
+            own = [(m["start"], m["end"]) for m in mentions if m["entity_group"] == label]
+            wanted[label].append((out, own))
+    report = add_types(model, character_tok, types, rows)
+    for label, by_text in wanted.items():
+        found_there = [[Mention(*m, label) for m in own] for _, own in by_text]
+        gold = [[m for m in rows[n].entities if m.label == label] for n, _ in by_text]
+        assert report[label]["left_out"] == span_scores(found_there, gold)["micro"]
+        assert report[label]["folds"] == 4
+
+
+def test_a_type_with_one_text_is_not_tested_beside_one_with_more(
+    saved_binder: Saved, character_tok: PreTrainedTokenizerFast
+) -> None:
+    types = {**ORDINAL, "RIVER": "河流的名字。"}
+    rows = [*examples(3), Record("r", "长江", [Mention(0, 2, "RIVER")])]
+    report = add_types(saved_binder[1], character_tok, types, rows)
+    assert report["ORDINAL"]["folds"] == 4
+    assert report["ORDINAL"]["left_out"]["gold"] == 3
+    assert (report["RIVER"]["folds"], report["RIVER"]["left_out"]) == (0, None)
+    assert report["RIVER"]["described"]["gold"] == 1
+
+
+def test_mentions_where_windows_overlap_count_once(
+    saved_binder: Saved, character_tok: PreTrainedTokenizerFast
+) -> None:
+    model = saved_binder[1]
+    model.config.max_window_tokens = 16
+    parts = examples(6)
+    text = "".join(record.text for record in parts)
+    shifts = [sum(len(r.text) for r in parts[:n]) for n in range(len(parts))]
+    moved = [
+        Mention(m.start + shift, m.end + shift, m.label)
+        for shift, record in zip(shifts, parts, strict=True)
+        for m in record.entities
+    ]
+    report = add_types(model, character_tok, ORDINAL, [Record("1", text, moved)])["ORDINAL"]
+    assert report["mentions"] == 6
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_on_the_way_leaves_the_model_as_it_was(
+    fitted: BinderModel,
+    character_tok: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    fitted.train()  # so that types are encoded again, all at once
+    before, content = found(fitted, character_tok), fitted.config.to_dict()
+    fitted.train()
+    state = {name: value.clone() for name, value in fitted.state_dict().items()}
+    calls = []
+
+    def fails(*given: object) -> torch.Tensor:
+        calls.append(given)
+        if len(calls) == 2:
+            raise error
+        return fit_vector(*given)
+
+    monkeypatch.setattr(new_types, "fit_vector", fails)
+    rows = [Record("1", "长江第一", [Mention(0, 2, "RIVER")])]
+    rows.append(Record("2", "黄河", [Mention(0, 2, "RIVER")]))
+    with pytest.raises(error):
+        add_types(fitted, character_tok, {"RIVER": "河"}, rows)
+    assert fitted.training
+    assert fitted.config.to_dict() == content
+    assert found(fitted, character_tok) == before
+    after = fitted.state_dict()
+    assert state.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in state.items())
+    assert fitted.fits_hold
 
 
 # ------------------------------------------------------------------------------------------ faults
@@ -238,7 +391,7 @@ def test_folds_leave_each_text_out_once_and_mentions_in(count: int, folds: int) 
         ExampleText(Record(str(n), f"{n}"), [], [ExampleWindow(NOTHING, NOTHING, [0] * own)])
         for n, own in enumerate(teaches)
     ]
-    found_folds = folds_of(texts)
+    found_folds = folds_of([texts])
     assert len(found_folds) == folds
     assert not folds or sorted(n for fold in found_folds for n in fold) == list(range(count))
     for fold in found_folds:

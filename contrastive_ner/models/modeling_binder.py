@@ -636,6 +636,7 @@ class BinderModel(SafePreTrainedModel):
         self._stored_state: WeightsState | None = None
         self._fitted_state: WeightsState | None = None  # weights that the fits hold for
         self._unfit_state: WeightsState | None = None  # weights that they do not hold for
+        self._text_digest: tuple[WeightsState, str] | None = None  # of `_text_weights`
         self.register_load_state_dict_post_hook(_weights_were_loaded)
         self.post_init()
         self._freeze()
@@ -855,6 +856,15 @@ class BinderModel(SafePreTrainedModel):
         self._fitted_state = now
         return True
 
+    def _text_weights(self) -> str:
+        """Fingerprint of the weights in force that represent spans."""
+        if self.fits_hold:
+            return self.config.fit_weights
+        now = weights_state(self.encoder, self.heads)
+        if self._text_digest is None or not now.same(self._text_digest[0]):
+            self._text_digest = now, weights_digest(self.encoder, self.heads)
+        return self._text_digest[1]
+
     def _warn_of_fits(self, reason: str) -> None:
         warnings.warn(
             f"{', '.join(self.config.later_types)}: found by description again, not as fitted to "
@@ -970,19 +980,24 @@ class BinderModel(SafePreTrainedModel):
         ]
         ids, lengths = pad_texts(rows)
         vectors = self._encode_exactly(ids.to(self.device), lengths.to(self.device))
-        return TypeEmbeddings(dict(descriptions), vectors, self.type_fingerprint)
+        return self._embeddings(dict(descriptions), vectors)
 
     @property
     def types(self) -> TypeEmbeddings:
         """The trained types."""
         self._store_types()
         texts = {label: texts[0] for label, texts in self.config.descriptions.items()}
-        vectors = self.type_vectors.clone()
-        if self.fits_hold:
-            for number, label in enumerate(texts):
-                if label in self.config.fits:
-                    vectors[2, number] = vectors.new_tensor(self.config.fits[label])
-        return TypeEmbeddings(texts, vectors, self.config.type_fingerprint)
+        return self._embeddings(texts, self.type_vectors.clone())
+
+    def _embeddings(self, texts: dict[str, str], vectors: Tensor) -> TypeEmbeddings:
+        """Types by the vectors (3, E, D) of their texts; fits replace those of the same types."""
+        config = self.config
+        fits = config.fits if self.fits_hold else {}
+        fitted = [k for k in texts if k in fits and texts[k] == config.descriptions[k][0]]
+        for label in fitted:
+            vectors[2, list(texts).index(label)] = vectors.new_tensor(fits[label])
+        held = dict.fromkeys(fitted, config.fit_weights)
+        return TypeEmbeddings(texts, vectors, self.type_fingerprint, held)
 
     @property
     def type_fingerprint(self) -> str:
@@ -1210,6 +1225,11 @@ class BinderModel(SafePreTrainedModel):
                 "the types are stale: they were encoded by other weights; "
                 "encode them again with this model's encode_types"
             )
+        if types.fitted and set(types.fitted.values()) != {self._text_weights()}:
+            raise InputError(
+                f"the types {', '.join(types.fitted)} are stale: they were fitted to the spans of "
+                "other weights; take those of this model, or remove them"
+            )
         if outputs.last_hidden_state is None:
             raise InputError("outputs has no last_hidden_state: expected the output of forward")
         margins = self._least_margins(types.labels, min_score)
@@ -1294,7 +1314,7 @@ class BinderModel(SafePreTrainedModel):
         """
         heads = self.heads
         vectors = types.vectors[2].to(hidden.device).float()  # (E, D)
-        apart = [n for n, label in enumerate(types.labels) if label in self.config.fits]
+        apart = [n for n, label in enumerate(types.labels) if label in types.fitted]
         with torch.autocast(hidden.device.type, enabled=False):
             parts = heads(hidden.to(heads.start.weight.dtype))
             width = min(self.config.max_span_width, hidden.shape[1])
@@ -1332,14 +1352,21 @@ class BinderModel(SafePreTrainedModel):
             saved = weights_digest(self._types_read_by, self.type_heads)
             is_same = saved == self.config.type_fingerprint
             self.config.type_weights = "" if is_same else saved
-        if self.fits_hold:
-            self.config.fit_weights = weights_digest(self.encoder, self.heads)
-        else:
-            self.config.fits, self.config.fit_weights = {}, ""
         state = kwargs.get("state_dict")
         if state is not None and "type_vectors" in state:  # may hold outdated vectors
             kwargs["state_dict"] = {**state, "type_vectors": self.type_vectors}
-        return super().save_pretrained(*args, **kwargs)
+        fits = self.config.fits, self.config.fit_weights
+        self.config.fits, self.config.fit_weights = self._fits_to_save()
+        try:
+            return super().save_pretrained(*args, **kwargs)
+        finally:  # those that do not hold now may do so once an adapter is off
+            self.config.fits, self.config.fit_weights = fits
+
+    def _fits_to_save(self) -> tuple[dict[str, list[float]], str]:
+        """The fits that hold, and the fingerprint of the weights as they are written."""
+        if not self.fits_hold:
+            return {}, ""
+        return self.config.fits, weights_digest(self.encoder, self.heads)
 
     def export_frozen(self, folder: str | Path) -> None:
         """Save without the type encoder: about half the size of a model with two encoders.
@@ -1349,8 +1376,15 @@ class BinderModel(SafePreTrainedModel):
         """
         self.check_calibration()
         self._store_types()
+        fits, fit_weights = self._fits_to_save()
         config = BinderConfig.from_dict(
-            {**self.config.to_dict(), "type_encoder": "none", "type_encoder_config": None}
+            {
+                **self.config.to_dict(),
+                "type_encoder": "none",
+                "type_encoder_config": None,
+                "fits": fits,
+                "fit_weights": fit_weights,
+            }
         )
         frozen = type(self)(config)
         dropped = ("type_encoder.", "type_heads.", "description_")

@@ -5,7 +5,7 @@ This file travels with the weights.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ class TypeEmbeddings:
         vectors: (3, E, D) unit vectors for starts, ends, spans.
         fingerprint: of the weights that encoded them (`BinderModel.type_fingerprint`); a model
             with other weights refuses them.
+        fitted: {label: fingerprint of the weights whose spans its vector was fitted to}, of the
+            types that are not found by their description (`BinderModel.fit_label`).
     """
 
     descriptions: dict[str, str]
     vectors: Tensor
     fingerprint: str
+    fitted: dict[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> list[str]:
@@ -57,7 +60,10 @@ class TypeEmbeddings:
             raise InputError(f"entity type {', '.join(twice)} is there already: remove it first")
         vectors = torch.cat([self.vectors, other.vectors.to(self.vectors)], dim=1)
         return TypeEmbeddings(
-            {**self.descriptions, **other.descriptions}, vectors, self.fingerprint
+            {**self.descriptions, **other.descriptions},
+            vectors,
+            self.fingerprint,
+            {**self.fitted, **other.fitted},
         )
 
     def remove(self, *labels: str) -> "TypeEmbeddings":
@@ -77,6 +83,7 @@ class TypeEmbeddings:
             {self.labels[i]: self.descriptions[self.labels[i]] for i in kept},
             self.vectors[:, kept],
             self.fingerprint,
+            {label: own for label, own in self.fitted.items() if label not in labels},
         )
 
     def save(self, path: str | Path) -> None:
@@ -84,6 +91,7 @@ class TypeEmbeddings:
         metadata = {
             "descriptions": json.dumps(self.descriptions, ensure_ascii=False),
             "fingerprint": self.fingerprint,
+            "fitted": json.dumps(self.fitted, ensure_ascii=False),
         }
         save_file(
             {"vectors": self.vectors.detach().cpu().contiguous()}, str(path), metadata=metadata
@@ -105,7 +113,9 @@ class TypeEmbeddings:
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata, vectors = file.metadata() or {}, file.get_tensor("vectors")
-            found = cls(json.loads(metadata["descriptions"]), vectors, metadata["fingerprint"])
+            fitted = json.loads(metadata.get("fitted", "{}"))
+            descriptions_found = json.loads(metadata["descriptions"])
+            found = cls(descriptions_found, vectors, metadata["fingerprint"], fitted)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 f"{path}: no encoded types (expected a file written by TypeEmbeddings.save): "

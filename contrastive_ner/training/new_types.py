@@ -7,7 +7,9 @@ the losses of training (`contrast`). Text encoder and projections are only read.
 convex: the result does not depend on chance.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -75,16 +77,29 @@ def add_types(
             "(threshold: token); this one has one for all types (threshold: global)"
         )
     check_examples(examples, types, model.config.labels)
+    with as_it_was_on_error(model):
+        # All errors of the examples come before the first change.
+        read = {label: read_examples(model, tokenizer, label, examples) for label in types}
+        model.add_labels(types, tokenizer)
+        return fit_types(model, tokenizer, read)
+
+
+@contextmanager
+def as_it_was_on_error(model: Any) -> Iterator[None]:
+    """In evaluation mode for a while; after an error, the model has the types it had before."""
     modes = {module: module.training for module in model.modules()}
+    own, settings = vars(model).copy(), copy.deepcopy(vars(model.config))
+    buffers = {name: value.clone() for name, value in model.named_buffers(recurse=False)}
     model.eval()
     try:
-        prepared = {
-            label: read_examples(model, tokenizer, label, examples)[0] for label in types
-        }  # all errors of the examples come before the first change
-        model.add_labels(types, tokenizer)
-        return {
-            label: _add_fitted(model, tokenizer, label, texts) for label, texts in prepared.items()
-        }
+        yield
+    except BaseException:
+        vars(model.config).update(settings)
+        for name, value in buffers.items():
+            setattr(model, name, value)
+        for name in ("_must_encode", "_stored_state", "_fitted_state", "_unfit_state"):
+            setattr(model, name, own[name])
+        raise
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -110,62 +125,87 @@ def check_examples(
             )
 
 
-def _add_fitted(
-    model: Any, tokenizer: Any, label: str, texts: Sequence["ExampleText"]
-) -> dict[str, Any]:
-    """Measure and fit a type that the model has by its description."""
-    pipeline = model.pipeline(tokenizer)
-    start = model.types.vectors[2, model.config.labels.index(label)].detach().float()
+def fit_types(
+    model: Any, tokenizer: Any, read: Mapping[str, tuple[list["ExampleText"], SpanReport]]
+) -> dict[str, dict[str, Any]]:
+    """Measure and fit types that the model has by their descriptions, from their examples.
+
+    All types are fitted to the same texts and tested on the others: where mentions must not
+    overlap, types compete.
+    """
+    pipeline = model.pipeline(tokenizer, device=model.device)
+    types = model.types
+    starts = {label: types.vectors[2, types.labels.index(label)].detach().float() for label in read}
     scale = model.heads.log_scale[2].detach().float().exp()
+    examples = {label: texts for label, (texts, _) in read.items()}
+    raw = [text.record.text for text in next(iter(examples.values()))]
 
-    def scores(found: Sequence[list[Mention]], tested: Sequence[ExampleText]) -> dict[str, Any]:
-        return span_scores(found, [text.gold for text in tested])["micro"]
+    def fit(numbers: Sequence[int]) -> None:
+        for label, texts in examples.items():
+            windows = [window for number in numbers for window in texts[number].windows]
+            learns = any(window.gold for window in windows)
+            vector = fit_vector(starts[label], scale, windows) if learns else starts[label]
+            model.fit_label(label, vector)
 
-    def tagged(tested: Sequence[ExampleText]) -> list[list[Mention]]:
-        return [
+    def tagged(numbers: Sequence[int]) -> list[list[dict[str, Any]]]:
+        return pipeline([raw[number] for number in numbers])
+
+    def scores(label: str, rows: Sequence[list[dict]], numbers: Sequence[int]) -> dict[str, Any]:
+        found = [
             [Mention(m["start"], m["end"], label) for m in row if m["entity_group"] == label]
-            for row in pipeline([text.record.text for text in tested])
+            for row in rows
         ]
+        return span_scores(found, [examples[label][number].gold for number in numbers])["micro"]
 
-    def fit(parts: Sequence[ExampleText]) -> None:
-        model.fit_label(label, fit_vector(start, scale, [w for t in parts for w in t.windows]))
-
-    described = scores(tagged(texts), texts)
-    folds = folds_of(texts)
-    order: list[ExampleText] = []
-    found: list[list[Mention]] = []
+    every = list(range(len(raw)))
+    described = tagged(every)
+    folds = folds_of(list(examples.values()))
+    order = [number for fold in folds for number in fold]
+    left_out: list[list[dict[str, Any]]] = []
     for fold in folds:
-        fit([text for number, text in enumerate(texts) if number not in fold])
-        tested = [texts[number] for number in fold]
-        order += tested
-        found += tagged(tested)
-    fit(texts)
-    return {
-        "texts": len(texts),
-        "mentions": sum(len(window.gold) for text in texts for window in text.windows),
-        "folds": len(folds),
-        "left_out": scores(found, order) if folds else None,
-        "described": described,
-    }
+        fit([number for number in every if number not in fold])
+        left_out += tagged(fold)
+    fit(every)
+    report = {}
+    for label, (texts, counts) in read.items():
+        times = len(folds) if len(teaching(texts)) > 1 else 0
+        report[label] = {
+            "texts": len(texts),
+            "mentions": counts.mentions,
+            "folds": times,
+            "left_out": scores(label, left_out, order) if times else None,
+            "described": scores(label, described, every),
+        }
+    return report
 
 
-def folds_of(texts: Sequence["ExampleText"]) -> list[list[int]]:
-    """The numbers of the texts of each fold; none if fewer than two texts have mentions to learn.
+def teaching(texts: Sequence["ExampleText"]) -> set[str]:
+    """The different texts with mentions that can be learnt."""
+    return {text.record.text for text in texts if any(window.gold for window in text.windows)}
 
-    Equal texts are in one fold, and those with such mentions are dealt out first.
+
+def folds_of(types: Sequence[Sequence["ExampleText"]]) -> list[list[int]]:
+    """The numbers of the texts of each fold; none if no type has two texts with mentions to learn.
+
+    Equal texts are in one fold, and those with mentions are dealt out first.
+
+    Args:
+        types: the same texts for each type.
     """
     groups: dict[str, list[int]] = {}
-    for number, text in enumerate(texts):
+    for number, text in enumerate(types[0]):
         groups.setdefault(text.record.text, []).append(number)
-    teaches = [any(window.gold for window in text.windows) for text in texts]
-    having = [rows for rows in groups.values() if any(teaches[n] for n in rows)]
-    rest = [rows for rows in groups.values() if rows not in having]
-    if len(having) < 2:
+    taught = [teaching(texts) for texts in types]
+    if max(map(len, taught)) < 2:
         return []
+    # Those of the rarest type first: its texts then are in as many folds as can be.
+    taught.sort(key=len)
+    rank = {text: place for place, texts in reversed([*enumerate(taught)]) for text in texts}
+    dealt = sorted(groups, key=lambda text: rank.get(text, len(taught)))
     count = len(groups) if len(groups) <= MOST_LEFT_OUT else FOLDS
     folds: list[list[int]] = [[] for _ in range(count)]
-    for place, rows in enumerate([*having, *rest]):
-        folds[place % count] += rows
+    for place, own in enumerate(dealt):
+        folds[place % count] += groups[own]
     return folds
 
 
