@@ -16,6 +16,7 @@ from contrastive_ner.evaluation.metrics import calibration
 from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
+from contrastive_ner.training import calibration as fits
 from contrastive_ner.training.calibration import (
     fit_logistic,
     fit_temperature,
@@ -163,6 +164,15 @@ def test_scores_at_a_temperature_are_those_of_scaled_potentials(tiny_tagger, cha
     assert [span.score for span in found] == pytest.approx(
         [span.score for span in expected], abs=1e-6
     )
+
+
+def test_windows_are_spread_over_all_data(monkeypatch):
+    """Data sets of a mixture stand one after the other."""
+    monkeypatch.setattr(fits, "WINDOWS", 4)
+    assert fits.spread(list("ab")) == ["a", "b"]
+    assert fits.spread(list("abcd")) == list("abcd")
+    assert fits.spread(list("abcdefghij")) == list("acfh")
+    assert fits.spread([]) == []
 
 
 def test_dev_data_that_say_nothing_leave_the_scores_alone(tiny_tagger, character_tok):

@@ -264,6 +264,11 @@ def test_types_of_one_name_are_merged_or_kept_apart() -> None:
     assert list(joint) == ["a:PER", "a:LOC", "b:PER", "b:LOC", "X"]
     described["b"]["PER"] = ["A person."]
     assert joint_types(described, "")[1]["PER"] == ["A person."]
+    for owner in ("a", "c"):
+        clash = {**described, owner: {**described.get(owner, {}), "b:PER": ["What b calls so."]}}
+        with pytest.raises(ConfigError, match=r"'b:PER' would name a type '(b:)?PER' and a type"):
+            joint_types(clash, "apart")
+        assert "b:PER" in joint_types(clash, "merge")[1]
 
 
 # ------------------------------------------------------------------------------------------ faults

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,25 @@ def test_ray_that_is_missing_is_one_line(monkeypatch, capsys):
     assert main(["predict", "no-such-model", "x.txt", "--engine", "ray"]) == 2
     said = "error: ray is not installed: pip install 'contrastive-ner[ray]'\n"
     assert capsys.readouterr().err == said
+
+
+def test_the_device_and_precision_of_actors_are_theirs(monkeypatch, saved_tagger, tmp_path, capsys):
+    """They may be on other machines than the one that reads and writes."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    (tmp_path / "in.txt").write_text("第一", "utf-8")
+    given = []
+
+    def tag_here(parts, make, actors, device):
+        (job,) = make.args
+        given.append((job.precision, job.device, device))
+        return map(make.func(replace(job, device="cpu")), parts)
+
+    monkeypatch.setattr("contrastive_ner.serving.on_ray.tag_on_ray", tag_here)
+    command = ["predict", str(saved_tagger), str(tmp_path / "in.txt"), "--engine", "ray"]
+    assert main([*command, "--device", "cuda", "--precision", "auto"]) == 0
+    assert given == [("auto", "cuda", "cuda")]
+    assert main([*command, "--device", "cuda:1"]) == 2
+    assert "with --engine ray, expected cpu or cuda" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------- real Ray

@@ -300,7 +300,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
             written,
             source.scheme,
             arguments.trust_remote_code,
-            chosen_precision(arguments.precision, arguments.device),
+            tagging_precision(arguments),
             arguments.compile,
             arguments.device,
         )
@@ -315,6 +315,22 @@ def command_predict(arguments: argparse.Namespace) -> int:
             watched=watched,
         )
     return 0
+
+
+def tagging_precision(arguments: argparse.Namespace) -> str:
+    """The precision of tagging: of actors of Ray, which may be on other machines, as it is given.
+
+    Raises:
+        ConfigError: there is no such device, or Ray has no use for it.
+    """
+    if arguments.engine != "ray":
+        return chosen_precision(arguments.precision, arguments.device)
+    if arguments.device not in (None, "cpu", "cuda"):
+        raise ConfigError(
+            f"device is {arguments.device!r}: with --engine ray, expected cpu or cuda (every actor "
+            "gets a GPU of its own)"
+        )
+    return str(arguments.precision)
 
 
 def chosen_rows(files: list[str], arguments: argparse.Namespace) -> Rows:

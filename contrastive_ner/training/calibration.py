@@ -29,7 +29,7 @@ from contrastive_ner.training.decoding import decoding_model
 from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.task import Task
 
-WINDOWS = 2000  # dev windows that are used
+WINDOWS = 2000  # dev windows that are used, spread over all
 FLOOR = 0.002  # lowest BINDER score that enters the fit: a margin of about -6
 LEAST_MENTIONS = 20  # no fit on fewer
 TEMPERATURES = (0.25, 4.0)  # range of the search
@@ -68,9 +68,9 @@ def calibrate(
     """
     own = decoding_model(model)
     is_binder = own.config.model_type == "binder"
-    rows = [dataset[number] for number in range(min(len(dataset), WINDOWS))]
+    rows = spread(dataset)
     if rows and isinstance(rows[0], Record):
-        rows = features_of(own, rows, tokenizer)[:WINDOWS]
+        rows = spread(features_of(own, rows, tokenizer))
     if data_collator is None:
         pad_token_id = own.config.encoder_config.pad_token_id or 0
         data_collator = (SpanCollator if is_binder else TagCollator)(pad_token_id)
@@ -90,6 +90,13 @@ def calibrate(
         module.training = mode
     own.keep_calibration()
     return fitted
+
+
+def spread(dataset: Any) -> list[Any]:
+    """At most `WINDOWS` rows of a data set, at equal distances: it may be several sets in turn."""
+    size = len(dataset)
+    count = min(size, WINDOWS)
+    return [dataset[number * size // count] for number in range(count)]
 
 
 def features_of(model: Any, records: Sequence[Record], tokenizer: Any) -> list[dict]:

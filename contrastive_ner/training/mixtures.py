@@ -116,7 +116,8 @@ def joint_types(
         {set: {its type: name in the model}}, {name: texts}.
 
     Raises:
-        ConfigError: types of one name are described differently, and `equal_types` is "".
+        ConfigError: types of one name are described differently, and `equal_types` is ""; or a
+            type is called as SET:TYPE of another.
     """
     owners: dict[str, list[str]] = {}
     for name, types in described.items():
@@ -130,12 +131,18 @@ def joint_types(
                 "set equal_types=merge if it is one type, or equal_types=apart to keep one a set"
             )
     names: dict[str, dict[str, str]] = {}
+    label_of: dict[str, str] = {}  # by name
     joint: dict[str, list[str]] = {}
     for name, types in described.items():
         names[name] = {}
         for label, texts_of in types.items():
             is_apart = equal_types == "apart" and len(owners[label]) > 1
             own = f"{name}:{label}" if is_apart else label
+            if label_of.setdefault(own, label) != label:
+                raise ConfigError(
+                    f"data_sets: with equal_types=apart, {own!r} would name a type {label!r} and a "
+                    f"type {label_of[own]!r}: rename one of them in its types file and data"
+                )
             names[name][label] = own
             joint[own] = list(dict.fromkeys([*joint.get(own, []), *texts_of]))
     first: dict[str, str] = {}
