@@ -50,7 +50,49 @@ COLUMNS = {
     ),
     "numbers of sentences": (
         columns("7|Anna|B-PER / 7|met|O / 7|Bo|B-PER / 8|in|O / 8|Rome|B-LOC"),
-        ANNA,
+        [("Anna met Bo", [("Anna", "PER"), ("Bo", "PER")]), ("in Rome", [("Rome", "LOC")])],
+    ),
+    "numbers of short sentences": (
+        columns("0|Anna|B-PER / 1|met|O / 2|Bo|B-PER / 2|left|O / 3|Rome|B-LOC / 4|x|O"),
+        [
+            ("Anna", [("Anna", "PER")]),
+            ("met", []),
+            ("Bo left", [("Bo", "PER")]),
+            ("Rome", [("Rome", "LOC")]),
+            ("x", []),
+        ],
+    ),
+    "numbers of sentences and tokens": (
+        columns(
+            "1|1|Anna|B-PER / 1|2|met|O / 1|3|Bo|B-PER / 2|1|in|O / 2|2|Rome|B-LOC / 2|3|now|O"
+        ),
+        [("Anna met Bo", [("Anna", "PER"), ("Bo", "PER")]), ("in Rome now", [("Rome", "LOC")])],
+    ),
+    "the sentence in its first row": (
+        "Sentence #\tWord\tPOS\tTag\nSentence: 1\tAnna\tN\tB-per\n\tmet\tV\tO\n"
+        "\tBo\tN\tB-per\nSentence: 2\tRome\tN\tB-geo\n\twon\tV\tO\n",
+        [("Anna met Bo", [("Anna", "per"), ("Bo", "per")]), ("Rome won", [("Rome", "geo")])],
+    ),
+    "German chunks": (
+        columns(
+            "Anna|Anna|NE|I-NC|I-PER / ging|gehen|VV|I-VC|O / in|in|P|I-PC|O / "
+            "Rom|x|NE|I-NC|I-LOC"
+        ),
+        [("Anna ging in Rom", [("Anna", "PER"), ("Rom", "LOC")])],
+    ),
+    "several tags in a cell": (
+        columns("Bank|B-ORG / of|I-ORG / New|B-GPE+I-ORG / York|I-ORG+I-GPE / in|O / York|B-GPE")
+        .replace("+", "|"),
+        [
+            (
+                "Bank of New York in York",
+                [("Bank of New York", "ORG"), ("New York", "GPE"), ("York", "GPE")],
+            )
+        ],
+    ),
+    "several tags in a cell, with O": (
+        "北 B-ORG|B-GPE\n京 I-ORG|I-GPE\n大 I-ORG|O\n学 I-ORG\n的 O|O\n",
+        [("北京大学的", [("北京", "GPE"), ("北京大学", "ORG")])],
     ),
     "identifiers of sentences": (
         columns("s1|Anna|N|B-PER / s1|met|V|O / s1|Bo|N|B-PER / s1|in|P|O / s1|Rome|N|B-LOC"),

@@ -19,7 +19,10 @@ from contrastive_ner.errors import DataError
 
 SAMPLE = 2_000  # rows that tell the shape
 LONG_SENTENCE = 2_000  # tokens; a file without blank lines is one sentence
-CHUNKS = {"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"}
+CHUNKS = {
+    "NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC",
+    "PC", "AC", "ADVC",
+}  # fmt: skip
 TOKEN_NAMES = {"token", "tokens", "word", "words", "text", "form", "char", "character"}
 TAG_NAMES = {
     "tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels", "ne", "entity", "bio", "iob",
@@ -42,6 +45,7 @@ class Shape:
     token: int
     tags: tuple[int, ...]
     numbers: int | None = None  # the column that numbers the tokens
+    sentence: int | None = None  # the column that changes, or is filled, where a sentence begins
     header: int = 0  # the line of the column names; 0: none
     indexed: bool = False
     prefix: str = ""  # before every token
@@ -134,13 +138,15 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     columns = list(zip(*rows, strict=True))
     width = len(columns)
     token = layout.token_column
-    numbers = None
-    if token == 0 and width > 2 and _counts(columns[0]):
-        numbers, token = 0, 1
-    elif token == 0 and width > 2 and (_repeats(columns[0]) or _are_places(columns[0])):
+    numbers = sentence = None
+    if token == 0 and width > 2 and _tells_sentences(columns[0]):
+        sentence, token = 0, 1
+    if token == (sentence is not None) and width > token + 2 and _counts(columns[token]):
+        numbers, token = token, token + 1
+    elif token == 0 and width > 2 and _are_places(columns[0]):
         token = 1
     if layout.tag_columns:
-        return Shape("", width, token, layout.tag_columns, numbers)
+        return Shape("", width, token, layout.tag_columns, numbers, sentence)
     tagged = [c for c in range(width) if c != token and is_tag_column(columns[c])]
     named = [c for c in tagged if not _is_chunks(columns[c])] or tagged
     if not named and token == 0 and width == 2 and is_tag_column(columns[0]):
@@ -148,11 +154,11 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     if not named:
         bare = bare_tags(set(columns[-1]))
         full = width > token + 1 and (bare is not None or _is_tag_like(columns[-1]))
-        return Shape("", width, token, (width - 1,), numbers) if full else None
+        return Shape("", width, token, (width - 1,), numbers, sentence) if full else None
     run = named[-1:]
     while len(run) < len(named) and named[-len(run) - 1] == run[0] - 1:
         run.insert(0, named[-len(run) - 1])
-    return Shape("", width, token, tuple(run), numbers)
+    return Shape("", width, token, tuple(run), numbers, sentence)
 
 
 def is_tag_column(cells: Sequence[str]) -> bool:
@@ -175,7 +181,7 @@ def _is_tag_like(cells: Sequence[str]) -> bool:
 def _is_chunks(cells: Sequence[str]) -> bool:
     """Whether a column of tags holds chunks, such as CoNLL-2003's third."""
     labels = {label for _, label in read_tags(Counter(cells))[0].values() if label}
-    return bool(labels & {"NP", "VP"}) and labels <= CHUNKS
+    return bool(labels & {"NP", "VP", "NC", "VC"}) and labels <= CHUNKS
 
 
 def _counts(cells: Sequence[str]) -> bool:
@@ -193,9 +199,16 @@ def _are_places(cells: Sequence[str]) -> bool:
     return all(PLACE.fullmatch(cell) for cell in cells)
 
 
-def _repeats(cells: Sequence[str]) -> bool:
-    """Whether most cells are as the one before, such as the identifier of a sentence."""
-    return len(cells) > 3 and 2 * sum(a == b for a, b in pairwise(cells)) > len(cells)
+def _tells_sentences(cells: Sequence[str]) -> bool:
+    """Whether most cells are as the one before, or are numbers that never fall and sometimes stay.
+
+    Such are the identifiers of sentences, perhaps in their first rows alone.
+    """
+    same = sum(a == b or not b for a, b in pairwise(cells))
+    if len(cells) < 4 or not same:
+        return False
+    rising = all(map(NUMBER.fullmatch, cells)) and all(int(a) <= int(b) for a, b in pairwise(cells))
+    return 2 * same > len(cells) or rising
 
 
 def _is_header(first: Sequence[str], rows: Sequence[Sequence[str]], shape: Shape) -> bool:
@@ -240,6 +253,8 @@ def _token_form(shape: Shape, rows: Sequence[Sequence[str]], layout: Layout) -> 
 
 def _described(shape: Shape, layout: Layout, report: ReadReport) -> Shape:
     """The shape itself; what was guessed goes into the report."""
+    if shape.sentence is not None:
+        report.note(f"a sentence ends where column {shape.sentence} changes")
     if shape.numbers is not None:
         report.note(f"column {shape.numbers} numbers the tokens: they are read from {shape.token}")
     elif shape.token != layout.token_column:
@@ -314,7 +329,11 @@ def read_columns(name: str, layout: Layout, report: ReadReport) -> Iterator[Sent
     known: dict[str, str] = {}
     number, longest = 0, 0
     blocks = _blocks(name, shape, layout, report)
-    for lines, rows, doc in blocks if shape.ends is None else _sentences(blocks, shape.ends):
+    if shape.ends is not None:
+        blocks = _sentences(blocks, shape.ends)
+    if shape.sentence is not None:
+        blocks = _by_cell(blocks, shape.sentence)
+    for lines, rows, doc in blocks:
         columns = list(zip(*rows, strict=True))
         words = _words(name, shape, lines, columns[shape.token])
         # The same few strings occur again and again: keep each once.
@@ -338,6 +357,18 @@ def _sentences(blocks: Iterator[Block], ends: int) -> Iterator[Block]:
         for start, end in pairwise([0, *cuts, len(rows)]):
             if start < end:
                 yield lines[start:end], rows[start:end], doc
+
+
+def _by_cell(blocks: Iterator[Block], column: int) -> Iterator[Block]:
+    """Blocks split where a cell is filled and not the one before."""
+    for lines, rows, doc in blocks:
+        start, current = 0, rows[0][column]
+        for i, row in enumerate(rows):
+            if row[column] and row[column] != current:
+                if i > start:
+                    yield lines[start:i], rows[start:i], doc
+                start, current = i, row[column]
+        yield lines[start:], rows[start:], doc
 
 
 def _blocks(name: str, shape: Shape, layout: Layout, report: ReadReport) -> Iterator[Block]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from contrastive_ner.data.joining import joiner_of, token_kinds
+from contrastive_ner.data.layers import SEPARATOR, is_stacked, unstacked
 from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.schemes import (
@@ -90,10 +91,15 @@ def _pairs(
     name: str, sentences: Sequence[Sentence], layout: Layout, report: ReadReport
 ) -> dict[str, Pair]:
     """The split tags of all sentences; the scheme goes into the report."""
-    layers = [layer for item in sentences for layer in item.tags]
-    if not layers:
+    counts = Counter(chain.from_iterable(layer for item in sentences for layer in item.tags))
+    if not counts:
         return {}
-    counts = Counter(chain.from_iterable(layers))
+    if is_stacked(counts):
+        report.note(f"cells with several tags ({SEPARATOR}) are read as nested mentions")
+        for item in sentences:
+            item.tags = [own for layer in item.tags for own in unstacked(layer)]
+        counts = Counter(chain.from_iterable(layer for item in sentences for layer in item.tags))
+    layers = [layer for item in sentences for layer in item.tags]
     pairs, spelling = read_tags(counts)
     if len(pairs) < len(counts):
         item, i, tag = next(
