@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet
 import pytest
 from conftest import ROOT
 from hypothesis import given
@@ -432,6 +433,44 @@ JSON: dict[str, tuple[Any, Found]] = {
         CHEN,
     ),
     "another key": ({"text": TEXT, "entites": [span(0, 2), span(3, 5, "LOC")]}, CHEN),
+    "a JSON string": (
+        {"text": TEXT, "entities": json.dumps([span(0, 2), span(3, 5, "LOC")])},
+        CHEN,
+    ),
+    "a list as Python prints it": (
+        {"text": TEXT, "label": str([[0, 2, "PER"], [3, 5, "LOC"]])},
+        CHEN,
+    ),
+    "spaCy's groups of spans": (
+        {"text": TEXT, "ents": [], "spans": {"sc": [span(0, 2), span(3, 5, "LOC")]}},
+        CHEN,
+    ),
+    "places by type": ({"text": TEXT, "entities": {"PER": [[0, 2]], "LOC": [[3, 5]]}}, CHEN),
+    "CCKS": (
+        {
+            "originalText": TEXT,
+            "entities": [
+                {"label_type": "PER", "overlap": 0, "start_pos": 0, "end_pos": 2},
+                {"label_type": "LOC", "overlap": 0, "start_pos": 3, "end_pos": 5},
+            ],
+        },
+        CHEN,
+    ),
+    "rows in an object of an object": (
+        {
+            "version": 1,
+            "content": {"lang": "zh", "rows": [{"text": TEXT, "entities": [span(0, 2)]}]},
+        },
+        [(TEXT, [("陈明", "PER")])],
+    ),
+    "rows by their names": (
+        {"a": {"text": TEXT, "entities": [span(0, 2)]}, "b": {"text": "好", "entities": []}},
+        [(TEXT, [("陈明", "PER")]), ("好", [])],
+    ),
+    "a single split": (
+        {"train": [{"text": TEXT, "entities": [span(0, 2)]}], "test": []},
+        [(TEXT, [("陈明", "PER")])],
+    ),
     "labels before offsets": ({"text": TEXT, "tags": [["PER", 0, 2], ["LOC", 3, 5]]}, CHEN),
     "tokens as words": (
         {
@@ -573,6 +612,26 @@ REFUSED = {
         json.dumps({"text": TEXT, "entities": [span(0, 2)], "spans": [span(3, 5)]}),
         "data.jsonl",
         "fields=entities=KEY",
+    ),
+    "two lists, one of spaCy's groups": (
+        json.dumps({"text": TEXT, "ents": [span(0, 2)], "spans": {"sc": [span(3, 5)]}}),
+        "data.jsonl",
+        "'spans' and 'ents'; set fields=entities=KEY",
+    ),
+    "a broken JSON string": (
+        json.dumps({"text": TEXT, "entities": "[[0, 2"}),
+        "data.jsonl",
+        "expected a list in 'entities'.* found str",
+    ),
+    "splits in one file": (
+        json.dumps({"train": [{"text": "a", "entities": []}], "test": [{"text": "b"}]}),
+        "data.json",
+        "the splits train, test in one file",
+    ),
+    "a text within a part of a row": (
+        json.dumps({"body": TEXT, "author": {"text": "陈明"}, "entities": [span(0, 2)]}),
+        "data.json",
+        "expected a string in 'text'.* author, body, entities|set fields=text=KEY",
     ),
     "more tags than words": (
         json.dumps({"tokens": ["a"], "ner_tags": ["O", "O"]}),
@@ -768,6 +827,17 @@ def test_parquet_has_the_names_of_its_classes(tmp_path: Path) -> None:
     tagged().to_parquet(tmp_path / "data.parquet")
     records, report = read_records(tmp_path / "data.parquet")
     assert (found(records), report.format) == (ANNA, "parquet")
+
+
+def test_an_empty_cell_of_mentions_is_not_none_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    rows = [{"text": TEXT, "entities": [span(0, 2)]}, {"text": "好", "entities": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(DataError, match=r"row 1: expected a list in 'entities'.* found null"):
+        read_records(path)
+    rows[1]["entities"] = []
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert found(read_records(path)[0]) == [(TEXT, [("陈明", "PER")]), ("好", [])]
 
 
 def test_a_clone_of_a_data_set_repository_is_read(

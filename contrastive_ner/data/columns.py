@@ -124,7 +124,9 @@ def _is_folded(rows: Sequence[Sequence[str]], layout: Layout) -> bool:
     parts = [cell.split() for row in rows for cell in row]
     if any(len(own) > 1 and all(_is_tag_like([part]) for part in own) for own in parts):
         return True
-    return not layout.tag_columns and all(_is_tag_like([cell]) for row in rows for cell in row)
+    if layout.tag_columns or all(list(row) == ["O", "O"] for row in rows):  # the letter O
+        return False
+    return all(_is_tag_like([cell]) for row in rows for cell in row)
 
 
 def _delimiter(rows: Sequence[tuple[int, str]], layout: Layout) -> str:

@@ -11,6 +11,7 @@ from contrastive_ner.data.decoding import MALFORMED, Place, fault
 from contrastive_ner.data.mentions import (
     Raw,
     check_label,
+    listed,
     looks_like_mentions,
     raw_mentions,
     to_mention,
@@ -46,6 +47,8 @@ from contrastive_ner.data.tool_rows import (
 )
 from contrastive_ner.errors import DataError, shown
 
+SPLITS = {"train", "training", "dev", "develop", "valid", "validation", "val", "eval", "test"}
+
 
 class RowLayout(NamedTuple):
     """One layout of rows: its name, a test of a row, and what reads it at a line."""
@@ -63,11 +66,11 @@ def read_rows_of(places: Iterable[Place], reading: Reading, kind: str = "auto") 
     """
     keys = ROW_KEYS | set(reading.layout.keys.values())
     for line, value in places:
-        for row in rows_in(value, keys):
-            try:
+        try:
+            for row in rows_in(value, keys):
                 yield from read_row(row, line, reading, kind)
-            except MALFORMED as error:
-                raise DataError(f"{reading.located(line)}: {fault(error)}") from error
+        except MALFORMED as error:
+            raise DataError(f"{reading.located(line)}: {fault(error)}") from error
     reading.report.format = "+".join(reading.kinds) or reading.report.format
     found = ", ".join(sorted(reading.unread)[:10])
     if found and reading.has_mentions_key:
@@ -118,18 +121,31 @@ def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
         if _is_pair(value) or not inner or not all(isinstance(item, dict | list) for item in inner):
             return [value]
         return [row for item in inner for row in rows_in(item, keys)]
-    if not isinstance(value, dict) or any(_holds_row(value, key) for key in keys & value.keys()):
+    if not isinstance(value, dict) or _is_row(value, keys):
         return [value]
-    parts = [part for part in value.values() if isinstance(part, dict | list) and part]
-    found = [rows for part in parts if _has_row(rows := rows_in(part, keys), keys)]
-    if len(found) == 1 or (found and len(found) == len(value)):
-        return [row for rows in found for row in rows]
+    parts = {key: part for key, part in value.items() if isinstance(part, dict | list) and part}
+    found = {
+        key: rows for key, part in parts.items() if _has_row(rows := rows_in(part, keys), keys)
+    }
+    if len(found) > 1 and {key.lower() for key in found} <= SPLITS:
+        raise DataError(f"found the splits {', '.join(found)} in one file: write a file for each")
+    # A row among other keys is a part of what they describe; a list of rows is not.
+    is_part = len(value) > 1 and any(_is_row(parts[key], keys) for key in found)
+    if found and (len(found) == len(value) or (len(found) == 1 and not is_part)):
+        return [row for rows in found.values() for row in rows]
     return [value]
+
+
+def _is_row(value: Any, keys: frozenset[str]) -> bool:
+    """Whether a value is an object with a key of a row."""
+    return isinstance(value, dict) and any(_holds_row(value, key) for key in keys & value.keys())
 
 
 def _holds_row(value: Mapping[str, Any], key: str) -> bool:
     """Whether a key of a row stands for a row here; {"data": [row, row]} only holds rows."""
-    return not (isinstance(value[key], list) and any(isinstance(v, dict) for v in value[key]))
+    inner = value[key]
+    is_list_of_rows = isinstance(inner, list) and any(isinstance(v, dict) for v in inner)
+    return not isinstance(inner, dict) and not is_list_of_rows
 
 
 def _is_pair(value: Any) -> bool:
@@ -214,23 +230,25 @@ def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Itera
     """The mentions of a row, under a known key, or without one the only one that holds any."""
     given = reading.layout.keys.get("entities")
     known = [given] if given else [key for key in ENTITY_KEYS if key in row and key not in taken]
-    lists = [key for key in known if isinstance(row.get(key), list)]
-    full = [key for key in lists if looks_like_mentions(row[key])]
-    if not lists and known and not (given is None and isinstance(row[known[0]], str)):
+    lists = {key: own for key in known if (own := listed(row.get(key))) is not None}
+    full = [key for key, own in lists.items() if looks_like_mentions(own)]
+    if not lists and known and not (given is None and _says_else(row, known[0])):
         kind = "null" if row.get(known[0]) is None else type(row[known[0]]).__name__
         raise DataError(
             f"expected a list in {known[0]!r}, empty where there is no mention, found {kind}"
         )
     if not lists:
-        others = [
-            key
+        others = {
+            key: own
             for key, value in row.items()
-            if key not in OTHER_KEYS and key not in taken and looks_like_mentions(value)
-        ]
+            if key not in {*OTHER_KEYS, *taken}
+            and (own := listed(value)) is not None
+            and looks_like_mentions(own)
+        }
         if given is None and len(others) == 1:
-            reading.report.note(f"mentions are read from {others[0]!r}")
-            full = others
-    if not lists and not full:
+            reading.report.note(f"mentions are read from {next(iter(others))!r}")
+            lists, full = others, list(others)
+    if not lists:
         reading.unread.update(
             str(key)
             for key, value in row.items()
@@ -238,12 +256,18 @@ def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Itera
         )
         return
     reading.has_mentions_key = True
-    if len(full) > 1 and any(row[key] != row[full[0]] for key in full):
+    if len(full) > 1 and any(lists[key] != lists[full[0]] for key in full):
         raise DataError(
             f"found mentions in {' and '.join(map(repr, full))}; set fields=entities=KEY"
         )
-    for item in row[full[0]] if full else row[lists[0]]:
+    for item in lists[full[0]] if full else next(iter(lists.values())):
         yield from raw_mentions(item, reading.layout.keys)
+
+
+def _says_else(row: Row, key: str) -> bool:
+    """Whether a known key of mentions holds something else, such as the class of a text."""
+    value = row.get(key)
+    return isinstance(value, str) and (key != "entities" or not value.strip())
 
 
 def tagged_words(row: Row, line: int, reading: Reading) -> Sentence | None:

@@ -1,7 +1,10 @@
 """Mentions as the many layouts of JSON write them: keys, order, offsets, surfaces."""
 
+import ast
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from contrastive_ner.data.records import Mention
@@ -18,7 +21,7 @@ END_KEYS = (
 PAIR_KEYS = ("offsets", "offset", "span", "char_span", "pos", "position", "entity_index", "range")
 LABEL_KEYS = (
     "label", "type", "entity_type", "entity_group", "tag", "category", "class", "labels",
-    "entity_label", "ner_label", "entityType", "types", "entity",
+    "entity_label", "ner_label", "label_type", "entityType", "types", "entity",
 )  # fmt: skip
 SURFACE_KEYS = (
     "text", "word", "entity", "mention", "surface", "value", "name", "entity_text", "string",
@@ -50,6 +53,40 @@ def looks_like_mentions(value: Any) -> bool:
     return all(isinstance(item, list) and len(item) >= 2 for item in value) and any(
         _is_int(part) for item in value for part in item
     )
+
+
+def listed(value: Any) -> list[Any] | None:
+    """The entries of a list of mentions, of groups of them, or of a string of either; else None.
+
+    Groups are those of spaCy's `spans`, {"sc": [...]}, or places by type, {"PER": [[0, 4]]}.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        value = value_of(value)
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or not value:
+        return None
+    entries: list[Any] = []
+    for name, group in value.items():
+        if isinstance(group, list) and all(_is_pair(item) for item in group):
+            entries += [[*pair, name] for pair in group]
+        elif looks_like_mentions(group):
+            entries += group
+        else:
+            return None
+    return entries
+
+
+def value_of(text: str) -> Any:
+    """The value of a cell: JSON, or a list as Python prints it; else None."""
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            return parse(text.strip())
+    return None
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_int, value))
 
 
 def raw_mentions(item: Any, keys: Mapping[str, str]) -> list[Raw]:
@@ -117,7 +154,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, dict):
         start = next((value[key] for key in START_KEYS if key in value), None)
         return [(start, next((value[key] for key in END_KEYS if key in value), None))]
-    if isinstance(value, list) and len(value) == 2 and all(map(_is_int, value)):
+    if _is_pair(value):
         return [(value[0], value[1])]
     if isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         return [(pair[0], pair[1]) for pair in value]

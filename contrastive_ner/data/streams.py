@@ -240,7 +240,10 @@ def json_rows(source: Source) -> Iterator[Row]:
 
 
 def _rows(source: Source, place: Place) -> list[Any]:
-    return rows_in(place.value, source.keys)
+    try:
+        return rows_in(place.value, source.keys)
+    except DataError as error:
+        raise DataError(f"{source.path}:{place.line}: {error}") from error
 
 
 def json_values(source: Source) -> Iterator[Place | BadRow]:

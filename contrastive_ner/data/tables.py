@@ -6,6 +6,7 @@ from typing import Any
 
 from contrastive_ner.data.decoding import Place
 from contrastive_ner.data.records import Record
+from contrastive_ner.data.row_parts import ENTITY_KEYS
 from contrastive_ner.errors import DataError, shown
 from contrastive_ner.files import SAVED_DATA, readable
 
@@ -126,11 +127,14 @@ def named_classes(features: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _with_names(row: Mapping[str, Any], named: Mapping[str, list[str]]) -> dict[str, Any]:
-    """A row without empty cells, with the names of classes in place of their numbers."""
+    """A row without empty cells, with the names of classes in place of their numbers.
+
+    An empty cell of mentions stays: it does not say that there are none.
+    """
     return {
-        key: _named(value, named[key]) if key in named else _as_list(value)
+        key: _named(value, named[key]) if key in named and value is not None else _as_list(value)
         for key, value in row.items()
-        if value is not None
+        if value is not None or key in ENTITY_KEYS
     }
 
 
