@@ -74,6 +74,15 @@ COLUMNS = {
         "\tBo\tN\tB-per\nSentence: 2\tRome\tN\tB-geo\n\twon\tV\tO\n",
         [("Anna met Bo", [("Anna", "per"), ("Bo", "per")]), ("Rome won", [("Rome", "geo")])],
     ),
+    "CSV of tokens": (
+        'Sentence #,Word,POS,Tag\nSentence: 1,Anna,N,B-per\n,met,V,O\n,",",P,O\n,Bo,N,B-per\n'
+        "Sentence: 2,Rome,N,B-geo\n,won,V,O\n",
+        [("Anna met , Bo", [("Anna", "per"), ("Bo", "per")]), ("Rome won", [("Rome", "geo")])],
+    ),
+    "CSV without a header": (
+        "Anna,B-PER\nmet,O\nBo,B-PER\n\nRome,B-LOC\n",
+        [("Anna met Bo", [("Anna", "PER"), ("Bo", "PER")]), ("Rome", [("Rome", "LOC")])],
+    ),
     "German chunks": (
         columns(
             "Anna|Anna|NE|I-NC|I-PER / ging|gehen|VV|I-VC|O / in|in|P|I-PC|O / "
@@ -559,7 +568,12 @@ REFUSED = {
     "Boson": ("{{person_name:陈明}}到{{location:苏州}}。\n", "data.txt", "Boson"),
     "XML": ("<s><per>Anna</per> left</s>\n", "data.txt", "XML"),
     "plain text": ("Anna met Bo in Rome\nThen she left\n", "data.txt", "plain text"),
-    "CSV": ("Anna,B-PER\nleft,O\n", "data.txt", "CSV"),
+    "CSV with a bare comma": ("Anna,B-PER\n,,O\nleft,O\n", "data.txt", "quote the token ','"),
+    "CSV with a bare comma among others": (
+        "Word,Tag\n" + "Anna,B-PER\nleft,O\n" * 9 + ",,O\n",
+        "data.csv",
+        "quote the token ','",
+    ),
     "two delimiters": ("Anna\tB-PER\nleft O\nRome\tB-LOC\n", "data.txt", "delimiter=any"),
     "a space as a token": ("陈 B-PER\n  O\n明 I-PER\n", "data.txt", "if it is a space"),
     "an ideographic space": ("陈\tB-PER\n\u3000\n明\tI-PER\n", "data.txt", "ends no sentence"),
