@@ -144,7 +144,7 @@ def _checked_row(
         DataError: it has more or fewer cells than the other rows.
     """
     cells = split_row(line, shape.delimiter)
-    if len(cells) != shape.width:
+    if len(cells) != shape.width and shape.delimiter != ",":
         cells = [cell for cell in cells if cell]  # runs of tabs
     if line[0] == "#" and _is_comment(line, cells, shape, begins=begins):
         report.left_out["comment lines"] += 1
