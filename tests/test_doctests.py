@@ -9,9 +9,11 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
+        "data.conll2012",
         "data.dictionary",
         "data.records",
         "data.schemes",
+        "data.webanno",
         "training.losses",
         "evaluation.metrics",
         "models.windows_ner",

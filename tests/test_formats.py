@@ -572,7 +572,7 @@ REFUSED = {
     "CSV with a bare comma among others": (
         "Word,Tag\n" + "Anna,B-PER\nleft,O\n" * 9 + ",,O\n",
         "data.csv",
-        "quote the token ','",
+        "the token ',' is written",
     ),
     "two delimiters": ("Anna\tB-PER\nleft O\nRome\tB-LOC\n", "data.txt", "delimiter=any"),
     "a space as a token": ("陈 B-PER\n  O\n明 I-PER\n", "data.txt", "if it is a space"),

@@ -176,7 +176,7 @@ def _ragged(name: str, number: int, line: str, found: int, shape: Shape) -> Data
     if line.isspace():
         help_ = "a line of other white space ends no sentence: make it empty, or give it a tag"
     elif shape.delimiter == ",":
-        help_ = "quote a comma that is a token or part of one"
+        help_ = "quote a comma in a cell: the token ',' is written \",\""
     elif shape.delimiter != "" and ("\t" in line) != (shape.delimiter == "\t"):
         help_ = f"other rows are separated by {wanted}: use one delimiter, or set delimiter=any"
     elif found == shape.width - 1 and line[0] in " \t":

@@ -7,6 +7,7 @@ takes a text with mentions, or tokens with tags, under any of the usual keys.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from contrastive_ner.data.bioc import is_bioc, read_bioc
 from contrastive_ner.data.decoding import MALFORMED, Place, fault
 from contrastive_ner.data.mentions import (
     Raw,
@@ -121,7 +122,7 @@ def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
         if _is_pair(value) or not inner or not all(isinstance(item, dict | list) for item in inner):
             return [value]
         return [row for item in inner for row in rows_in(item, keys)]
-    if not isinstance(value, dict) or _is_row(value, keys):
+    if not isinstance(value, dict) or is_bioc(value) or _is_row(value, keys):
         return [value]
     parts = {key: part for key, part in value.items() if isinstance(part, dict | list) and part}
     found = {
@@ -160,7 +161,9 @@ def _is_pair(value: Any) -> bool:
 
 def _has_row(rows: Sequence[Any], keys: frozenset[str]) -> bool:
     first = rows[0] if rows else None
-    return _is_pair(first) or (isinstance(first, dict) and bool(keys & first.keys()))
+    if _is_pair(first) or is_bioc(first):
+        return True
+    return isinstance(first, dict) and bool(keys & first.keys())
 
 
 # ------------------------------------------------------------------------------------ usual layouts
@@ -355,6 +358,7 @@ LAYOUTS = (
         ),
         read_label_studio,
     ),
+    RowLayout("bioc", is_bioc, read_bioc),
     RowLayout("binder", lambda row: "entity_start_chars" in row, read_binder),
     RowLayout("gliner", lambda row: {"tokenized_text", "ner"} <= row.keys(), read_gliner),
     RowLayout("w2ner", is_w2ner, read_w2ner),

@@ -12,7 +12,9 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from contrastive_ner.data.columns import is_blank, read_columns
+from contrastive_ner.data.columns import read_columns
+from contrastive_ner.data.conll2012 import is_conll2012, read_conll2012
+from contrastive_ner.data.conllu import entity_key, read_conllu
 from contrastive_ner.data.decoding import MALFORMED, Place, is_json_lines, read_json, read_lines
 from contrastive_ner.data.documents import regrouped
 from contrastive_ner.data.joining import joiner_of
@@ -21,9 +23,11 @@ from contrastive_ner.data.layout import AUTO, FORMATS, Layout, ReadReport
 from contrastive_ner.data.records import Record, doc_in_file
 from contrastive_ner.data.row_parts import Item, Reading
 from contrastive_ner.data.sentences import to_records
+from contrastive_ner.data.shapes import is_blank
 from contrastive_ner.data.spacy_docs import read_docs
 from contrastive_ner.data.standoff import PUBTATOR_TEXT, read_brat, read_pubtator
 from contrastive_ner.data.tables import read_dataset, read_parquet, split_name
+from contrastive_ner.data.webanno import is_webanno, read_webanno
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import files_of
 
@@ -33,6 +37,15 @@ ROW_END = re.compile(r"[\t ]([Oo0]|[BIESMLUW][-_]\S+)\s*$")  # of columns whose 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 Reader = Callable[[str, Layout, ReadReport], Iterable[Item]]
+
+
+def _columns(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
+    given = layout.tag_columns or layout.token_column or layout.delimiter not in ("auto", "tab")
+    lines = (line for _, line in read_lines(name, layout.encoding))
+    key = None if given else entity_key(lines)
+    if key is None:
+        return read_columns(name, layout, report)
+    return read_conllu(name, key.name, layout, report)
 
 
 def _json(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
@@ -54,7 +67,7 @@ def _rows(read: Callable[[str], Iterable[Place]]) -> Reader:
 
 
 READERS: dict[str, Reader] = {
-    "columns": read_columns,
+    "columns": _columns,
     "jsonl": _json,
     "cluener": _json,
     "parquet": _rows(read_parquet),
@@ -62,6 +75,8 @@ READERS: dict[str, Reader] = {
     "brat": read_brat,
     "pubtator": read_pubtator,
     "spacy": lambda name, layout, report: read_docs(name, report),
+    "conll2012": read_conll2012,
+    "webanno": read_webanno,
 }
 
 
@@ -165,7 +180,8 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
     """Detect the format from the name and the first rows.
 
     A folder is brat if it holds .ann files, else a data set, as is a name with "@" that is no file.
-    JSON with an object in "label" is CLUENER, other JSON is JSONL; what is left is columns.
+    JSON with an object in "label" is CLUENER, other JSON is JSONL. WebAnno and CoNLL-2012 are told
+    by their first lines; what is left is columns.
     """
     path = Path(name)
     if path.is_dir():
@@ -181,6 +197,10 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
         return "jsonl" if suffix in JSON_SUFFIXES else "columns"
     if is_json(name, lines, suffix, encoding):
         return "cluener" if _is_cluener(lines[0]) else "jsonl"
+    if is_webanno(lines[0]):
+        return "webanno"
+    if is_conll2012(lines):
+        return "conll2012"
     if PUBTATOR_TEXT.fullmatch(lines[0]):
         return "pubtator"
     if suffix == ".txt" and path.with_suffix(".ann").is_file():

@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contrastive_ner.data.columns import is_document_start
+from contrastive_ner.data.bioc import is_bioc, without_annotations
+from contrastive_ner.data.conll2012 import read_conll2012
+from contrastive_ner.data.conllu import entity_key
 from contrastive_ner.data.decoding import (
     MALFORMED,
     Place,
@@ -34,13 +36,16 @@ from contrastive_ner.data.records import Record, token_offsets
 from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, Reading, find_words, words_of
 from contrastive_ner.data.schemes import SPELLINGS
 from contrastive_ner.data.sentences import to_records
+from contrastive_ner.data.shapes import is_document_start
 from contrastive_ner.data.tables import hub_arguments
+from contrastive_ner.data.webanno import is_webanno, read_webanno
 from contrastive_ner.errors import DataError
 from contrastive_ner.logs import log
 from contrastive_ner.models.windows_ner import joined
 
 INPUT_FORMATS = ("auto", "text", "csv", *FORMATS)
 TABLES = ("parquet", "datasets")
+WORDS_ALONE = {"conll2012": read_conll2012, "webanno": read_webanno}  # read without mentions
 ROWS_TO_TELL = 100  # rows that tell what stands between words
 
 
@@ -97,6 +102,10 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
         raise DataError(
             f"{path}: format: expected one of {', '.join(INPUT_FORMATS)}, found {kind!r}"
         )
+    if kind in WORDS_ALONE and not keep_entities:
+        report = ReadReport(path=path)
+        sentences = list(WORDS_ALONE[kind](path, layout, report, mentions=False))
+        return Rows(iter(to_records(path, sentences, layout, report)), kind)
     if kind in READERS and kind not in ("jsonl", "cluener", *TABLES):
         records, report = read_records(path, replace(layout, format=kind))
         for remark in report.remarks():
@@ -121,6 +130,10 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
     """
     suffix = Path(path).suffix.lower()
     if suffix in (".csv", ".tsv", ".parquet"):
+        if suffix == ".tsv" and Path(path).is_file():
+            start = next((raw for _, raw in read_raw_lines(path) if raw.strip()), b"")
+            if is_webanno(start.decode("utf-8", "replace")):
+                return "webanno"
         return "parquet" if suffix == ".parquet" else "csv"
     try:
         found = detect_format(path, encoding)
@@ -130,6 +143,9 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
         return "text"  # beside annotations, but named itself
     if found != "columns":
         return found
+    key = entity_key(_filled_lines(path, encoding))
+    if key is not None and not key.brackets:
+        return "columns"
     return text_or_columns(path, list(itertools.islice(_filled_lines(path, encoding), 200)))
 
 
@@ -413,6 +429,8 @@ def without_mentions(row: Mapping[str, Any]) -> Mapping[str, Any]:
     data = row.get("data")
     if isinstance(data, dict):  # Label Studio
         row = {**data, "id": row.get("id")}
+    if is_bioc(row):
+        row = without_annotations(row)
     return {key: value for key, value in row.items() if key not in ENTITY_KEYS}
 
 
