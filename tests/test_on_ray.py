@@ -167,18 +167,19 @@ def test_the_device_and_precision_of_actors_are_theirs(monkeypatch, saved_tagger
 
 
 # ----------------------------------------------------------------------------------------- real Ray
-@pytest.fixture
-def ray_data(monkeypatch) -> Iterator[Any]:
-    """Ray with two processors, in this process."""
+@pytest.fixture(scope="module")
+def ray_data() -> Iterator[Any]:
+    """Ray with three processors, in this process; `predict` uses it, too."""
     pytest.importorskip("ray", reason="needs the extra ray")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    import ray
-    import ray.data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        import ray
+        import ray.data
 
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield ray.data
-    ray.shutdown()
+        ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+        yield ray.data
+        ray.shutdown()
 
 
 @pytest.mark.slow
@@ -201,18 +202,11 @@ def test_ray_data_reads_tags_and_writes(ray_data, saved_tagger, tmp_path):
     assert rounded(row["entities"] for row in rows) == expected(saved_tagger, texts)
 
 
-def predict(folder: Path, *options: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "contrastive_ner", "predict", folder, *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
-    return subprocess.Popen(
-        list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
-def test_the_engine_writes_what_one_process_writes(saved_tagger, tmp_path, ending):
-    pytest.importorskip("ray", reason="needs the extra ray")
+def test_the_engine_writes_what_one_process_writes(
+    ray_data, saved_tagger, tmp_path, capsys, ending
+):
     rows = [{"id": f"r{i}", "text": text, "url": f"u{i}"} for i, text in enumerate(TEXTS)]
     source = tmp_path / f"in.{ending}"
     if ending == "jsonl":
@@ -223,13 +217,12 @@ def test_the_engine_writes_what_one_process_writes(saved_tagger, tmp_path, endin
     else:
         rows[9]["text"] = None  # a bad row in a block
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source, row_group_size=8)
-    said = []
+    said, command = [], ["predict", str(saved_tagger), str(source), "--batch_size", "1"]
     for engine in ("local", "ray"):
-        options = ["--output", tmp_path / f"{engine}.{ending}", "--batch_size", 1]
-        options += ["--num_processes", 2, "--engine", "ray"] if engine == "ray" else []
-        job = predict(saved_tagger, source, *options)
-        said.append([line for line in job.communicate()[1].splitlines() if "row" in line])
-        assert job.returncode == 0
+        options = ["--num_processes", "2", "--engine", "ray"] if engine == "ray" else []
+        output = tmp_path / f"{engine}.{ending}"
+        assert main([*command, "--output", str(output), *options]) == 0
+        said.append([line for line in capsys.readouterr().err.splitlines() if "row" in line])
     assert said[0] == said[1]
     assert len(said[0]) == (0 if ending == "csv" else 2)
     written = [(tmp_path / f"{engine}.{ending}").read_bytes() for engine in ("local", "ray")]
@@ -237,13 +230,36 @@ def test_the_engine_writes_what_one_process_writes(saved_tagger, tmp_path, endin
 
 
 @pytest.mark.slow
+def test_errors_of_the_engine_are_one_line(ray_data, saved_tagger, tmp_path, capsys):
+    source = tmp_path / "in.txt"
+    source.write_text("".join(f"{text}\n" for text in TEXTS), "utf-8")
+    command = ["predict", str(saved_tagger), str(source), "--engine", "ray"]
+    assert main([*command, "--output", str(tmp_path / "out.jsonl"), "--device", "cuda"]) == 2
+    assert "num_processes is 1, but Ray has 0 GPU" in capsys.readouterr().err
+    code = saved_tagger / "modeling_nerco.py"
+    code.write_text("1 / 0\n" + code.read_text("utf-8"), "utf-8")
+    assert main([*command, "--output", str(tmp_path / "out.jsonl")]) == 2
+    errors = capsys.readouterr().err
+    assert "not this project's" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(saved_tagger, tmp_path):
+    """In a process that starts Ray itself."""
     pytest.importorskip("ray", reason="needs the extra ray")
     import psutil
 
     source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_text("".join(f"{text}\n" for text in TEXTS * 200), "utf-8")
-    job = predict(saved_tagger, source, "--output", output, "--num_processes", 2, "--engine", "ray")
+    command = [sys.executable, "-m", "contrastive_ner", "predict", saved_tagger, source]
+    command += ["--output", output, "--num_processes", 2, "--engine", "ray"]
+    job = subprocess.Popen(
+        list(map(str, command)),
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     partial, killed = tmp_path / ".out.jsonl.partial", 0
     while job.poll() is None and not killed:
         time.sleep(0.05)
@@ -257,17 +273,3 @@ def test_a_killed_worker_loses_nothing(saved_tagger, tmp_path):
     assert killed
     lines = output.read_text("utf-8").splitlines()
     assert [json.loads(line)["text"] for line in lines] == TEXTS * 200
-
-
-@pytest.mark.slow
-def test_errors_of_the_engine_are_one_line(saved_tagger, tmp_path):
-    pytest.importorskip("ray", reason="needs the extra ray")
-    source = tmp_path / "in.txt"
-    source.write_text("".join(f"{text}\n" for text in TEXTS), "utf-8")
-    code = saved_tagger / "modeling_nerco.py"
-    code.write_text("1 / 0\n" + code.read_text("utf-8"), "utf-8")
-    job = predict(saved_tagger, source, "--output", tmp_path / "out.jsonl", "--engine", "ray")
-    errors = job.communicate()[1]
-    assert job.returncode == 2, errors
-    assert "not this project's" in errors.splitlines()[-1]
-    assert "Traceback" not in errors

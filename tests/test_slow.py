@@ -1,14 +1,11 @@
-"""The demo and every command of the README and docs, as written, in a clean copy."""
+"""The demo, and with its model the commands of the docs, as written, in a clean copy."""
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from clean_copy import clean_copy, run
 from hub_server import TestHub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -16,28 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files in a directory of their own, with this environment as .venv."""
-    folder = tmp_path_factory.mktemp("clone")
-    files = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")
-    for name in filter(None, files):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(Path(sys.prefix))
-    return folder
-
-
-def run(command: list[str], clone: Path, **variables: str) -> str:
-    """Run a command in the clone, by the clone's code, with its environment active."""
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    path = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{environment['PATH']}"
-    environment |= {"PATH": path, "PYTHONPATH": str(clone), "HF_HOME": str(clone / "hf-cache")}
-    done = subprocess.run(
-        command, cwd=clone, env={**environment, **variables}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    return clean_copy(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +44,6 @@ def test_demo_learns_something(demo: str):
     scores = [float(line.split()[3]) for line in micro]
     assert len(scores) == 2
     assert min(scores) > 50
-
-
-def test_commands_of_the_readme_run(demo: str, clone: Path):
-    blocks = re.findall(r"```bash\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S)
-    assert len(blocks) >= 4
-    for block in blocks:
-        if "make demo" not in block:  # the demo has run, and this suite is `make test`
-            run(["bash", "-euo", "pipefail", "-c", block], clone)
 
 
 def test_commands_of_the_page_on_sharing_run(demo: str, clone: Path, tmp_path: Path):
@@ -120,16 +88,3 @@ def test_the_page_on_serving_runs(demo: str, clone: Path):
     for program in programs:
         assert "李明远" in run([sys.executable, "-c", program], clone)
     assert len((clone / "tagged.jsonl").read_text("utf-8").splitlines()) == 126
-
-
-def test_python_of_the_readme_runs(demo: str, clone: Path):
-    blocks = re.findall(
-        r"```python\n(.*?)```", (clone / "README.md").read_text("utf-8"), flags=re.S
-    )
-    assert len(blocks) == 3
-    for block in blocks:
-        run([sys.executable, "-c", block], clone)
-
-
-def test_result_tables_of_the_readme_are_up_to_date(clone: Path):
-    run([sys.executable, "-m", "benchmarks.tables", "--check"], clone)

@@ -30,7 +30,8 @@ def delimiter_of(header: str) -> str:
 
 def is_table(name: str, encoding: str = "utf-8") -> bool:
     """Whether a file has a header that names a text or words, and annotation of whole texts."""
-    lines = [line for _, line in islice(read_lines(name, encoding), SAMPLE)]
+    filled = (line for _, line in read_lines(name, encoding) if line.strip())
+    lines = list(islice(filled, SAMPLE))
     if not lines or not any(mark in lines[0] for mark in "\t;,"):
         return False
     rows = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter_of(lines[0]))

@@ -1,11 +1,17 @@
-"""Text files as lines or JSON values: encodings, line ends, byte-order marks, line numbers."""
+"""Text files as lines or JSON values: encodings, line ends, byte-order marks, line numbers.
+
+Files whose name ends in .gz are read as what they hold.
+"""
 
 import codecs
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from contrastive_ner.errors import DataError
 
@@ -20,15 +26,36 @@ LEGACY = ("gb18030", "big5", "shift_jis", "euc_kr", "cp1252")  # named if they f
 MALFORMED = (ValueError, TypeError, RecursionError)  # what parsing a bad row of JSON may raise
 
 
+def suffix_of(name: str) -> str:
+    """The ending of a file's name in lower case, without .gz.
+
+    >>> suffix_of("data/train.JSONL.gz")
+    '.jsonl'
+    """
+    path = Path(name.lower())
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+@contextmanager
+def opened(name: str, mode: str = "rb", **options: Any) -> Iterator[IO[Any]]:
+    """An open file; DataError if there is none, or it is damaged."""
+    if not Path(name).is_file():
+        raise DataError(f"{name}: no such file")
+    try:
+        open_file: Any = gzip.open if name.lower().endswith(".gz") else open
+        with open_file(name, mode, **options) as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{name}: a damaged .gz file ({error}); compress the data again") from error
+
+
 def encoding_of(name: str, encoding: str = "utf-8") -> str:
     """The encoding by the byte-order mark of a file, else the given one.
 
     Raises:
         DataError: there is no such file.
     """
-    if not Path(name).is_file():
-        raise DataError(f"{name}: no such file")
-    with open(name, "rb") as file:
+    with opened(name) as file:
         start = file.read(4)
     found = next((own for mark, own in MARKS.items() if start.startswith(mark)), encoding)
     return "utf-8-sig" if codecs.lookup(found).name == "utf-8" else found
@@ -39,9 +66,7 @@ def read_raw_lines(name: str) -> Iterator[tuple[int, bytes]]:
 
     Lines end only at \\n or \\r\\n. A byte-order mark at the start of the file is skipped.
     """
-    if not Path(name).is_file():
-        raise DataError(f"{name}: no such file")
-    with open(name, "rb") as file:
+    with opened(name) as file:
         for number, raw in enumerate(file, start=1):
             yield number, raw.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").rstrip(b"\r\n")
 
@@ -53,7 +78,7 @@ def read_lines(name: str, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
         DataError: there is no such file, or it is not in the encoding.
     """
     found = encoding_of(name, encoding)
-    with open(name, encoding=found) as file:
+    with opened(name, "rt", encoding=found) as file:
         try:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\n")
@@ -69,8 +94,8 @@ def read_text(name: str, encoding: str = "utf-8") -> str:
     """
     found = encoding_of(name, encoding)
     try:
-        with open(name, encoding=found, newline="") as file:
-            return file.read()
+        with opened(name, "rt", encoding=found, newline="") as file:
+            return str(file.read())
     except UnicodeError as error:
         raise not_decoded(name, found) from error
 
@@ -78,7 +103,8 @@ def read_text(name: str, encoding: str = "utf-8") -> str:
 def not_decoded(name: str, encoding: str) -> DataError:
     """The error of a file that is not in an encoding; names line, byte and likely encodings."""
     encoding = encoding.removesuffix("-sig")
-    raw = Path(name).read_bytes()
+    with opened(name) as file:
+        raw = file.read()
     where, line = "", raw
     if codecs.lookup(encoding).name == "utf-8":
         for number, line in enumerate(raw.splitlines(), start=1):

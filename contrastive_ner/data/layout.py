@@ -9,8 +9,8 @@ from contrastive_ner.errors import DataError, shown
 
 # Formats of annotated text. "jsonl" is JSON of any layout; see `json_rows`.
 FORMATS = (
-    "columns", "jsonl", "cluener", "parquet", "datasets", "brat", "pubtator", "spacy", "conll2012",
-    "webanno",
+    "columns", "jsonl", "cluener", "csv", "parquet", "datasets", "brat", "pubtator", "spacy",
+    "conll2012", "webanno",
 )  # fmt: skip
 LAYOUT_CHOICES = {
     "tag_scheme": ("auto", *READ_SCHEMES),

@@ -15,7 +15,15 @@ from pathlib import Path
 from contrastive_ner.data.columns import read_columns
 from contrastive_ner.data.conll2012 import is_conll2012, read_conll2012
 from contrastive_ner.data.conllu import entity_key, read_conllu
-from contrastive_ner.data.decoding import MALFORMED, Place, is_json_lines, read_json, read_lines
+from contrastive_ner.data.csv_tables import SUFFIXES, is_table, read_csv
+from contrastive_ner.data.decoding import (
+    MALFORMED,
+    Place,
+    is_json_lines,
+    read_json,
+    read_lines,
+    suffix_of,
+)
 from contrastive_ner.data.documents import regrouped
 from contrastive_ner.data.joining import joiner_of
 from contrastive_ner.data.json_rows import read_rows_of
@@ -53,6 +61,11 @@ def _json(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
     return read_rows_of(read_json(name, layout.encoding), Reading(name, layout, report), kind)
 
 
+def _csv(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
+    yield from read_rows_of(read_csv(name, layout.encoding), Reading(name, layout, report))
+    report.format = "csv"
+
+
 def _rows(read: Callable[[str], Iterable[Place]]) -> Reader:
     """A reader of a source whose rows have numbers, not lines."""
 
@@ -70,6 +83,7 @@ READERS: dict[str, Reader] = {
     "columns": _columns,
     "jsonl": _json,
     "cluener": _json,
+    "csv": _csv,
     "parquet": _rows(read_parquet),
     "datasets": _rows(read_dataset),
     "brat": read_brat,
@@ -188,13 +202,15 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
         return "brat" if next(path.rglob("*.ann"), None) else "datasets"
     if "@" in path.name and not path.is_file():
         return "datasets"
-    suffix = path.suffix.lower()
+    suffix = suffix_of(name)
     if suffix in (".parquet", ".spacy", ".ann"):
         return {".parquet": "parquet", ".spacy": "spacy", ".ann": "brat"}[suffix]
     filled = (line for _, line in read_lines(name, encoding) if not is_blank(line))
     lines = list(islice(filled, 3))
     if not lines:
         return "jsonl" if suffix in JSON_SUFFIXES else "columns"
+    if suffix in SUFFIXES and is_table(name, encoding):
+        return "csv"
     if is_json(name, lines, suffix, encoding):
         return "cluener" if _is_cluener(lines[0]) else "jsonl"
     if is_webanno(lines[0]):

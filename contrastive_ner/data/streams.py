@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 from contrastive_ner.data.bioc import is_bioc, without_annotations
 from contrastive_ner.data.conll2012 import read_conll2012
 from contrastive_ner.data.conllu import entity_key
+from contrastive_ner.data.csv_tables import is_table
 from contrastive_ner.data.decoding import (
     MALFORMED,
     Place,
     encoding_of,
     fault,
     is_json_lines,
+    opened,
     read_json,
     read_lines,
     read_raw_lines,
+    suffix_of,
 )
 from contrastive_ner.data.documents import regrouped
 from contrastive_ner.data.fields import other_fields
@@ -36,14 +39,14 @@ from contrastive_ner.data.records import Record, token_offsets
 from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, Reading, find_words, words_of
 from contrastive_ner.data.schemes import SPELLINGS
 from contrastive_ner.data.sentences import to_records
-from contrastive_ner.data.shapes import is_document_start
+from contrastive_ner.data.shapes import find_shape, is_document_start
 from contrastive_ner.data.tables import hub_arguments
 from contrastive_ner.data.webanno import is_webanno, read_webanno
 from contrastive_ner.errors import DataError
 from contrastive_ner.logs import log
 from contrastive_ner.models.windows_ner import joined
 
-INPUT_FORMATS = ("auto", "text", "csv", *FORMATS)
+INPUT_FORMATS = ("auto", "text", *FORMATS)
 TABLES = ("parquet", "datasets")
 WORDS_ALONE = {"conll2012": read_conll2012, "webanno": read_webanno}  # read without mentions
 ROWS_TO_TELL = 100  # rows that tell what stands between words
@@ -106,7 +109,8 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
         report = ReadReport(path=path)
         sentences = list(WORDS_ALONE[kind](path, layout, report, mentions=False))
         return Rows(iter(to_records(path, sentences, layout, report)), kind)
-    if kind in READERS and kind not in ("jsonl", "cluener", *TABLES):
+    is_annotated = keep_entities and kind == "csv" and is_table(path, layout.encoding)
+    if is_annotated or (kind in READERS and kind not in ("jsonl", "cluener", "csv", *TABLES)):
         records, report = read_records(path, replace(layout, format=kind))
         for remark in report.remarks():
             log.warning("%s: %s", path, remark)
@@ -128,12 +132,14 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
     Raises:
         DataError: the file may be plain text or columns.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = suffix_of(path)
     if suffix in (".csv", ".tsv", ".parquet"):
         if suffix == ".tsv" and Path(path).is_file():
             start = next((raw for _, raw in read_raw_lines(path) if raw.strip()), b"")
             if is_webanno(start.decode("utf-8", "replace")):
                 return "webanno"
+        if suffix != ".parquet" and _has_a_token_a_row(path, encoding):
+            return "columns"
         return "parquet" if suffix == ".parquet" else "csv"
     try:
         found = detect_format(path, encoding)
@@ -147,6 +153,16 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
     if key is not None and not key.brackets:
         return "columns"
     return text_or_columns(path, list(itertools.islice(_filled_lines(path, encoding), 200)))
+
+
+def _has_a_token_a_row(path: str, encoding: str) -> bool:
+    """Whether a CSV or TSV file is one of columns, and no column is called text."""
+    try:
+        header = next(_filled_lines(path, encoding), "")
+        shape = find_shape(path, Layout(encoding=encoding), ReadReport())
+    except DataError:
+        return False
+    return shape is not None and "text" not in shape.cells(header.lower())
 
 
 def _filled_lines(path: str, encoding: str) -> Iterator[str]:
@@ -295,11 +311,12 @@ def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
     """Rows of a CSV file with a header, or of a TSV file (if the name ends in .tsv)."""
     csv.field_size_limit(sys.maxsize)
     # A cell that is not UTF-8 becomes bytes, so that only its row is bad.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+    with opened(path, "rt", **how) as file:
         # Strict: otherwise a misplaced quote would vanish, and an unclosed one would silently
         # swallow the rest of the file.
         reader = csv.DictReader(
-            file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True
+            file, delimiter="\t" if suffix_of(path) == ".tsv" else ",", strict=True
         )
         try:
             width = len(reader.fieldnames or ())
