@@ -502,7 +502,7 @@ def test_json_of_all_kinds_is_read(
 
 
 EXAMPLES = re.findall(
-    r"```(json|text)\n(.*?)```", (ROOT / "docs" / "data.md").read_text("utf-8"), re.S
+    r"```(json|text|csv)\n(.*?)```", (ROOT / "docs" / "data.md").read_text("utf-8"), re.S
 )
 
 

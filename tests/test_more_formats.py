@@ -169,7 +169,7 @@ def test_conll_u_without_entities_is_refused_as_columns_are(file: File) -> None:
         path = file(conllu("1 Anna", "2 left", "3 Q5" if key == "NER" else "3 Rome Q5", key=key))
         with pytest.raises(DataError, match="no column holds tags"):
             read_records(path)
-        assert input_format(str(path)) == "text"
+        assert input_format(str(path)) == "columns"
 
 
 def test_tags_in_another_column_come_before_those_of_misc(file: File) -> None:
@@ -187,7 +187,7 @@ def test_brackets_in_conll_u_are_refused(file: File) -> None:
         path = file(conllu(*rows, key=key))
         with pytest.raises(DataError, match=r"data.txt:1: .*'\(person-1\)'.*are not read"):
             read_records(path)
-        assert input_format(str(path)) == "text"
+        assert input_format(str(path)) == "columns"
 
 
 @pytest.mark.parametrize(
@@ -468,3 +468,26 @@ def test_rows_with_passages_of_another_kind_are_no_bioc(file: File) -> None:
     assert found(read_records(file(json.dumps(row), "a.json"))[0]) == [("Rome", [("Rome", "LOC")])]
     rows = {"passages": [{"text": "Rome", "entities": [[0, 4, "LOC"]]}]}
     assert found(read_records(file(json.dumps(rows), "a.json"))[0]) == [("Rome", [("Rome", "LOC")])]
+
+
+@pytest.mark.parametrize("misc", ["SpaceAfter=No", "_", "Entity=(person-1"])
+def test_the_words_of_conllu_are_tagged_whatever_its_last_column_holds(
+    tmp_path: Path, misc: str
+) -> None:
+    rows = [
+        "# text = zum Rom",
+        f"1-2\tzum\t{chr(9).join('_' * 7)}\t_",
+        f"1\tzu\t{chr(9).join('_' * 7)}\t{misc}",
+        f"2\tdem\t{chr(9).join('_' * 7)}\t_",
+        f"3\tRom\t{chr(9).join('_' * 7)}\t_",
+        "",
+        f"1\tAnna\t{chr(9).join('_' * 7)}\t_",
+        "",
+    ]
+    path = tmp_path / "a.conllu"
+    path.write_text("\n".join(rows), "utf-8")
+    assert input_format(str(path)) == "columns"
+    read = [row.text for row in read_rows(str(path), Layout()).rows if isinstance(row, Record)]
+    assert read == ["zu dem Rom", "Anna"]
+    with pytest.raises(DataError):
+        read_records(path)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +60,15 @@ def entity_key(lines: Iterable[str]) -> Key | None:
     return None
 
 
+def is_untagged(lines: Iterable[str]) -> bool:
+    """Whether these are lines of CoNLL-U without tags that can be read."""
+    filled = (line for line in lines if not is_blank(line) and line[0] != "#")
+    rows = [line.rstrip("\r").split("\t") for line in islice(filled, SAMPLE)]
+    if not rows or not all(len(row) == WIDTH and NUMBER.fullmatch(row[0]) for row in rows):
+        return False
+    return not any(map(is_tag_column, list(zip(*rows, strict=True))[1:]))
+
+
 def _are_tags(values: Counter[str]) -> bool:
     """Whether at least half of the values are tags, perhaps types alone (IO)."""
     pairs, _ = read_tags(values + Counter("O"))
@@ -73,10 +82,13 @@ def _are_prefixed(values: Counter[str]) -> bool:
 def read_conllu(name: str, key: str, layout: Layout, report: ReadReport) -> Iterator[Sentence]:
     """Yield the sentences of a file; the tags of its words are under `key` in MISC, else O.
 
+    With "" as the key, the words alone.
+
     Raises:
         DataError: a row is malformed, or has brackets where a tag is expected.
     """
-    report.note(f"tags are read from {key}= in the last column")
+    if key:
+        report.note(f"tags are read from {key}= in the last column")
     stem = Path(name).stem
     doc: str | None = None
     number, documents = 0, 0

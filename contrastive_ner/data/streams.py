@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from contrastive_ner.data.bioc import is_bioc, without_annotations
 from contrastive_ner.data.conll2012 import read_conll2012
-from contrastive_ner.data.conllu import entity_key
+from contrastive_ner.data.conllu import entity_key, is_untagged, read_conllu
 from contrastive_ner.data.csv_tables import is_table
 from contrastive_ner.data.decoding import (
     MALFORMED,
@@ -109,6 +109,10 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
         report = ReadReport(path=path)
         sentences = list(WORDS_ALONE[kind](path, layout, report, mentions=False))
         return Rows(iter(to_records(path, sentences, layout, report)), kind)
+    if kind == "columns" and not keep_entities and _is_untagged(path, layout.encoding):
+        report = ReadReport(path=path)
+        sentences = list(read_conllu(path, "", layout, report))
+        return Rows(iter(to_records(path, sentences, layout, report)), kind)
     is_annotated = keep_entities and kind == "csv" and is_table(path, layout.encoding)
     if is_annotated or (kind in READERS and kind not in ("jsonl", "cluener", "csv", *TABLES)):
         records, report = read_records(path, replace(layout, format=kind))
@@ -150,9 +154,16 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
     if found != "columns":
         return found
     key = entity_key(_filled_lines(path, encoding))
-    if key is not None and not key.brackets:
+    if (key is not None and not key.brackets) or _is_untagged(path, encoding):
         return "columns"
     return text_or_columns(path, list(itertools.islice(_filled_lines(path, encoding), 200)))
+
+
+def _is_untagged(path: str, encoding: str) -> bool:
+    """Whether a file is CoNLL-U of which only the words can be read."""
+    lines = list(itertools.islice(_filled_lines(path, encoding), 2_000))
+    key = entity_key(lines)
+    return (key is None or key.brackets) and is_untagged(lines)
 
 
 def _has_a_token_a_row(path: str, encoding: str) -> bool:
