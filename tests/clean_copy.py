@@ -22,8 +22,12 @@ def clean_copy(folder: Path) -> Path:
 
 
 def run(command: list[str], clone: Path, **variables: str) -> str:
-    """Run a command in the clone, by the clone's code, with its environment active."""
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    """Run a command in the clone, by the clone's code, with its environment active.
+
+    It has the threads that `conftest` leaves to a worker: two processes with two threads each take
+    several times as long on two processors.
+    """
+    environment = dict(os.environ)
     path = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{environment['PATH']}"
     environment |= {"PATH": path, "PYTHONPATH": str(clone), "HF_HOME": str(clone / "hf-cache")}
     done = subprocess.run(
