@@ -12,6 +12,7 @@ from contrastive_ner.data.decoding import read_lines
 from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.sentences import Sentence
 from contrastive_ner.data.shapes import (
+    CSV,
     NO_TOKEN,
     Shape,
     find_shape,
@@ -41,7 +42,7 @@ def read_columns(name: str, layout: Layout, report: ReadReport) -> Iterator[Sent
     blocks = _blocks(name, shape, layout, report)
     if shape.ends is not None:
         blocks = _sentences(blocks, shape.ends)
-    if shape.sentence is not None:
+    if shape.sentence:
         blocks = _by_cell(blocks, shape.sentence)
     for lines, rows, doc in blocks:
         columns = list(zip(*rows, strict=True))
@@ -69,15 +70,15 @@ def _sentences(blocks: Iterator[Block], ends: int) -> Iterator[Block]:
                 yield lines[start:end], rows[start:end], doc
 
 
-def _by_cell(blocks: Iterator[Block], column: int) -> Iterator[Block]:
-    """Blocks split where a cell is filled and not the one before."""
+def _by_cell(blocks: Iterator[Block], columns: Sequence[int]) -> Iterator[Block]:
+    """Blocks split where one of the columns is filled and not as before."""
     for lines, rows, doc in blocks:
-        start, current = 0, rows[0][column]
+        start, current = 0, [rows[0][c] for c in columns]
         for i, row in enumerate(rows):
-            if row[column] and row[column] != current:
-                if i > start:
-                    yield lines[start:i], rows[start:i], doc
-                start, current = i, row[column]
+            cells = [row[c] or old for c, old in zip(columns, current, strict=True)]
+            if cells != current:
+                yield lines[start:i], rows[start:i], doc
+                start, current = i, cells
         yield lines[start:], rows[start:], doc
 
 
@@ -124,7 +125,7 @@ def _paragraphs(name: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
 
 def _plain_rows(block: Sequence[str], shape: Shape) -> list[list[str]] | None:
     """The rows of a paragraph without anything that needs a closer look; else None."""
-    if shape.delimiter in ("", ",") or shape.numbers is not None:
+    if shape.delimiter in ("", *CSV) or shape.numbers is not None:
         return None
     text = "\n".join(block) + "\n"
     if "#" in text or "-DOCSTART-" in text or " \n" in text or "\t\n" in text or "\r" in text:
@@ -144,7 +145,7 @@ def _checked_row(
         DataError: it has more or fewer cells than the other rows.
     """
     cells = split_row(line, shape.delimiter)
-    if len(cells) != shape.width and shape.delimiter != ",":
+    if len(cells) != shape.width and shape.delimiter not in CSV:
         cells = [cell for cell in cells if cell]  # runs of tabs
     if line[0] == "#" and _is_comment(line, cells, shape, begins=begins):
         report.left_out["comment lines"] += 1
@@ -171,11 +172,11 @@ def _is_comment(line: str, cells: Sequence[str], shape: Shape, *, begins: bool) 
 
 def _ragged(name: str, number: int, line: str, found: int, shape: Shape) -> DataError:
     """The error of a row with more or fewer cells than the others."""
-    names = {"\t": "tabs", " ": "spaces", "": "spaces and tabs", ",": "commas"}
+    names = {"\t": "tabs", " ": "spaces", "": "spaces and tabs", ",": "commas", ";": "semicolons"}
     wanted = names[shape.delimiter]
     if line.isspace():
         help_ = "a line of other white space ends no sentence: make it empty, or give it a tag"
-    elif shape.delimiter == ",":
+    elif shape.delimiter in CSV:
         help_ = "quote a comma in a cell: the token ',' is written \",\""
     elif shape.delimiter != "" and ("\t" in line) != (shape.delimiter == "\t"):
         help_ = f"other rows are separated by {wanted}: use one delimiter, or set delimiter=any"

@@ -6,7 +6,7 @@ Files with one token a row are read as columns.
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -14,12 +14,13 @@ from contrastive_ner.data.decoding import Place, read_lines, read_text
 from contrastive_ner.data.mentions import value_of
 from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, TAG_KEYS
 from contrastive_ner.data.schemes import read_tags
-from contrastive_ner.errors import DataError
+from contrastive_ner.errors import DataError, shown
 
 SUFFIXES = (".csv", ".tsv")
 SAMPLE = 200  # rows that tell what a file holds
 BETWEEN_TAGS = re.compile(r"[,\s]+")
 ANNOTATION = {*ENTITY_KEYS, *TAG_KEYS, "word_labels"}
+TEXTS = ("text", "sentence", "tokens", "words")  # columns that may hold the words of tags
 KNOWN = {*ANNOTATION, *ROW_KEYS, "id", "doc"}
 
 
@@ -58,8 +59,11 @@ def tags_in(cell: str) -> list[str]:
     return parts if spelling != "PER" and pairs.keys() >= set(parts) else []
 
 
-def read_csv(name: str, encoding: str = "utf-8") -> Iterator[Place]:
+def read_csv(name: str, encoding: str = "utf-8", given: Iterable[str] = ()) -> Iterator[Place]:
     """Rows as objects. Lists and objects in cells are read; an empty cell is none at all.
+
+    Args:
+        given: names of columns that are known as they are.
 
     Raises:
         DataError: the file is not CSV, or a row has more or fewer cells than the header.
@@ -80,16 +84,23 @@ def read_csv(name: str, encoding: str = "utf-8") -> Iterator[Place]:
                         f"{name}:{line}: expected {len(header)} cells as in the header, found "
                         f"{len(row)}; quote text that contains the delimiter"
                     )
-                yield Place(line, in_words(dict(zip(header, row, strict=True))))
+                try:
+                    yield Place(line, in_words(dict(zip(header, row, strict=True))))
+                except DataError as error:
+                    raise DataError(f"{name}:{line}: {error}") from error
             elif row:
-                header = [known_name(cell) for cell in row]
+                header = [cell if cell in given else known_name(cell) for cell in row]
             line = rows.line_num + 1
     except csv.Error as error:
         raise DataError(f"{name}:{line}: not valid CSV: {error}") from error
 
 
 def in_words(row: Mapping[str, str]) -> dict[str, Any]:
-    """A row with the values of its cells, and the words of a text that has a tag each."""
+    """A row with the values of its cells, and the words of a text that has a tag each.
+
+    Raises:
+        DataError: there are as many tags as neither words nor characters.
+    """
     found: dict[str, Any] = {}
     for key, cell in row.items():
         value = value_of(cell) if cell.strip()[:1] in ("[", "{") and key != "text" else None
@@ -97,9 +108,28 @@ def in_words(row: Mapping[str, str]) -> dict[str, Any]:
             value = cell
         if value != "" or key in ENTITY_KEYS:
             found[key] = None if value == "" else value
-    text = next((found[k] for k in ("text", "sentence") if isinstance(found.get(k), str)), None)
-    for key in ANNOTATION & found.keys():
-        tags = tags_in(found[key]) if isinstance(found[key], str) else []
-        if text is not None and tags and len(tags) == len(text.split()):
-            return {**found, "tokens": text.split(), "ner_tags": tags, key: None}
+    text = next((found[k] for k in TEXTS if isinstance(found.get(k), str)), None)
+    if text is None:
+        return found
+    for key in sorted(ANNOTATION & found.keys()):
+        value = found[key]
+        tags = tags_in(value) if isinstance(value, str) else tags_of(value)
+        if len(tags) > 1 or (tags and len(text.split()) == 1):
+            words = text.split()
+            if len(tags) == len(words):
+                return {**found, key: None, "tokens": words, "ner_tags": tags}
+            if len(tags) == len(text):
+                return {**found, key: None, "tokens": list(text), "ner_tags": tags}
+            raise DataError(
+                f"expected a tag for each of the {len(words)} words, found {len(tags)} in {key!r}: "
+                f"{shown(value)}"
+            )
     return found
+
+
+def tags_of(value: Any) -> list[str]:
+    """The tags in a list; [] if it is none of tags."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return []
+    pairs, spelling = read_tags(dict.fromkeys(value, 1))
+    return value if spelling != "PER" and pairs.keys() >= {*value} else []

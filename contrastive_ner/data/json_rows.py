@@ -36,6 +36,7 @@ from contrastive_ner.data.row_parts import (
     with_spans,
     words_of,
 )
+from contrastive_ner.data.schemes import read_tags
 from contrastive_ner.data.sentences import Sentence
 from contrastive_ner.data.tool_rows import (
     is_w2ner,
@@ -48,6 +49,7 @@ from contrastive_ner.data.tool_rows import (
 )
 from contrastive_ner.errors import DataError, shown
 
+WORDS = {"tokens", "words", "token", "chars", "characters", "tokenized_text"}
 SPLITS = {"train", "training", "dev", "develop", "valid", "validation", "val", "eval", "test"}
 
 
@@ -124,11 +126,14 @@ def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
         return [row for item in inner for row in rows_in(item, keys)]
     if not isinstance(value, dict) or is_bioc(value) or _is_row(value, keys):
         return [value]
-    parts = {key: part for key, part in value.items() if isinstance(part, dict | list) and part}
+    nested = {key: part for key, part in value.items() if isinstance(part, dict | list) and part}
+    parts = {key: part for key, part in nested.items() if not looks_like_mentions(part)}
+    if len(parts) < len(nested):
+        return [value]  # a row, perhaps with a text that cannot be found
     found = {
         key: rows for key, part in parts.items() if _has_row(rows := rows_in(part, keys), keys)
     }
-    if len(found) > 1 and {key.lower() for key in found} <= SPLITS:
+    if len(found) > 1 and {key.lower() for key in found} & SPLITS:
         raise DataError(f"found the splits {', '.join(found)} in one file: write a file for each")
     # A row among other keys is a part of what they describe; a list of rows is not.
     is_part = len(value) > 1 and any(_is_row(parts[key], keys) for key in found)
@@ -146,7 +151,8 @@ def _holds_row(value: Mapping[str, Any], key: str) -> bool:
     """Whether a key of a row stands for a row here; {"data": [row, row]} only holds rows."""
     inner = value[key]
     is_list_of_rows = isinstance(inner, list) and any(isinstance(v, dict) for v in inner)
-    return not isinstance(inner, dict) and not is_list_of_rows
+    are_words = key in WORDS and words_of(inner) is not None
+    return not isinstance(inner, dict) and (are_words or not is_list_of_rows)
 
 
 def _is_pair(value: Any) -> bool:
@@ -238,7 +244,7 @@ def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Itera
     if not lists and known and not (given is None and _says_else(row, known[0])):
         kind = "null" if row.get(known[0]) is None else type(row[known[0]]).__name__
         raise DataError(
-            f"expected a list in {known[0]!r}, empty where there is no mention, found {kind}"
+            f"expected a list in {known[0]!r}, [] where there is no mention, found {kind}"
         )
     if not lists:
         others = {
@@ -278,7 +284,9 @@ def tagged_words(row: Row, line: int, reading: Reading) -> Sentence | None:
     keys = reading.layout.keys
     tag_keys = [keys["tags"]] if "tags" in keys else TAG_KEYS
     token_keys = [keys["tokens"]] if "tokens" in keys else TOKEN_KEYS
-    found = next((key for key in tag_keys if _are_tags(row.get(key))), None)
+    found = next(
+        (k for k in tag_keys if _are_tags(row.get(k)) and not _are_topics(row, k, reading)), None
+    )
     own = next((key for key in token_keys if key != found and words_of(row.get(key))), None)
     empty = next((key for key in token_keys if row.get(key) == []), None)
     if found is None and own is None and empty is not None:
@@ -322,6 +330,16 @@ def _are_tags(value: Any) -> bool:
     return all(isinstance(tag, str) for tag in value) or all(
         isinstance(tag, int) and not isinstance(tag, bool) for tag in value
     )
+
+
+def _are_topics(row: Row, key: str, reading: Reading) -> bool:
+    """Whether a list of strings names topics of a text that has its mentions elsewhere."""
+    if key in reading.layout.keys.values() or not isinstance(row[key][0], str):
+        return False
+    pairs, spelling = read_tags(dict.fromkeys(row[key], 1))
+    if spelling != "PER" and pairs:
+        return False
+    return any(k != key and looks_like_mentions(listed(row.get(k))) for k in ENTITY_KEYS)
 
 
 def _tag_name(tag: Any, key: str, names: Sequence[str]) -> str:

@@ -4,23 +4,27 @@ from collections.abc import Mapping, Sequence
 
 from contrastive_ner.data.schemes import OUTSIDE, ROLES, Pair, read_tags
 
-SEPARATOR = "|"
+SEPARATORS = "|+,;/"
 
 
-def is_stacked(tags: Mapping[str, int]) -> bool:
-    """Whether tags, given with their numbers, hold several tags each, as in B-ORG|B-GPE.
+def separator_of(tags: Mapping[str, int]) -> str:
+    """What stands between several tags in a cell, as in B-ORG|B-GPE; "" if each has one tag.
 
-    A type may have a | of its own: then what follows it is no tag.
+    A type may have such a sign of its own: then what follows it is no tag.
+
+    Args:
+        tags: with their numbers.
     """
-    stacked = [tag for tag in tags if SEPARATOR in tag]
-    if not stacked:
-        return False
-    parts = {part for tag in tags for part in tag.split(SEPARATOR)}
-    pairs, spelling = read_tags(dict.fromkeys(parts, 1))
-    return spelling not in ("PER", "B") and parts <= pairs.keys()
+    for separator in SEPARATORS:
+        if any(separator in tag for tag in tags):
+            parts = {part for tag in tags for part in tag.split(separator)}
+            pairs, spelling = read_tags(dict.fromkeys(parts, 1))
+            if spelling not in ("PER", "B") and parts <= pairs.keys():
+                return separator
+    return ""
 
 
-def unstacked(tags: Sequence[str]) -> list[list[str]]:
+def unstacked(tags: Sequence[str], separator: str = "|") -> list[list[str]]:
     """Layers of tags, one tag a token, from cells that may hold several.
 
     A tag that continues a mention goes to the layer in which a mention of its type is open, any
@@ -29,7 +33,7 @@ def unstacked(tags: Sequence[str]) -> list[list[str]]:
     >>> unstacked(["B-ORG", "B-GPE|I-ORG", "O"])
     [['B-ORG', 'I-ORG', 'O'], ['O', 'B-GPE', 'O']]
     """
-    cells = [cell.split(SEPARATOR) for cell in tags]
+    cells = [cell.split(separator) for cell in tags]
     pairs: dict[str, Pair] = read_tags({part: 1 for cell in cells for part in cell})[0]
     layers: list[list[str]] = []
     for i, cell in enumerate(cells):

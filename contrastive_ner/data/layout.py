@@ -14,7 +14,7 @@ FORMATS = (
 )  # fmt: skip
 LAYOUT_CHOICES = {
     "tag_scheme": ("auto", *READ_SCHEMES),
-    "delimiter": ("auto", "tab", "space", "any", "comma"),
+    "delimiter": ("auto", "tab", "space", "any", "comma", "semicolon"),
     "joiner": ("auto", "none", "space"),
     "offsets": ("auto", "half_open", "inclusive", "utf16"),
 }
@@ -29,9 +29,9 @@ class Layout:
         format: "auto" or one of `FORMATS`.
         encoding: encoding of text files, by Python's names; a byte-order mark comes first.
         tag_scheme: "auto", "IO", "IOB1", "BIO", "BIOES", "BMES", "BILOU" or "BMEWO".
-        delimiter: of columns: "auto" (a tab if most rows have one, else a comma if nearly all
-            rows have as many cells, else spaces), "tab", "space" (runs of spaces), "any" (runs of
-            spaces and tabs) or "comma" (CSV).
+        delimiter: of columns: "auto" (a tab if most rows have one, else a comma or semicolon if
+            nearly all rows have as many cells, else spaces), "tab", "space" (runs of spaces), "any"
+            (runs of spaces and tabs), "comma" or "semicolon" (CSV).
         token_column: index of the token column. A first column that numbers the tokens of each
             sentence is passed over.
         tag_columns: indices of the tag columns, several for nested mentions. Empty: the last ones

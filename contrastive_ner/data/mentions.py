@@ -68,10 +68,13 @@ def listed(value: Any) -> list[Any] | None:
         return None
     entries: list[Any] = []
     for name, group in value.items():
-        if isinstance(group, list) and all(_is_pair(item) for item in group):
+        if isinstance(group, list) and all(map(_is_pair, group)):
             entries += [[*pair, name] for pair in group]
-        elif looks_like_mentions(group):
-            entries += group
+        elif looks_like_mentions(group) and all(isinstance(item, dict) for item in group):
+            entries += [
+                item if item.keys() & {*LABEL_KEYS} - {"entity"} else {**item, "label": name}
+                for item in group
+            ]
         else:
             return None
     return entries

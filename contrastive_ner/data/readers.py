@@ -62,7 +62,8 @@ def _json(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
 
 
 def _csv(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
-    yield from read_rows_of(read_csv(name, layout.encoding), Reading(name, layout, report))
+    places = read_csv(name, layout.encoding, layout.keys.values())
+    yield from read_rows_of(places, Reading(name, layout, report))
     report.format = "csv"
 
 

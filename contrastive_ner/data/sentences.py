@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from contrastive_ner.data.joining import joiner_of, token_kinds
-from contrastive_ner.data.layers import SEPARATOR, is_stacked, unstacked
+from contrastive_ner.data.layers import separator_of, unstacked
 from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.schemes import (
@@ -94,10 +94,10 @@ def _pairs(
     counts = Counter(chain.from_iterable(layer for item in sentences for layer in item.tags))
     if not counts:
         return {}
-    if is_stacked(counts):
-        report.note(f"cells with several tags ({SEPARATOR}) are read as nested mentions")
+    if separator := separator_of(counts):
+        report.note(f"cells with several tags ({separator}) are read as nested mentions")
         for item in sentences:
-            item.tags = [own for layer in item.tags for own in unstacked(layer)]
+            item.tags = [own for layer in item.tags for own in unstacked(layer, separator)]
         counts = Counter(chain.from_iterable(layer for item in sentences for layer in item.tags))
     layers = [layer for item in sentences for layer in item.tags]
     pairs, spelling = read_tags(counts)

@@ -3,21 +3,25 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
 from contrastive_ner.data.decoding import read_lines
+from contrastive_ner.data.layers import separator_of
 from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.schemes import bare_tags, read_tags
 from contrastive_ner.errors import DataError
 
+CSV = (",", ";")
 SAMPLE = 2_000  # rows that tell the shape
 CHUNKS = {
     "NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC",
     "PC", "AC", "ADVC",
 }  # fmt: skip
 TOKEN_NAMES = {"token", "tokens", "word", "words", "text", "form", "char", "character"}
+TOKEN_ALONE = {"token", "tokens", "word", "words", "form", "char", "character"}
+SENTENCE_NAME = re.compile(r"sent(?:ence)?(?:[ _#-].*)?")
 TAG_NAMES = {
     "tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels", "ne", "entity", "bio", "iob",
     "ne-coarse-lit",
@@ -33,12 +37,12 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?:(?=.)")  # WikiANN's "en:Rome"
 class Shape:
     """How the rows of a file are laid out."""
 
-    delimiter: str  # "\t", " ", "," (CSV) or "" for any run of spaces and tabs
+    delimiter: str  # "\t", " ", "," or ";" (CSV), or "" for any run of spaces and tabs
     width: int  # cells of a row
     token: int
     tags: tuple[int, ...]
     numbers: int | None = None  # the column that numbers the tokens
-    sentence: int | None = None  # the column that changes, or is filled, where a sentence begins
+    sentence: tuple[int, ...] = ()  # columns that change, or are filled, where a sentence begins
     header: int = 0  # the line of the column names; 0: none
     indexed: bool = False
     prefix: str = ""  # before every token
@@ -51,8 +55,9 @@ class Shape:
 
 def split_row(line: str, delimiter: str) -> list[str]:
     """The cells of a row; white space at the end is dropped."""
-    if delimiter == ",":
-        return next(csv.reader([line.rstrip("\r")], skipinitialspace=True))
+    if delimiter in CSV:
+        rows = csv.reader([line.rstrip("\r")], delimiter=delimiter, skipinitialspace=True)
+        return next(rows, [])
     if delimiter == "\t":
         cells = line.split("\t")
         if cells[-1] == "" or cells[-1][-1] in " \r":
@@ -125,23 +130,28 @@ def _is_folded(rows: Sequence[Sequence[str]], layout: Layout) -> bool:
 
 def _delimiter(rows: Sequence[tuple[int, str]], layout: Layout) -> str:
     if layout.delimiter != "auto":
-        return {"tab": "\t", "space": " ", "any": "", "comma": ","}[layout.delimiter]
+        return {"tab": "\t", "space": " ", "any": "", "comma": ",", "semicolon": ";"}[
+            layout.delimiter
+        ]
     if 2 * sum("\t" in line for _, line in rows) > len(rows):
         return "\t"
-    return "," if _are_comma_separated([line for _, line in rows]) else " "
+    lines = [line for _, line in rows]
+    return next((sign for sign in CSV if _are_separated_by(sign, lines)), " ")
 
 
-def _are_comma_separated(lines: Sequence[str]) -> bool:
-    """Whether nearly all lines have as many cells between commas, and a column holds tags."""
-    if not all("," in line for line in lines):
+def _are_separated_by(delimiter: str, lines: Sequence[str]) -> bool:
+    """Whether nearly all lines have as many cells of CSV, and a column holds tags."""
+    if not all(delimiter in line for line in lines):
         return False
-    cells = [split_row(line, ",") for line in lines]
+    cells = [split_row(line, delimiter) for line in lines]
     width = Counter(map(len, cells)).most_common(1)[0][0]
     rows = [row for row in cells if len(row) == width]
-    if 10 * len(rows) < 9 * len(cells):
+    if width == 1 or 10 * len(rows) < 9 * len(cells):
         return False
-    columns = list(zip(*(rows[1:] or rows), strict=True))  # the first row may be a header
-    return any(is_tag_column(column) or is_tag_like(column) for column in columns)
+    lowered = {cell.lower() for cell in rows[0]}
+    if lowered & TOKEN_ALONE and lowered & TAG_NAMES:
+        return True
+    return has_typed_tags(rows[1:] or rows) or has_typed_tags(rows)
 
 
 def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None:
@@ -149,13 +159,17 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     columns = list(zip(*rows, strict=True))
     width = len(columns)
     token = layout.token_column
-    numbers = sentence = None
-    if token == 0 and width > 2 and _tells_sentences(columns[0]):
-        sentence, token = 0, 1
-    if token == (sentence is not None) and width > token + 2 and _counts(columns[token]):
-        numbers, token = token, token + 1
-    elif token == 0 and width > 2 and _are_places(columns[0]):
-        token = 1
+    numbers: int | None = None
+    sentence: tuple[int, ...] = ()
+    # Columns before the tokens; tags are none.
+    while layout.token_column == 0 and width > token + 2 and not is_tag_column(columns[token + 1]):
+        if _tells_sentences(columns[token]):
+            sentence = (*sentence, token)
+        elif numbers is None and _counts(columns[token]):
+            numbers = token
+        elif not (token == 0 and _are_places(columns[token])):
+            break
+        token += 1
     if layout.tag_columns:
         return Shape("", width, token, layout.tag_columns, numbers, sentence)
     tagged = [c for c in range(width) if c != token and is_tag_column(columns[c])]
@@ -165,6 +179,7 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     if not named:
         bare = bare_tags(set(columns[-1]))
         full = width > token + 1 and (bare is not None or is_tag_like(columns[-1]))
+        full = full and set(columns[-1]) != {"0"}
         return Shape("", width, token, (width - 1,), numbers, sentence) if full else None
     run = named[-1:]
     while len(run) < len(named) and named[-len(run) - 1] == run[0] - 1:
@@ -174,7 +189,8 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
 
 def is_tag_column(cells: Sequence[str]) -> bool:
     """Whether nearly all cells are tags with prefixes, or O."""
-    counts = Counter(cells)
+    counts = tag_counts(cells)
+    cells = list(counts.elements())
     pairs, spelling = read_tags(counts)
     if spelling == "PER":
         return False
@@ -185,8 +201,28 @@ def is_tag_column(cells: Sequence[str]) -> bool:
 
 def is_tag_like(cells: Sequence[str]) -> bool:
     """Whether at least half of the cells are tags or O: rows with mistakes."""
-    pairs, _ = read_tags(Counter(cells))
-    return 2 * sum(cell in pairs for cell in cells) >= len(cells)
+    counts = tag_counts(cells)
+    pairs, _ = read_tags(counts)
+    return 2 * sum(counts[tag] for tag in pairs) >= counts.total()
+
+
+def tag_counts(cells: Iterable[str]) -> Counter[str]:
+    """The tags of cells, of which each may hold several, with their numbers."""
+    counts = Counter(cells)
+    separator = separator_of(counts)
+    if not separator:
+        return counts
+    return Counter(part for cell in counts.elements() for part in cell.split(separator))
+
+
+def has_typed_tags(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a column holds tags with prefixes and types, not just O, 0 or single letters."""
+    for column in zip(*rows, strict=True):
+        if is_tag_column(column):
+            pairs, spelling = read_tags(tag_counts(column))
+            if spelling != "B" and any(prefix != "O" for prefix, _ in pairs.values()):
+                return True
+    return False
 
 
 def _is_chunks(cells: Sequence[str]) -> bool:
@@ -216,10 +252,10 @@ def _tells_sentences(cells: Sequence[str]) -> bool:
     Such are the identifiers of sentences, perhaps in their first rows alone.
     """
     same = sum(a == b or not b for a, b in pairwise(cells))
-    if len(cells) < 4 or not same:
+    if len(cells) < 3 or not same:
         return False
     rising = all(map(NUMBER.fullmatch, cells)) and all(int(a) <= int(b) for a, b in pairwise(cells))
-    return 2 * same > len(cells) or rising
+    return 2 * same >= len(cells) - 1 or rising
 
 
 def _is_header(first: Sequence[str], rows: Sequence[Sequence[str]], shape: Shape) -> bool:
@@ -240,6 +276,14 @@ def _named_columns(
     """The shape with the tag column that the header names, and the column that ends sentences."""
     lowered = [name.lower() for name in names]
     ends = lowered.index("misc") if "misc" in lowered else None  # HIPE
+    token = next((c for c, name in enumerate(lowered) if name in TOKEN_ALONE), shape.token)
+    if layout.token_column == 0 and token not in shape.tags:
+        told = tuple(c for c, name in enumerate(lowered) if SENTENCE_NAME.fullmatch(name))
+        sentence = tuple(c for c in told if c != token) or tuple(
+            c for c in shape.sentence if c != token
+        )
+        numbers = shape.numbers if shape.numbers not in (*sentence, token) else None
+        shape = replace(shape, token=token, sentence=sentence, numbers=numbers)
     known = [c for c in range(shape.width) if lowered[c] in TAG_NAMES and c != shape.token]
     tagged = [c for c in known if is_tag_column([row[c] for row in rows])]
     if layout.tag_columns or not tagged:
@@ -264,8 +308,9 @@ def _token_form(shape: Shape, rows: Sequence[Sequence[str]], layout: Layout) -> 
 
 def _described(shape: Shape, layout: Layout, report: ReadReport) -> Shape:
     """The shape itself; what was guessed goes into the report."""
-    if shape.sentence is not None:
-        report.note(f"a sentence ends where column {shape.sentence} changes")
+    if shape.sentence:
+        named = " or ".join(map(str, shape.sentence))
+        report.note(f"a sentence ends where column {named} changes")
     if shape.numbers is not None:
         report.note(f"column {shape.numbers} numbers the tokens: they are read from {shape.token}")
     elif shape.token != layout.token_column:
