@@ -83,6 +83,37 @@ COLUMNS = {
         "Anna,B-PER\nmet,O\nBo,B-PER\n\nRome,B-LOC\n",
         [("Anna met Bo", [("Anna", "PER"), ("Bo", "PER")]), ("Rome", [("Rome", "LOC")])],
     ),
+    "an index of rows before the sentence": (
+        ",Sentence #,Word,POS,Tag\n0,Sentence: 1,Anna,N,B-per\n1,Sentence: 1,met,V,O\n"
+        "2,Sentence: 2,Rome,N,B-geo\n3,Sentence: 3,won,V,O\n",
+        [("Anna met", [("Anna", "per")]), ("Rome", [("Rome", "geo")]), ("won", [])],
+    ),
+    "document, sentence and token": (
+        columns(
+            "d1|1|1|Anna|B-PER / d1|1|2|met|O / d1|2|1|Bo|B-PER / d2|2|1|in|O / d2|2|2|Rome|B-LOC"
+        ),
+        [
+            ("Anna met", [("Anna", "PER")]),
+            ("Bo", [("Bo", "PER")]),
+            ("in Rome", [("Rome", "LOC")]),
+        ],
+    ),
+    "short sentences by their names": (
+        columns("q1|nike|B-BRAND / q1|shoes|O / q2|red|B-COL / q2|dress|O"),
+        [("nike shoes", [("nike", "BRAND")]), ("red dress", [("red", "COL")])],
+    ),
+    "semicolons": (
+        "Wort;Tag\nAnna;B-PER\nging;O\n\nRom;B-LOC\n",
+        [("Anna ging", [("Anna", "PER")]), ("Rom", [("Rom", "LOC")])],
+    ),
+    "layers in cells that are mostly O": (
+        columns("Anna|B-PER+O / met|O+O / Bo|O+B-PER / in|O+O / Rome|O+B-LOC").replace("+", "|"),
+        ANNA,
+    ),
+    "several tags between plus signs": (
+        columns("Bank|B-ORG / of|I-ORG / York|I-ORG+B-GPE / in|O"),
+        [("Bank of York in", [("Bank of York", "ORG"), ("York", "GPE")])],
+    ),
     "German chunks": (
         columns(
             "Anna|Anna|NE|I-NC|I-PER / ging|gehen|VV|I-VC|O / in|in|P|I-PC|O / "
@@ -454,6 +485,22 @@ JSON: dict[str, tuple[Any, Found]] = {
         {"text": TEXT, "ents": [], "spans": {"sc": [span(0, 2), span(3, 5, "LOC")]}},
         CHEN,
     ),
+    "mentions by type": (
+        {"text": TEXT, "entities": {"PER": [{"start": 0, "end": 2}], "LOC": [[3, 5]]}},
+        CHEN,
+    ),
+    "words as objects": (
+        {
+            "id": 1,
+            "tokens": [{"text": word} for word in WORDS],
+            "ner_tags": ["B-PER", "O", "B-PER", "O", "B-LOC"],
+        },
+        ANNA,
+    ),
+    "topics beside mentions": (
+        {"text": TEXT, "tags": ["news", "travel"], "entities": [span(0, 2), span(3, 5, "LOC")]},
+        CHEN,
+    ),
     "places by type": ({"text": TEXT, "entities": {"PER": [[0, 2]], "LOC": [[3, 5]]}}, CHEN),
     "CCKS": (
         {
@@ -636,6 +683,27 @@ REFUSED = {
         json.dumps({"text": TEXT, "entities": "[[0, 2"}),
         "data.jsonl",
         "expected a list in 'entities'.* found str",
+    ),
+    "mentions that have a text where the row has none": (
+        json.dumps({"body": TEXT, "entities": [span(0, 2, text="陈明")]}),
+        "data.json",
+        "set fields=text=KEY",
+    ),
+    "mentions beside sentences": (
+        json.dumps({"sentences": [{"text": "陈明"}, {"text": "到"}], "entities": [span(0, 2)]}),
+        "data.json",
+        "set fields=text=KEY",
+    ),
+    "surfaces by type": (
+        json.dumps({"text": TEXT, "entities": {"PER": [[0, 2, "陈明"]]}}),
+        "data.json",
+        "expected a list in 'entities'",
+    ),
+    "latin-1": ("Müller B-PER\nfährt O\n".encode("latin-1"), "data.txt", "could be cp1252"),
+    "splits of other names": (
+        json.dumps({"train": [{"text": "a", "entities": []}], "testa": [{"text": "b"}]}),
+        "data.json",
+        "the splits train, testa in one file",
     ),
     "splits in one file": (
         json.dumps({"train": [{"text": "a", "entities": []}], "test": [{"text": "b"}]}),
@@ -841,6 +909,23 @@ def test_parquet_has_the_names_of_its_classes(tmp_path: Path) -> None:
     tagged().to_parquet(tmp_path / "data.parquet")
     records, report = read_records(tmp_path / "data.parquet")
     assert (found(records), report.format) == (ANNA, "parquet")
+
+
+def test_names_of_classes_within_mentions(tmp_path: Path) -> None:
+    label = datasets.ClassLabel(names=["LOC", "PER"])
+    mention = {"start": datasets.Value("int64"), "end": datasets.Value("int64"), "label": label}
+    listed = [{"start": 0, "end": 2, "label": 1}]
+    columns_of = {"start": [0], "end": [2], "label": [1]}
+    for feature, own in (
+        (datasets.List(mention), listed),
+        ([mention], listed),
+        (datasets.Sequence(mention), columns_of),
+    ):
+        features = datasets.Features({"text": datasets.Value("string"), "entities": feature})
+        row = {"text": TEXT, "entities": own}
+        data = datasets.Dataset.from_list([row], features=features)
+        data.to_parquet(tmp_path / "data.parquet")
+        assert found(read_records(tmp_path / "data.parquet")[0]) == [(TEXT, [("陈明", "PER")])]
 
 
 def test_an_empty_cell_of_mentions_is_not_none_of_them(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ CELLS: dict[str, dict[str, str]] = {
     "names of columns in capitals": {"Text": TEXT, "Entities": str([[0, 4, "PER"]])},
     "lists of words": {"tokens": "['Anna', 'met']", "ner_tags": "['B-PER', 'O']"},
     "tags between spaces": {"text": "Anna met", "labels": "B-PER O"},
+    "tags under their own key": {"text": "Anna met", "ner_tags": "B-PER O"},
+    "a list of tags of words": {"Sentence": "Anna met", "Tag": "['B-PER', 'O']"},
+    "words and tags between spaces": {"tokens": "Anna met", "tags": "B-PER O"},
     "tags between commas": {"sentence": "Anna met", "word_labels": "B-PER,O"},
 }
 
@@ -74,6 +77,7 @@ REFUSED = {
     "an empty cell": ("a,[]\nb,\n", r"a.csv:3: expected a list in 'entities'.*null"),
     "too many cells": ("a,[]\nb,c,[]\n", "a.csv:3: expected 2 cells .* found 3; quote"),
     "an open quote": ('a,[]\n"b,[]\n', r"a.csv:3: not valid CSV"),
+    "too few tags": ("Anna,B-PER O\n", "a.csv:2: expected a tag for each of the 1 words, found 2"),
     "a broken list": ('a,[]\nb,"[[0, 1"\n', "expected a list in 'entities'.* found str"),
 }
 
@@ -93,6 +97,8 @@ def test_rows_that_cannot_be_read_are_refused(tmp_path: Path, content: str, says
         ("text,label\nAnna,B-PER\nleft,O\n", "columns", "csv"),
         ("text,label\nAnna left,good\n", "columns", "csv"),
         ("text,entities\nAnna,[]\n", "csv", "csv"),
+        ("id,sentence,flag\n7,Anna lives in Rome,0\n9,Bob is bad,0\n", "columns", "csv"),
+        ("review,grade\nAnna,B\nBob,O\n", "columns", "csv"),
         ("", "columns", "csv"),
     ],
 )
@@ -101,6 +107,31 @@ def test_what_a_csv_file_holds(tmp_path: Path, content: str, training: str, tagg
     path.write_text(content, "utf-8")
     assert detect_format(str(path)) == training
     assert input_format(str(path)) == tagging
+
+
+def test_semicolons_and_encodings_of_texts_to_tag(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for encoding in ("cp1252", "utf-16", "utf-8-sig"):
+        path.write_bytes("id;text\n1;Müller, Anna\n2;geht\n".encode(encoding))
+        layout = Layout(encoding="cp1252" if encoding == "cp1252" else "utf-8")
+        rows: list[Any] = list(read_rows(str(path), layout).rows)
+        assert [(row.id, row.text) for row in rows] == [("1", "Müller, Anna"), ("2", "geht")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.conll", "Anna,B-PER\nleft,O\n"),
+        ("a.bio", "B-PER\tAnna\nO\tleft\n"),
+        ("a.iob2", "1\tAnna\tB-PER\t-\n2\tleft\tO\t-\n"),
+    ],
+)
+def test_columns_by_their_name_are_not_tagged_as_texts(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    rows: list[Any] = list(read_rows(str(tmp_path / name), Layout()).rows)
+    assert [row.text for row in rows] == ["Anna left"]
 
 
 def test_parts_of_a_table() -> None:

@@ -6,6 +6,7 @@ Files whose name ends in .gz are read as what they hold.
 import codecs
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,11 +114,19 @@ def not_decoded(name: str, encoding: str) -> DataError:
             except UnicodeDecodeError as error:
                 where = f":{number}: not UTF-8 at byte {error.start + 1}"
                 break
-    likely = [own for own in LEGACY[:-1] if _decodes(raw, own)] or LEGACY[-1:]
+    likely = [own for own in LEGACY[:-1] if _decodes(raw, own)]
+    if not likely or _has_single_letters(line):
+        likely = [LEGACY[-1], *likely]
     hint = f" (it could be {', '.join(likely)})" if likely else ""
     return DataError(
         f"{name}{where or f': not {encoding}'}; convert the file to UTF-8 or set encoding{hint}"
     )
+
+
+def _has_single_letters(raw: bytes) -> bool:
+    """Whether most bytes beyond ASCII stand alone, as umlauts and accents of cp1252 do."""
+    runs = re.findall(rb"[\x80-\xff]+", raw)
+    return 2 * sum(len(run) == 1 for run in runs) > len(runs)
 
 
 def _decodes(raw: bytes, encoding: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from contrastive_ner.data.bioc import is_bioc, without_annotations
 from contrastive_ner.data.conll2012 import read_conll2012
 from contrastive_ner.data.conllu import entity_key, is_untagged, read_conllu
-from contrastive_ner.data.csv_tables import is_table
+from contrastive_ner.data.csv_tables import delimiter_of, is_table
 from contrastive_ner.data.decoding import (
     MALFORMED,
     Place,
@@ -39,7 +39,13 @@ from contrastive_ner.data.records import Record, token_offsets
 from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, Reading, find_words, words_of
 from contrastive_ner.data.schemes import SPELLINGS
 from contrastive_ner.data.sentences import to_records
-from contrastive_ner.data.shapes import find_shape, is_document_start
+from contrastive_ner.data.shapes import (
+    TAG_NAMES,
+    TOKEN_ALONE,
+    find_shape,
+    has_typed_tags,
+    is_document_start,
+)
 from contrastive_ner.data.tables import hub_arguments
 from contrastive_ner.data.webanno import is_webanno, read_webanno
 from contrastive_ner.errors import DataError
@@ -48,6 +54,7 @@ from contrastive_ner.models.windows_ner import joined
 
 INPUT_FORMATS = ("auto", "text", *FORMATS)
 TABLES = ("parquet", "datasets")
+COLUMN_SUFFIXES = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".bmes", ".tags")
 WORDS_ALONE = {"conll2012": read_conll2012, "webanno": read_webanno}  # read without mentions
 ROWS_TO_TELL = 100  # rows that tell what stands between words
 
@@ -126,8 +133,10 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
     source = Source(path, layout, text_column, keep_entities)
     if kind in ("jsonl", "cluener"):
         return Rows(json_rows(source), kind)
-    tables = {"csv": csv_rows, "parquet": parquet_rows, "datasets": dataset_rows}
-    return Rows(table_rows(source, tables[kind](path)), kind)
+    if kind == "csv":
+        return Rows(table_rows(source, csv_rows(path, layout.encoding)), kind)
+    read = parquet_rows if kind == "parquet" else dataset_rows
+    return Rows(table_rows(source, read(path)), kind)
 
 
 def input_format(path: str, encoding: str = "utf-8") -> str:
@@ -153,6 +162,8 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
         return "text"  # beside annotations, but named itself
     if found != "columns":
         return found
+    if suffix in COLUMN_SUFFIXES and _has_a_token_a_row(path, encoding):
+        return "columns"
     key = entity_key(_filled_lines(path, encoding))
     if (key is not None and not key.brackets) or _is_untagged(path, encoding):
         return "columns"
@@ -167,13 +178,25 @@ def _is_untagged(path: str, encoding: str) -> bool:
 
 
 def _has_a_token_a_row(path: str, encoding: str) -> bool:
-    """Whether a CSV or TSV file is one of columns, and no column is called text."""
+    """Whether a file is one of columns, with tags that no text could be, or a header of such.
+
+    A column of texts, or one that is called text, is none of tokens.
+    """
     try:
-        header = next(_filled_lines(path, encoding), "")
+        lines = list(itertools.islice(_filled_lines(path, encoding), 200))
         shape = find_shape(path, Layout(encoding=encoding), ReadReport())
     except DataError:
         return False
-    return shape is not None and "text" not in shape.cells(header.lower())
+    if shape is None:
+        return False
+    rows = [cells for line in lines if len(cells := shape.cells(line)) == shape.width]
+    header = {cell.strip().lower() for cell in rows[0]} if rows else set()
+    tokens = [row[shape.token] for row in rows]
+    if "text" in header or 10 * sum(" " in token for token in tokens) > len(tokens):
+        return False
+    named = bool(header & TOKEN_ALONE and header & TAG_NAMES)
+    tags = [[row[c] for c in shape.tags] for row in rows[bool(shape.header) :]]
+    return named or has_typed_tags(tags)
 
 
 def _filled_lines(path: str, encoding: str) -> Iterator[str]:
@@ -318,17 +341,18 @@ def source_joiner(layout: Layout, rows: Iterable[Any]) -> str:
 
 
 # -- tables
-def csv_rows(path: str) -> Iterator[Mapping[str, Any] | BadRow]:
-    """Rows of a CSV file with a header, or of a TSV file (if the name ends in .tsv)."""
+def csv_rows(path: str, encoding: str = "utf-8") -> Iterator[Mapping[str, Any] | BadRow]:
+    """Rows of a file of CSV with a header, separated by commas, semicolons or tabs."""
     csv.field_size_limit(sys.maxsize)
     # A cell that is not UTF-8 becomes bytes, so that only its row is bad.
-    how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+    found = encoding_of(path, encoding)
+    how = {"encoding": found, "errors": "surrogateescape", "newline": ""}
     with opened(path, "rt", **how) as file:
+        delimiter = delimiter_of(file.readline())
+        file.seek(0)
         # Strict: otherwise a misplaced quote would vanish, and an unclosed one would silently
         # swallow the rest of the file.
-        reader = csv.DictReader(
-            file, delimiter="\t" if suffix_of(path) == ".tsv" else ",", strict=True
-        )
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             width = len(reader.fieldnames or ())
         except csv.Error as error:

@@ -121,18 +121,18 @@ def _places(rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> I
         yield Place(number, _with_names(row, named))
 
 
-def named_classes(features: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The columns of classes, or of lists of them, with the names of the classes."""
-    return {key: names for key, feature in features.items() if (names := class_names(feature))}
+def named_classes(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The features of the columns that hold classes, perhaps in lists or in mentions."""
+    return {key: feature for key, feature in features.items() if _holds_classes(feature)}
 
 
-def _with_names(row: Mapping[str, Any], named: Mapping[str, list[str]]) -> dict[str, Any]:
+def _with_names(row: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """A row without empty cells, with the names of classes in place of their numbers.
 
     An empty cell of mentions stays: it does not say that there are none.
     """
     return {
-        key: _named(value, named[key]) if key in named and value is not None else _as_list(value)
+        key: _as_list(_named(value, named.get(key)))
         for key, value in row.items()
         if value is not None or key in ENTITY_KEYS
     }
@@ -144,12 +144,31 @@ def class_names(feature: Any) -> list[str] | None:
     return names if isinstance(names, list) else None
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
+def _holds_classes(feature: Any) -> bool:
+    """Whether a feature is one of classes, or has one within."""
+    if isinstance(feature, Mapping):
+        return any(map(_holds_classes, feature.values()))
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return isinstance(getattr(feature, "names", None), list) or (
+        inner is not None and _holds_classes(inner)
+    )
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """A value with the names of its classes; numbers of no class are errors."""
+    names = getattr(feature, "names", None)
+    if value is None or feature is None:
+        return value
+    if isinstance(feature, Mapping) and isinstance(value, Mapping):
+        return {key: _named(own, feature.get(key)) for key, own in value.items()}
     if isinstance(value, list):
-        return [_named(item, names) for item in value]
-    if names is None or not isinstance(value, int) or not 0 <= value < len(names):
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+        return [_named(item, feature if isinstance(names, list) else inner) for item in value]
+    if not isinstance(names, list) or isinstance(value, str):
+        return value
+    if not isinstance(value, int) or not 0 <= value < len(names):
         raise DataError(
-            f"expected classes from 0 to {len(names or ()) - 1}, found {value!r}; "
+            f"expected classes from 0 to {len(names) - 1}, found {value!r}; "
             "drop rows without labels (-1)"
         )
     return names[value]
