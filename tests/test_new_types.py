@@ -20,6 +20,7 @@ from contrastive_ner.models.modeling_binder import BinderConfig, BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.types_binder import TypeEmbeddings
 from contrastive_ner.models.windows_ner import InputError, Span, best_labels, flat_spans
+from contrastive_ner.serving.export import settings_of
 from contrastive_ner.training import new_types
 from contrastive_ner.training.new_types import (
     ExampleText,
@@ -223,6 +224,49 @@ def test_a_fit_to_other_weights_is_noticed(
     assert fitted.config.fits == {}
 
 
+def test_a_change_of_a_few_weights_is_noticed_and_a_rounded_copy_is_none(
+    fitted: BinderModel, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        half = copy.deepcopy(fitted).to(torch.bfloat16)
+        assert half.fits_hold
+        assert copy.deepcopy(half).float().fits_hold
+    for model in (fitted, half):
+        with torch.no_grad():
+            model.encoder.embeddings.word_embeddings.weight[100:400] *= -5
+        with pytest.warns(UserWarning, match="found by description again"):
+            assert not model.fits_hold
+        model.save_pretrained(tmp_path / "other")
+        assert BinderModel.from_pretrained(tmp_path / "other").config.fits == {}
+
+
+def test_only_what_is_found_as_fitted_gives_way(
+    fitted: BinderModel, character_tok: PreTrainedTokenizerFast
+) -> None:
+    fitted.config.decoding, fitted.config.several_labels = "flat", False
+    plain = copy.deepcopy(fitted)
+    plain.config.fits = {}
+    described = {"PER": "人的名字", "ORDINAL": "别的次序"}  # not the text that was fitted
+
+    def spans(model: BinderModel, **options: object) -> list:
+        """Without scores: a copy encodes its types anew."""
+        rows = found(model, character_tok, **options)
+        return [[(m["start"], m["end"], m["entity_group"]) for m in row] for row in rows]
+
+    assert any(spans(fitted, types=described))
+    assert spans(fitted, types=described) == spans(plain, types=described)
+    given = fitted.types
+    assert spans(plain, types=given) == spans(fitted)
+    assert settings_of(fitted.pipeline(character_tok), given)["later_types"] == ["ORDINAL"]
+    with torch.no_grad():
+        fitted.heads.span.weight.mul_(1.5)
+        plain.heads.span.weight.mul_(1.5)
+    with pytest.warns(UserWarning, match="found by description again"):
+        assert spans(fitted) == spans(plain)
+    assert settings_of(fitted.pipeline(character_tok), None)["later_types"] == []
+
+
 def test_a_training_step_ends_a_fit(fitted: BinderModel) -> None:
     mask = torch.tensor([[False, True, True, False]])
     batch = {"input_ids": torch.tensor([[2, 7, 8, 3]]), "word_mask": mask, "word_end_mask": mask}
@@ -360,12 +404,25 @@ def test_examples_that_teach_nothing_are_refused_and_change_nothing(
     refused(DataError, "1 wider than max_span_width, 5 tokens", [wide])
     refused(InputError, "PER is there already", corpus(2), {"PER": "人"})
     refused(InputError, "expected a text that says", examples(2), {"ORDINAL": " "})
+    refused(ConfigError, "types is empty", examples(2), {})
     with pytest.raises(ConfigError, match="a tagger learns further types by training"):
         add_types(tiny_tagger, character_tok, ORDINAL, examples(2))
     model.export_frozen(saved_binder[0] / "frozen")
     frozen = BinderModel.from_pretrained(saved_binder[0] / "frozen")
     with pytest.raises(InputError, match="exported without its type encoder"):
         add_types(frozen, character_tok, ORDINAL, examples(2))
+
+
+def test_a_model_with_an_adapter_is_refused(
+    saved_binder: Saved, character_tok: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    model = saved_binder[1]
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(ConfigError, match="a model without adapters"):
+        add_types(model, character_tok, ORDINAL, examples(2))
+    with pytest.raises(InputError, match="merge or delete them before the export"):
+        model.export_frozen(tmp_path / "frozen")
 
 
 def test_one_example_and_crossing_mentions(

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
@@ -128,6 +129,60 @@ def test_another_model_in_the_folder_is_not_answered_from_the_cache(saved_tagger
     safetensors.torch.save_file(weights, model / "model.safetensors", {"format": "pt"})
     other = data.map(BatchTagger(model), batched=True)
     assert other["entities"][:] != first["entities"][:]
+
+
+def test_batches_of_arrays_and_new_columns_alone(saved_tagger):
+    tagger = BatchTagger(saved_tagger)
+    empty = next(text for text in ("。", "一") if not expected(saved_tagger, [text])[0])
+    for texts in ([empty], TEXTS[:2]):
+        batch = {"id": np.arange(len(texts)), "text": np.array(texts, dtype=object)}
+        table = tagger(batch)
+        assert table.schema.field("entities").type == mention_type()
+        assert table.column_names == ["id", "text", "entities"]
+        assert rounded(table["entities"].to_pylist()) == expected(saved_tagger, texts)
+        with_tensor = tagger({**batch, "image": np.zeros((len(texts), 2, 2))})
+        assert rounded(with_tensor["entities"]) == expected(saved_tagger, texts)
+    (frame,) = tagger.frames([pandas.DataFrame({"text": pandas.Series([], dtype=object)})])
+    assert frame["entities"].dtype == object
+    data = Dataset.from_dict({"id": [1, None, 3], "text": TEXTS[:3]})
+    alone = BatchTagger(saved_tagger, only_new=True)
+    for way in (data, data.with_format("numpy"), data.with_format("arrow")):
+        found = way.map(alone, batched=True, remove_columns=["text"]).with_format(None)
+        assert rounded(found["entities"]) == expected(saved_tagger, TEXTS[:3])
+    kept = data.with_format("numpy").map(alone, batched=True).with_format(None)
+    assert kept["id"][:] == [1, None, 3]
+    streamed = data.to_iterable_dataset().map(alone, batched=True, remove_columns=["text"])
+    assert [list(row) for row in streamed] == [["id", "entities"]] * 3
+    assert list(alone(pyarrow.table({"text": TEXTS[:1]})).column_names) == ["entities"]
+
+
+def test_what_is_no_batch_or_no_option_is_refused(saved_tagger):
+    data = Dataset.from_dict({"text": TEXTS[:2]})
+    tagger = BatchTagger(saved_tagger)
+    with pytest.raises(ConfigError, match="leave out input_columns"):
+        data.map(tagger, batched=True, input_columns=["text"])
+    counted = data.map(tagger, batched=True, with_indices=True)
+    assert rounded(counted["entities"]) == expected(saved_tagger, TEXTS[:2])
+    with pytest.raises(ConfigError, match="coverage is no option of batches"):
+        BatchTagger(saved_tagger, coverage=True)
+
+
+FORKED = """
+import sys
+from datasets import Dataset
+from contrastive_ner import BatchTagger
+tagger, texts = BatchTagger(sys.argv[1]), ["张三在北京大学工作"] * 40
+tagger({"text": texts})  # the threads of this process are at work
+found = Dataset.from_dict({"text": texts}).map(tagger, batched=True, num_proc=2)
+print(len(found["entities"]))
+"""
+
+
+def test_processes_that_datasets_forks_do_not_stand_still(saved_tagger):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", FORKED, str(saved_tagger)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "40", done.stderr
 
 
 @pytest.mark.parametrize("value", [TEXTS[0], None])

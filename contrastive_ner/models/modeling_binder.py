@@ -635,6 +635,7 @@ class BinderModel(SafePreTrainedModel):
         self._must_encode = True
         self._stored_state: WeightsState | None = None
         self._fitted_state: WeightsState | None = None  # weights that the fits hold for
+        self._fitted_digest = ""  # of these; other than `config.fit_weights` if they were rounded
         self._unfit_state: WeightsState | None = None  # weights that they do not hold for
         self._text_digest: tuple[WeightsState, str] | None = None  # of `_text_weights`
         self.register_load_state_dict_post_hook(_weights_were_loaded)
@@ -666,6 +667,7 @@ class BinderModel(SafePreTrainedModel):
         may_hold = self.config.fits and files and is_whole and not has_adapter
         if may_hold and files_digest(files, "encoder.", "heads.") == self.config.fit_weights:
             self._fitted_state = weights_state(self.encoder, self.heads)
+            self._fitted_digest = weights_digest(self.encoder, self.heads)
         expected = self.config.type_weights or self.config.type_fingerprint
         is_new = self._texts_differ(content) or any("description_" in name for name in lacking)
         if is_new:
@@ -804,7 +806,7 @@ class BinderModel(SafePreTrainedModel):
         self.config.descriptions = {**before, **new}
         try:
             self._tokenize_descriptions(tokenizer)
-        except InputError:
+        except BaseException:
             self.config.descriptions = before
             raise
         self._store_types()
@@ -831,11 +833,14 @@ class BinderModel(SafePreTrainedModel):
                 f"a vector of shape {tuple(vector.shape)}: "
                 f"expected {config.projection_size} finite numbers"
             )
-        kept = config.fits
-        if not self.fits_hold:
-            kept, config.fit_weights = {}, weights_digest(self.encoder, self.heads)
-            self._fitted_state = weights_state(self.encoder, self.heads)
-        config.fits = {**kept, label: vector.detach().float().tolist()}
+        if self.fits_hold:
+            config.fits = {**config.fits, label: vector.detach().float().tolist()}
+            return
+        config.fits = {}  # of other weights; an error on the way leaves none of these
+        config.fit_weights = weights_digest(self.encoder, self.heads)
+        self._fitted_state = weights_state(self.encoder, self.heads)
+        self._fitted_digest = config.fit_weights
+        config.fits = {label: vector.detach().float().tolist()}
 
     @property
     def fits_hold(self) -> bool:
@@ -846,15 +851,22 @@ class BinderModel(SafePreTrainedModel):
         if not self.config.fits:
             return False
         now = weights_state(self.encoder, self.heads)
-        if self._fitted_state is None or not now.is_copy_of(self._fitted_state):
-            if now.same(self._unfit_state):
-                return False
-            if weights_digest(self.encoder, self.heads) != self.config.fit_weights:
-                self._unfit_state = now
-                self._warn_of_fits("they were fitted to the spans of other weights")
-                return False
-        self._fitted_state = now
+        if now.same(self._fitted_state):
+            return True
+        if now.same(self._unfit_state):
+            return False
+        digest = weights_digest(self.encoder, self.heads)
+        if digest not in (self.config.fit_weights, self._fitted_digest):
+            self._unfit_state = now
+            self._warn_of_fits("they were fitted to the spans of other weights")
+            return False
+        self._fitted_state, self._fitted_digest = now, digest
         return True
+
+    @property
+    def later_types(self) -> list[str]:
+        """Types that are found as fitted to examples, which give way to the others."""
+        return self.config.later_types if self.fits_hold else []
 
     def _text_weights(self) -> str:
         """Fingerprint of the weights in force that represent spans."""
@@ -941,15 +953,19 @@ class BinderModel(SafePreTrainedModel):
         Stored vectors then depend only on weights and texts.
         """
         modes = {module: module.training for module in self.modules()}
-        for module in modes:
-            module.training = False
-        with torch.autocast(ids.device.type, enabled=False):
-            parts = [
-                self._encode_texts(i, n)
-                for i, n in zip(ids.split(TYPES_AT_ONCE), lengths.split(TYPES_AT_ONCE), strict=True)
-            ]
-        for module, mode in modes.items():
-            module.training = mode
+        try:
+            for module in modes:
+                module.training = False
+            with torch.autocast(ids.device.type, enabled=False):
+                parts = [
+                    self._encode_texts(i, n)
+                    for i, n in zip(
+                        ids.split(TYPES_AT_ONCE), lengths.split(TYPES_AT_ONCE), strict=True
+                    )
+                ]
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
         return torch.cat(parts, dim=1).float()
 
     def _check_type_encoder(self) -> None:
@@ -1045,7 +1061,14 @@ class BinderModel(SafePreTrainedModel):
         if self.config.type_encoder != "none" and not self._must_encode:
             state = self._types_state()
         is_fresh = state is not None and state.same(self._stored_state)
+        holds = self.config.fits and self._fitted_state is not None and self.fits_hold
+        before = self._fitted_state
         super()._apply(fn, recurse)
+        if holds and before is not None:
+            copy = weights_state(self.encoder, self.heads)
+            if copy.is_copy_of(before):
+                self._fitted_state = copy
+                self._fitted_digest = weights_digest(self.encoder, self.heads)
         if state is not None and is_fresh and (copied := self._types_state()).is_copy_of(state):
             self._stored_state = copied
         return self
@@ -1243,7 +1266,7 @@ class BinderModel(SafePreTrainedModel):
         )
         found = self._as_spans(hits, word_mask, types.labels)
         if not self.config.several_labels:
-            found = [best_labels(spans, self.config.later_types) for spans in found]
+            found = [best_labels(spans, list(types.fitted)) for spans in found]
         return found
 
     def _as_spans(
@@ -1373,7 +1396,12 @@ class BinderModel(SafePreTrainedModel):
 
         The saved model keeps the trained types but cannot encode others. Save the tokenizer
         separately.
+
+        Raises:
+            InputError: the model has adapters.
         """
+        if getattr(self, "_hf_peft_config_loaded", False):
+            raise InputError("the model has adapters: merge or delete them before the export")
         self.check_calibration()
         self._store_types()
         fits, fit_weights = self._fits_to_save()

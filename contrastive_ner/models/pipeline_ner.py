@@ -363,6 +363,7 @@ class NerPipeline(Pipeline):
     ) -> Iterator[Any]:
         """Results in input order; reads `BATCHES_AHEAD` batches ahead."""
         self._check_groups(forward, writing)
+        writing = {**writing, "later": self._later(forward)}
         limits = writing.get("abstain_below")
         if limits is not None:
             types = self._groups(forward)
@@ -429,11 +430,18 @@ class NerPipeline(Pipeline):
         word_mask, word_end_mask = inputs.pop("word_mask"), inputs.pop("word_end_mask")
         return self.model.decode(self.model(**inputs), word_mask, word_end_mask, **options)
 
+    def _later(self, forward: dict) -> list[str]:
+        """Types that give way to others where mentions must not overlap (BINDER)."""
+        if "types" in forward:
+            return list(getattr(forward["types"], "fitted", ()))
+        return list(getattr(self.model, "later_types", ()))
+
     def postprocess(
         self,
         model_outputs: tuple,
         decoding: str | None = None,
         coverage: bool = False,
+        later: Sequence[str] | None = None,
         **options: Any,
     ) -> Any:
         """A text with the spans of its windows -> its mentions, ordered by their offsets."""
@@ -443,7 +451,7 @@ class NerPipeline(Pipeline):
             row,
             spans,
             flat=(decoding or config.decoding) == "flat",
-            later=getattr(config, "later_types", ()),
+            later=self._later({}) if later is None else later,
             **options,
         )
         if not coverage:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from contrastive_ner.serving.predict import Job, Tagger
 if TYPE_CHECKING:
     import pyarrow
 
+IMPORTED_IN = os.getpid()
 SPARK_TYPE = "array<struct<start: bigint, end: bigint, label: string, score: double>>"
 
 
@@ -36,7 +38,13 @@ class BatchTagger:
             name a commit too (USER/NAME@COMMIT) where the repository may change.
         text_column: the column that holds the texts.
         trust_remote_code, precision, device: as in `load_pipeline`.
+        only_new: give the column `entities` alone. `datasets` keeps the others by itself, so that
+            this does no harm there; it is needed for `remove_columns` with a streamed or formatted
+            data set, whose other columns would otherwise be written in the values of the format.
         options: options of the pipeline's call, such as `min_score` and `types`.
+
+    Raises:
+        ConfigError: an option is none of a batch.
     """
 
     def __init__(
@@ -47,9 +55,13 @@ class BatchTagger:
         trust_remote_code: bool = False,
         precision: str = "float32",
         device: str | None = None,
+        only_new: bool = False,
         **options: Any,
     ) -> None:
-        self.text_column = text_column
+        for name in ("coverage", "is_split_into_words", "delimiter"):
+            if name in options:
+                raise ConfigError(f"{name} is no option of batches: expected texts and mentions")
+        self.text_column, self.only_new = text_column, only_new
         self.job = Job(
             str(model),
             options,
@@ -69,13 +81,20 @@ class BatchTagger:
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return {**vars(self), "_tagger": None, "_files": digest}
 
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: Any, *_: Any) -> Any:
         """A batch with the new column, of the same kind: a mapping, a table of pyarrow or a frame.
+
+        A mapping of arrays becomes a table, whose column of mentions has its type in any case.
 
         Raises:
             ConfigError: this is a single row, there is no such column, or one with the name
                 `entities`; else as in `load_pipeline`.
         """
+        if isinstance(batch, list | str):
+            raise ConfigError(
+                "found a column, or a row: expected a batch with its columns; leave out "
+                "input_columns (datasets)"
+            )
         if self.text_column not in (names := names_of(batch)):
             raise ConfigError(
                 f"text_column is {self.text_column!r}: expected one of {', '.join(map(str, names))}"
@@ -91,11 +110,17 @@ class BatchTagger:
         texts = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
         found = Column(self.entities(texts), self.job.options)
         if hasattr(batch, "append_column"):
-            return batch.append_column("entities", found.__arrow_array__())
+            kept = batch.select([]) if self.only_new else batch
+            return kept.append_column("entities", found.__arrow_array__())
         if hasattr(batch, "assign"):
-            return batch.assign(entities=list(found))
+            import pandas
+
+            column = pandas.Series(list(found), dtype=object, index=batch.index)
+            return (batch[[]] if self.only_new else batch).assign(entities=column)
         # `datasets` keeps the other columns by itself, or leaves out what remove_columns names.
-        kept = {} if type(batch).__name__ == "LazyBatch" else batch
+        kept = {} if self.only_new or type(batch).__name__ == "LazyBatch" else batch
+        if not self.only_new and any(hasattr(own, "dtype") for own in batch.values()):
+            return as_table({**kept, "entities": found})
         return {**kept, "entities": found}
 
     def frames(self, frames: Iterable[Any]) -> Iterator[Any]:
@@ -105,6 +130,10 @@ class BatchTagger:
     def entities(self, texts: list[Any]) -> list[list[dict[str, Any]] | None]:
         """The mentions of each text; None for what is no text."""
         if self._tagger is None:
+            if os.getpid() != IMPORTED_IN:  # threads of torch stand still in a forked process
+                import torch
+
+                torch.set_num_threads(1)
             self._tagger = Tagger(self.job)
         records = [Record("", text) for text in texts if isinstance(text, str)]
         tagged = iter(self._tagger.records(records)[0])
@@ -118,6 +147,16 @@ def names_of(batch: Any) -> list[str]:
     return list(
         batch.keys() if isinstance(batch, Mapping) else getattr(batch, "column_names", batch)
     )
+
+
+def as_table(columns: Mapping[str, Any]) -> Any:
+    """A table of pyarrow with these columns; the columns themselves if it cannot hold one."""
+    import pyarrow
+
+    try:
+        return pyarrow.table({name: pyarrow.array(own) for name, own in columns.items()})
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
+        return dict(columns)  # such as tensors
 
 
 class Column(list):

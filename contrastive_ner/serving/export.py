@@ -356,7 +356,8 @@ def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
         "after_space": reads_after_space(tokenizer),
     }
     if config.model_type == "binder":
-        labels = config.labels if types is None else types.labels
+        types = pipeline.model.types if types is None else types
+        labels = types.labels
         own = {
             name: getattr(config, name)
             for name in ("score_slope", "score_intercept", "max_span_width", "several_labels")
@@ -365,7 +366,7 @@ def settings_of(pipeline: "NerPipeline", types: Any) -> dict[str, Any]:
             **reading,
             **own,
             "labels": labels,
-            "later_types": [label for label in config.later_types if label in labels],
+            "later_types": list(types.fitted),
             "margins": [config.margins.get(label, 0.0) for label in labels],
         }
     transitions, start = pipeline.model.crf.scores()

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -70,10 +70,10 @@ class Job:
         base, hashes = base_of_adapter(Path(self.model)), {}
         for folder, prefix in ((Path(self.model), ""), *(((base, "base/"),) if base else ())):
             for path in sorted(folder.glob("*")):
-                if path.suffix in (".json", ".safetensors", ".py"):
+                if path.suffix in (".json", ".safetensors", ".py", ".txt"):
                     hashes[prefix + path.name] = sha256(path)
         lexicon = self.options.get("lexicon")
-        if lexicon and Path(lexicon).is_file():
+        if isinstance(lexicon, str | Path) and lexicon and Path(lexicon).is_file():
             hashes["given lexicon"] = sha256(Path(lexicon))
         given = {name: own for name, own in asdict(self).items() if own is not None}
         return {**given, "model": hashes}
@@ -107,7 +107,8 @@ class Tagger:
             device=job.device,
         )
         # Types are encoded once, not for each list of rows.
-        if "types" in self.options and hasattr(self.pipeline.model, "encode_types"):
+        given = self.options.get("types")
+        if isinstance(given, Mapping) and hasattr(self.pipeline.model, "encode_types"):
             self.options["types"] = self.pipeline.model.encode_types(
                 self.options["types"], self.pipeline.tokenizer
             )

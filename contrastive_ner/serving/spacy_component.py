@@ -200,7 +200,7 @@ class NerComponent:
             )
             doc.spans[self.spans_key] = group
         else:
-            found = flat_spans(found, getattr(self.pipeline.model.config, "later_types", ()))
+            found = flat_spans(found, getattr(self.pipeline.model, "later_types", ()))
             spans, scores = self._with_ents(doc, found)
         # Of spans with the same tokens, which spaCy gives one score, the highest counts.
         for score, span in sorted(zip(scores, spans, strict=True), key=lambda pair: pair[0]):

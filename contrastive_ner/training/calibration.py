@@ -80,14 +80,16 @@ def calibrate(
         batch.setdefault("word_mask", batch["labels"] != IGNORED)
         batches.append({name: tensor.to(own.device) for name, tensor in batch.items()})
     modes = {module: module.training for module in own.modules()}
-    own.eval()
-    own.forget_calibration()
-    fitted = (fit_logistic if is_binder else fit_temperature)(own, batches)
-    own.forget_calibration()
-    for name, value in fitted.items():
-        setattr(own.config, name, value)
-    for module, mode in modes.items():
-        module.training = mode
+    try:
+        own.eval()
+        own.forget_calibration()
+        fitted = (fit_logistic if is_binder else fit_temperature)(own, batches)
+        own.forget_calibration()
+        for name, value in fitted.items():
+            setattr(own.config, name, value)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     own.keep_calibration()
     return fitted
 

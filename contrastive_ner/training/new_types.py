@@ -35,6 +35,11 @@ FOLDS = 10
 PRIOR, THRESHOLD_PRIOR = 0.5, 0.01
 STEPS = 200  # of the minimisation, at most
 WINDOWS_AT_ONCE = 16
+# What a model remembers of its weights, beside its configuration and buffers.
+STATE = (
+    "_must_encode", "_stored_state", "_fitted_state", "_fitted_digest", "_unfit_state",
+    "_calibrated",
+)  # fmt: skip
 
 
 def add_types(
@@ -60,7 +65,8 @@ def add_types(
         description alone on all examples).
 
     Raises:
-        ConfigError: the model is no BINDER model, or has one threshold for all types.
+        ConfigError: the model is no BINDER model, has one threshold for all types, or an adapter;
+            or there are no types.
         DataError: the examples have no mention of a type, none that the model could find, or
             mentions of a type that neither the model nor `types` has.
         InputError: a type is there already; a description is blank or too long; or the model was
@@ -76,6 +82,13 @@ def add_types(
             "types are added from examples to a model whose types have thresholds of their own "
             "(threshold: token); this one has one for all types (threshold: global)"
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ConfigError(
+            "types are added from examples to a model without adapters, whose files would not hold "
+            "them: merge the adapter, or delete it"
+        )
+    if not types:
+        raise ConfigError("types is empty: expected {entity type: description}")
     check_examples(examples, types, model.config.labels)
     with as_it_was_on_error(model):
         # All errors of the examples come before the first change.
@@ -90,15 +103,15 @@ def as_it_was_on_error(model: Any) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     own, settings = vars(model).copy(), copy.deepcopy(vars(model.config))
     buffers = {name: value.clone() for name, value in model.named_buffers(recurse=False)}
-    model.eval()
     try:
+        model.eval()
         yield
     except BaseException:
         vars(model.config).update(settings)
         for name, value in buffers.items():
             setattr(model, name, value)
-        for name in ("_must_encode", "_stored_state", "_fitted_state", "_unfit_state"):
-            setattr(model, name, own[name])
+        for name in STATE:
+            setattr(model, name, own.get(name, getattr(type(model), name, None)))
         raise
     finally:
         for module, mode in modes.items():
@@ -341,6 +354,6 @@ def fit_vector(start: Tensor, scale: Tensor, windows: Sequence[ExampleWindow]) -
         total.backward()
         return total
 
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast(start.device.type, enabled=False):
         optimizer.step(loss)
     return vector.detach()
