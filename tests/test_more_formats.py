@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from test_formats import ANNA, CHEN, columns, found
 
+from contrastive_ner.data.input_formats import input_format
 from contrastive_ner.data.layout import FORMATS, Layout
 from contrastive_ner.data.readers import READERS, detect_format, read_records
 from contrastive_ner.data.records import Record
-from contrastive_ner.data.streams import input_format, read_rows
+from contrastive_ner.data.streams import read_rows
 from contrastive_ner.errors import DataError
 
 File = Callable[..., Path]

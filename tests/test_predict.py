@@ -26,10 +26,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrastive_ner.cli import main
+from contrastive_ner.data.input_formats import input_format
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Record
-from contrastive_ner.data.streams import BadRow, chunks, input_format, read_rows
+from contrastive_ner.data.streams import BadRow, chunks, read_rows
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import LockFile
 from contrastive_ner.serving import predict as predict_module

@@ -10,10 +10,11 @@ import pytest
 
 from contrastive_ner.cli import main
 from contrastive_ner.data.csv_tables import delimiter_of, is_table, tags_in
+from contrastive_ner.data.input_formats import input_format
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import detect_format, read_records
 from contrastive_ner.data.records import Record
-from contrastive_ner.data.streams import input_format, read_rows
+from contrastive_ner.data.streams import read_rows
 from contrastive_ner.errors import DataError
 
 TEXT = "Anna met Bo, in Rome"

@@ -113,10 +113,8 @@ class BatchTagger:
             kept = batch.select([]) if self.only_new else batch
             return kept.append_column("entities", found.__arrow_array__())
         if hasattr(batch, "assign"):
-            import pandas
-
-            column = pandas.Series(list(found), dtype=object, index=batch.index)
-            return (batch[[]] if self.only_new else batch).assign(entities=column)
+            new = type(column)(list(found), dtype=object, index=batch.index)
+            return (batch[[]] if self.only_new else batch).assign(entities=new)
         # `datasets` keeps the other columns by itself, or leaves out what remove_columns names.
         kept = {} if self.only_new or type(batch).__name__ == "LazyBatch" else batch
         if not self.only_new and any(hasattr(own, "dtype") for own in batch.values()):
