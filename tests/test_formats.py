@@ -88,6 +88,14 @@ COLUMNS = {
         "2,Sentence: 2,Rome,N,B-geo\n3,Sentence: 3,won,V,O\n",
         [("Anna met", [("Anna", "per")]), ("Rome", [("Rome", "geo")]), ("won", [])],
     ),
+    "token numbers that begin again": (
+        columns("1|Anna|B-PER / 2|met|O / 1|Bo|B-PER / 2|left|O / 3|Rome|B-LOC"),
+        [("Anna met", [("Anna", "PER")]), ("Bo left Rome", [("Bo", "PER"), ("Rome", "LOC")])],
+    ),
+    "sentence numbers that fall": (
+        columns("5|Anna|B-PER / 5|met|O / 2|Bo|B-PER / 2|left|O"),
+        [("Anna met", [("Anna", "PER")]), ("Bo left", [("Bo", "PER")])],
+    ),
     "document, sentence and token": (
         columns(
             "d1|1|1|Anna|B-PER / d1|1|2|met|O / d1|2|1|Bo|B-PER / d2|2|1|in|O / d2|2|2|Rome|B-LOC"
@@ -620,6 +628,11 @@ REFUSED = {
         "Word,Tag\n" + "Anna,B-PER\nleft,O\n" * 9 + ",,O\n",
         "data.csv",
         "the token ',' is written",
+    ),
+    "CSV with a short row": (
+        "Word,Tag\n" + "Anna,B-PER\nleft,O\n" * 9 + "Rome\n",
+        "data.csv",
+        "data.csv:20: expected 2 columns separated by commas",
     ),
     "two delimiters": ("Anna\tB-PER\nleft O\nRome\tB-LOC\n", "data.txt", "delimiter=any"),
     "a space as a token": ("陈 B-PER\n  O\n明 I-PER\n", "data.txt", "if it is a space"),

@@ -44,6 +44,8 @@ def read_columns(name: str, layout: Layout, report: ReadReport) -> Iterator[Sent
         blocks = _sentences(blocks, shape.ends)
     if shape.sentence:
         blocks = _by_cell(blocks, shape.sentence)
+    if shape.numbers is not None:
+        blocks = _by_number(blocks, shape.numbers)
     for lines, rows, doc in blocks:
         columns = list(zip(*rows, strict=True))
         words = _words(name, shape, lines, columns[shape.token])
@@ -80,6 +82,16 @@ def _by_cell(blocks: Iterator[Block], columns: Sequence[int]) -> Iterator[Block]
                 yield lines[start:i], rows[start:i], doc
                 start, current = i, cells
         yield lines[start:], rows[start:], doc
+
+
+def _by_number(blocks: Iterator[Block], column: int) -> Iterator[Block]:
+    """Blocks split where the numbers of tokens begin again, at 0 or 1."""
+    for lines, rows, doc in blocks:
+        first = rows[0][column]
+        begins = [i for i, row in enumerate(rows) if i and row[column] == first]
+        cuts = begins if first in ("0", "1") else []
+        for start, end in pairwise([0, *cuts, len(rows)]):
+            yield lines[start:end], rows[start:end], doc
 
 
 def _blocks(name: str, shape: Shape, layout: Layout, report: ReadReport) -> Iterator[Block]:
