@@ -647,7 +647,10 @@ ALIAS_BOMB = "a: &a [x, x]\n" + "".join(
         ("tag_columns: [.inf]\n", "tag_columns is [inf]"),
         ("tag_columns: [1.5]\n", "tag_columns is [1.5]"),
         ("tag_columns: !!binary aGk=\n", "tag_columns is b'hi'"),
-        ("delimiter: 5\n", "delimiter: expected one of auto, tab, space, any, comma, semicolon, found '5'"),
+        (
+            "delimiter: 5\n",
+            "delimiter: expected one of auto, tab, space, any, comma, semicolon, found '5'",
+        ),
         ("joiner: yes\n", "joiner: expected one of auto, none, space, found 'true'"),
         ("tag_scheme: IOB\n", "tag_scheme: expected one of auto, IO, IOB1"),
         ("format: .nan\n", "format is 'nan': expected one of auto, columns"),
