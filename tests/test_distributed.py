@@ -60,10 +60,12 @@ def test_gradients_of_two_processes_equal_those_of_one(steps, case):
         found = steps[process]["gradients"][case]
         assert found.keys() == alone.keys()
         for name, gradient in alone.items():
+            # A sum in another order differs in its last digits, more on some processors; a wrong mean
+            # differs in the first.
             torch.testing.assert_close(
                 found[name],
                 gradient,
-                atol=1e-6,
+                atol=max(1e-6, 1e-4 * float(gradient.abs().max())),
                 rtol=1e-5,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
