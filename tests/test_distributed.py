@@ -60,8 +60,8 @@ def test_gradients_of_two_processes_equal_those_of_one(steps, case):
         found = steps[process]["gradients"][case]
         assert found.keys() == alone.keys()
         for name, gradient in alone.items():
-            # A sum in another order differs in its last digits, more on some processors; a wrong mean
-            # differs in the first.
+            # A sum in another order differs in its last digits, more on some processors; a wrong
+            # mean differs in the first.
             torch.testing.assert_close(
                 found[name],
                 gradient,
