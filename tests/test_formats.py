@@ -53,16 +53,6 @@ COLUMNS = {
         columns("7|Anna|B-PER / 7|met|O / 7|Bo|B-PER / 8|in|O / 8|Rome|B-LOC"),
         [("Anna met Bo", [("Anna", "PER"), ("Bo", "PER")]), ("in Rome", [("Rome", "LOC")])],
     ),
-    "numbers of short sentences": (
-        columns("0|Anna|B-PER / 1|met|O / 2|Bo|B-PER / 2|left|O / 3|Rome|B-LOC / 4|x|O"),
-        [
-            ("Anna", [("Anna", "PER")]),
-            ("met", []),
-            ("Bo left", [("Bo", "PER")]),
-            ("Rome", [("Rome", "LOC")]),
-            ("x", []),
-        ],
-    ),
     "numbers of sentences and tokens": (
         columns(
             "1|1|Anna|B-PER / 1|2|met|O / 1|3|Bo|B-PER / 2|1|in|O / 2|2|Rome|B-LOC / 2|3|now|O"
@@ -96,6 +86,29 @@ COLUMNS = {
         columns("5|Anna|B-PER / 5|met|O / 2|Bo|B-PER / 2|left|O"),
         [("Anna met", [("Anna", "PER")]), ("Bo left", [("Bo", "PER")])],
     ),
+    "tokens that repeat": (
+        "Bora NNP B-LOC\nBora NNP I-LOC\nrocks VBZ O\n",
+        [("Bora Bora rocks", [("Bora Bora", "LOC")])],
+    ),
+    "the number of a character's word": (
+        columns("1|王|B-PER / 1|小|I-PER / 2|在|O / 3|北|B-LOC / 3|京|I-LOC /  / 1|他|O / 2|走|O"),
+        [("王小在北京", [("王小", "PER"), ("北京", "LOC")]), ("他走", [])],
+    ),
+    "a language before each token": (
+        columns("en|New|A|B-LOC / es|York|X|I-LOC / es|es|V|O / es|aqui|A|O / es|ya|A|O"),
+        [("New York es aqui ya", [("New York", "LOC")])],
+    ),
+    "a flag before each token": (
+        columns("1|John|B-PER / 0|lives|O / 0|in|O / 1|New|B-LOC / 1|York|I-LOC / 0|now|O"),
+        [("John lives in New York now", [("John", "PER"), ("New York", "LOC")])],
+    ),
+    "a type whose end looks like a tag": (
+        columns("x@y|B-PHONE/E-MAIL / 12|B-PHONE/E-MAIL / 34|I-PHONE/E-MAIL / U47|B-SHIP+U-BOAT"
+                " / so|O").replace("+", "|"),
+        [("x@y 12 34 U47 so", [("x@y", "PHONE/E-MAIL"), ("12 34", "PHONE/E-MAIL"),
+                               ("U47", "SHIP|U-BOAT")])],
+    ),
+    "zeros alone": ("Anna 0\nmet 0\n", [("Anna met", [])]),
     "document, sentence and token": (
         columns(
             "d1|1|1|Anna|B-PER / d1|1|2|met|O / d1|2|1|Bo|B-PER / d2|2|1|in|O / d2|2|2|Rome|B-LOC"
@@ -527,6 +540,17 @@ JSON: dict[str, tuple[Any, Found]] = {
         },
         [(TEXT, [("陈明", "PER")])],
     ),
+    "a row of a viewer": (
+        {"row_idx": 0, "row": {"tokens": ["Anna"], "ner_tags": ["B-PER"]}, "truncated_cells": []},
+        [("Anna", [("Anna", "PER")])],
+    ),
+    "rows with places of their own": (
+        {
+            "name": "x",
+            "sentences": [{"text": TEXT, "start": 0, "end": 6, "entities": [span(0, 2)]}],
+        },
+        [(TEXT, [("陈明", "PER")])],
+    ),
     "rows by their names": (
         {"a": {"text": TEXT, "entities": [span(0, 2)]}, "b": {"text": "好", "entities": []}},
         [(TEXT, [("陈明", "PER")]), ("好", [])],
@@ -633,6 +657,11 @@ REFUSED = {
         "Word,Tag\n" + "Anna,B-PER\nleft,O\n" * 9 + "Rome\n",
         "data.csv",
         "data.csv:20: expected 2 columns separated by commas",
+    ),
+    "several tags between commas": (
+        "Anna B-PER,B-NOM\nmet O,O\nBo B-PER,O\n",
+        "data.txt",
+        "data.txt:2: tag 'O,O'",
     ),
     "two delimiters": ("Anna\tB-PER\nleft O\nRome\tB-LOC\n", "data.txt", "delimiter=any"),
     "a space as a token": ("陈 B-PER\n  O\n明 I-PER\n", "data.txt", "if it is a space"),

@@ -492,3 +492,9 @@ def test_the_words_of_conllu_are_tagged_whatever_its_last_column_holds(
     assert read == ["zu dem Rom", "Anna"]
     with pytest.raises(DataError):
         read_records(path)
+
+
+def test_ten_cells_alone_are_not_conllu(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\t".join(map(str, range(1, 11))) + "\n", "utf-8")
+    assert input_format(str(path)) == "text"

@@ -100,6 +100,8 @@ def test_rows_that_cannot_be_read_are_refused(tmp_path: Path, content: str, says
         ("text,entities\nAnna,[]\n", "csv", "csv"),
         ("id,sentence,flag\n7,Anna lives in Rome,0\n9,Bob is bad,0\n", "columns", "csv"),
         ("review,grade\nAnna,B\nBob,O\n", "columns", "csv"),
+        ("query,sku\nLamp,B-1234\nDesk,S-200\n", "columns", "csv"),
+        ("tokens,tags\nAnna,B-ORG|B-GPE\nmet,O\n", "columns", "columns"),
         ("", "columns", "csv"),
     ],
 )
@@ -135,8 +137,20 @@ def test_columns_by_their_name_are_not_tagged_as_texts(
     assert [row.text for row in rows] == ["Anna left"]
 
 
+def test_the_column_of_texts_that_is_named_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("sentence,label\n我在北京,B-PER\n他走,O\n", "utf-8")
+    assert input_format(str(path), text_column="sentence") == "csv"
+    rows: list[Any] = list(read_rows(str(path), Layout(), text_column="sentence").rows)
+    assert [row.text for row in rows] == ["我在北京", "他走"]
+
+
 def test_parts_of_a_table() -> None:
     assert [delimiter_of(row) for row in ("a;b;c", "a,b", "a\tb,c\td")] == [";", ",", "\t"]
+    assert delimiter_of('"text","note; more; less"') == ","
+    assert delimiter_of("text,a;b;c") == ","
+    assert delimiter_of("text;a;b\tlabel", "x.tsv") == "\t"
+    assert delimiter_of("body;a,b,c", given=["body"]) == ";"
     assert tags_in("B-PER  O,I-LOC") == ["B-PER", "O", "I-LOC"]
     assert tags_in("Anna left") == tags_in("") == []
 

@@ -44,7 +44,7 @@ def read_columns(name: str, layout: Layout, report: ReadReport) -> Iterator[Sent
         blocks = _sentences(blocks, shape.ends)
     if shape.sentence:
         blocks = _by_cell(blocks, shape.sentence)
-    if shape.numbers is not None:
+    if shape.numbers is not None and shape.one_block:
         blocks = _by_number(blocks, shape.numbers)
     for lines, rows, doc in blocks:
         columns = list(zip(*rows, strict=True))
@@ -85,11 +85,14 @@ def _by_cell(blocks: Iterator[Block], columns: Sequence[int]) -> Iterator[Block]
 
 
 def _by_number(blocks: Iterator[Block], column: int) -> Iterator[Block]:
-    """Blocks split where the numbers of tokens begin again, at 0 or 1."""
+    """Blocks split where the numbers of tokens begin again; whole where they do not just count."""
     for lines, rows, doc in blocks:
-        first = rows[0][column]
-        begins = [i for i, row in enumerate(rows) if i and row[column] == first]
-        cuts = begins if first in ("0", "1") else []
+        cells = [row[column] for row in rows]
+        first = int(cells[0]) if cells[0].isdecimal() else -1
+        steps = [(int(a), int(b)) for a, b in pairwise(cells) if a.isdecimal() and b.isdecimal()]
+        counts = first in (0, 1) and len(steps) == len(cells) - 1
+        counts = counts and all(b == a + 1 or b == first < a for a, b in steps)
+        cuts = [i + 1 for i, (_, b) in enumerate(steps) if counts and b == first]
         for start, end in pairwise([0, *cuts, len(rows)]):
             yield lines[start:end], rows[start:end], doc
 

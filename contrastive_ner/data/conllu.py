@@ -20,6 +20,7 @@ TAG_ONLY_KEYS = ("Entity", "name")  # which may hold something else: CorefUD's a
 SETTING = re.compile(rf"(?:^|\|)({'|'.join((*KEYS, *TAG_ONLY_KEYS))})=([^|]*)")
 BRACKETS = re.compile(r"\(.*|[^(]*\)")
 NUMBER = re.compile(r"\d+(?:[-.]\d+)?")
+PART_OF_SPEECH, HEAD = re.compile("[A-Z]+|_"), re.compile(r"\d+|_")
 NEW_DOCUMENT = re.compile(r"#\s*newdoc(?:\s+id\s*=\s*(.*\S))?\s*")
 
 
@@ -65,6 +66,8 @@ def is_untagged(lines: Iterable[str]) -> bool:
     filled = (line for line in lines if not is_blank(line) and line[0] != "#")
     rows = [line.rstrip("\r").split("\t") for line in islice(filled, SAMPLE)]
     if not rows or not all(len(row) == WIDTH and NUMBER.fullmatch(row[0]) for row in rows):
+        return False
+    if not all(PART_OF_SPEECH.fullmatch(row[3]) and HEAD.fullmatch(row[6]) for row in rows):
         return False
     return not any(map(is_tag_column, list(zip(*rows, strict=True))[1:]))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from contrastive_ner.data.decoding import Place, read_lines, read_text
+from contrastive_ner.data.decoding import Place, read_lines, read_text, suffix_of
 from contrastive_ner.data.mentions import value_of
 from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, TAG_KEYS
 from contrastive_ner.data.schemes import read_tags
@@ -24,9 +24,24 @@ TEXTS = ("text", "sentence", "tokens", "words")  # columns that may hold the wor
 KNOWN = {*ANNOTATION, *ROW_KEYS, "id", "doc"}
 
 
-def delimiter_of(header: str) -> str:
-    """The delimiter of a file, by its header: a tab, semicolon or comma."""
-    return max("\t;,", key=header.count)
+def delimiter_of(header: str, name: str = "", given: Iterable[str] = ()) -> str:
+    """The delimiter of a file, by its header: the one that gives most known names, then cells.
+
+    Args:
+        name: of the file; one that ends in .tsv is separated by tabs if it may be.
+        given: names that are known, too.
+    """
+    known, by_name = {*KNOWN, *given}, "\t" if suffix_of(name) == ".tsv" else ""
+
+    def rank(delimiter: str) -> tuple[int, bool, int]:
+        try:
+            cells = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            cells = []
+        names = sum(cell in known or known_name(cell) in known for cell in cells)
+        return names, delimiter == by_name and len(cells) > 1, len(cells)
+
+    return max("\t;,", key=rank)
 
 
 def is_table(name: str, encoding: str = "utf-8") -> bool:
@@ -35,15 +50,21 @@ def is_table(name: str, encoding: str = "utf-8") -> bool:
     lines = list(islice(filled, SAMPLE))
     if not lines or not any(mark in lines[0] for mark in "\t;,"):
         return False
-    rows = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter_of(lines[0]))
+    rows = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter_of(lines[0], name))
     try:
         header = [known_name(cell) for cell in next(rows)]
-        places = [n for n, cell in enumerate(header) if cell in ANNOTATION]
-        cells = [row[n].strip() for row in rows for n in places if n < len(row)]
+        body = [dict(zip(header, row, strict=False)) for row in rows]
     except csv.Error:
         return False
-    named = any(cell in ROW_KEYS for cell in header)
-    return named and any(cell[:1] in ("[", "{") or len(tags_in(cell)) > 1 for cell in cells if cell)
+    for row in body:
+        words = max((len(row[key].split()) for key in TEXTS if key in row), default=0)
+        for key in ANNOTATION & row.keys():
+            cell = row[key].strip()
+            # A single word may have several tags: then it is a token.
+            of_a_text = len(tags_in(cell)) > 1 and (words > 1 or " " in cell)
+            if cell[:1] in ("[", "{") or of_a_text:
+                return any(cell in ROW_KEYS for cell in header)
+    return False
 
 
 def known_name(cell: str) -> str:
@@ -72,7 +93,9 @@ def read_csv(name: str, encoding: str = "utf-8", given: Iterable[str] = ()) -> I
     if not text.strip():
         return
     first = text.lstrip("\r\n").splitlines()[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(first), strict=True)
+    rows = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter_of(first, name, given), strict=True
+    )
     csv.field_size_limit(2**31 - 1)
     header: list[str] = []
     line = 1

@@ -26,8 +26,10 @@ class AmbiguousError(DataError):
     """A file whose format cannot be told."""
 
 
-def input_format(path: str, encoding: str = "utf-8") -> str:
+def input_format(path: str, encoding: str = "utf-8", text_column: str = "text") -> str:
     """Detect the format of a source from its name, else from its content as `read_records` does.
+
+    A table with a column of this name, or one called text, is none of tokens.
 
     Raises:
         DataError: the file may be plain text or columns.
@@ -38,7 +40,7 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
             start = next((raw for _, raw in read_raw_lines(path) if raw.strip()), b"")
             if is_webanno(start.decode("utf-8", "replace")):
                 return "webanno"
-        if suffix != ".parquet" and _has_a_token_a_row(path, encoding):
+        if suffix != ".parquet" and _has_a_token_a_row(path, encoding, text_column):
             return "columns"
         return "parquet" if suffix == ".parquet" else "csv"
     try:
@@ -49,7 +51,7 @@ def input_format(path: str, encoding: str = "utf-8") -> str:
         return "text"  # beside annotations, but named itself
     if found != "columns":
         return found
-    if suffix in COLUMN_SUFFIXES and _has_a_token_a_row(path, encoding):
+    if suffix in COLUMN_SUFFIXES and _has_a_token_a_row(path, encoding, text_column):
         return "columns"
     key = entity_key(filled_lines(path, encoding))
     if (key is not None and not key.brackets) or is_untagged_file(path, encoding):
@@ -64,11 +66,8 @@ def is_untagged_file(path: str, encoding: str) -> bool:
     return (key is None or key.brackets) and is_untagged(lines)
 
 
-def _has_a_token_a_row(path: str, encoding: str) -> bool:
-    """Whether a file is one of columns, with tags that no text could be, or a header of such.
-
-    A column of texts, or one that is called text, is none of tokens.
-    """
+def _has_a_token_a_row(path: str, encoding: str, text_column: str) -> bool:
+    """Whether a file is one of columns: with O and tags that no text could be, or such a header."""
     try:
         lines = list(itertools.islice(filled_lines(path, encoding), 200))
         shape = find_shape(path, Layout(encoding=encoding), ReadReport())
@@ -77,13 +76,18 @@ def _has_a_token_a_row(path: str, encoding: str) -> bool:
     if shape is None:
         return False
     rows = [cells for line in lines if len(cells := shape.cells(line)) == shape.width]
-    header = {cell.strip().lower() for cell in rows[0]} if rows else set()
+    names = {cell.strip() for cell in rows[0]} if rows else set()
+    header = {name.lower() for name in names}
     tokens = [row[shape.token] for row in rows]
-    if "text" in header or 10 * sum(" " in token for token in tokens) > len(tokens):
+    if text_column in names or "text" in header:
         return False
-    named = bool(header & TOKEN_ALONE and header & TAG_NAMES)
+    if 10 * sum(" " in token for token in tokens) > len(tokens):
+        return False
     tags = [[row[c] for c in shape.tags] for row in rows[bool(shape.header) :]]
-    return named or has_typed_tags(tags)
+    has_outside = any(tag in ("O", "0", "o") for row in tags for tag in row)
+    return bool(header & TOKEN_ALONE and header & TAG_NAMES) or (
+        has_outside and has_typed_tags(tags)
+    )
 
 
 def filled_lines(path: str, encoding: str) -> Iterator[str]:

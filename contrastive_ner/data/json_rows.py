@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from contrastive_ner.data.bioc import is_bioc, read_bioc
 from contrastive_ner.data.decoding import MALFORMED, Place, fault
 from contrastive_ner.data.mentions import (
+    LABEL_KEYS,
     Raw,
     check_label,
     listed,
@@ -49,6 +50,7 @@ from contrastive_ner.data.tool_rows import (
 )
 from contrastive_ner.errors import DataError, shown
 
+LABELS = {*LABEL_KEYS} - {"entity"}
 WORDS = {"tokens", "words", "token", "chars", "characters", "tokenized_text"}
 SPLITS = {"train", "training", "dev", "develop", "valid", "validation", "val", "eval", "test"}
 
@@ -127,7 +129,7 @@ def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
     if not isinstance(value, dict) or is_bioc(value) or _is_row(value, keys):
         return [value]
     nested = {key: part for key, part in value.items() if isinstance(part, dict | list) and part}
-    parts = {key: part for key, part in nested.items() if not looks_like_mentions(part)}
+    parts = {key: part for key, part in nested.items() if not _are_mentions(part)}
     if len(parts) < len(nested):
         return [value]  # a row, perhaps with a text that cannot be found
     found = {
@@ -135,11 +137,27 @@ def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
     }
     if len(found) > 1 and {key.lower() for key in found} & SPLITS:
         raise DataError(f"found the splits {', '.join(found)} in one file: write a file for each")
-    # A row among other keys is a part of what they describe; a list of rows is not.
-    is_part = len(value) > 1 and any(_is_row(parts[key], keys) for key in found)
-    if found and (len(found) == len(value) or (len(found) == 1 and not is_part)):
+    # An object beside annotation is a part of what that annotates; a list of rows is not.
+    is_part = any(
+        key != other and other in value
+        for key in found
+        if _is_row(parts[key], keys)
+        for other in (*ENTITY_KEYS, *TAG_KEYS)
+    )
+    if found and not is_part and len(found) in (1, len(value)):
         return [row for rows in found.values() for row in rows]
     return [value]
+
+
+def _are_mentions(value: Any) -> bool:
+    """Whether a value is a list of mentions, not of rows that say where they begin and end."""
+    if not looks_like_mentions(value):
+        return False
+    return all(
+        not isinstance(item, dict)
+        or (item.keys() & LABELS and not any(map(looks_like_mentions, item.values())))
+        for item in value
+    )
 
 
 def _is_row(value: Any, keys: frozenset[str]) -> bool:

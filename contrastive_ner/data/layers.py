@@ -4,23 +4,29 @@ from collections.abc import Mapping, Sequence
 
 from contrastive_ner.data.schemes import OUTSIDE, ROLES, Pair, read_tags
 
-SEPARATORS = "|+,;/"
+SEPARATORS = "|+"
 
 
 def separator_of(tags: Mapping[str, int]) -> str:
     """What stands between several tags in a cell, as in B-ORG|B-GPE; "" if each has one tag.
 
-    A type may have such a sign of its own: then what follows it is no tag.
+    A type may have such a sign of its own: then what follows it is no tag, or one with a prefix
+    that no other cell has.
 
     Args:
         tags: with their numbers.
     """
     for separator in SEPARATORS:
-        if any(separator in tag for tag in tags):
-            parts = {part for tag in tags for part in tag.split(separator)}
-            pairs, spelling = read_tags(dict.fromkeys(parts, 1))
-            if spelling not in ("PER", "B") and parts <= pairs.keys():
-                return separator
+        stacked = {part for tag in tags if separator in tag for part in tag.split(separator)}
+        if not stacked:
+            continue
+        alone = {tag for tag in tags if separator not in tag}
+        pairs, spelling = read_tags(dict.fromkeys(stacked | alone, 1))
+        if spelling in ("PER", "B") or not stacked | alone <= pairs.keys():
+            continue
+        usual = {pairs[tag][0] for tag in alone} - {"O"} or {"B", "I"}
+        if {pairs[part][0] for part in stacked} <= {*usual, "O", "B"}:
+            return separator
     return ""
 
 

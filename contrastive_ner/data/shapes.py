@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 
 from contrastive_ner.data.decoding import read_lines
 from contrastive_ner.data.layers import separator_of
@@ -27,6 +27,7 @@ TAG_NAMES = {
     "ne-coarse-lit",
 }  # fmt: skip
 NUMBER = re.compile(r"\d+")
+IDENTIFIER = re.compile(r"(\D*)\d+")
 PLACE = re.compile(r"\d+-\d+")
 NO_TOKEN = re.compile(r"\d+[-.]\d+")  # CoNLL-U: a multiword token's range, an empty node
 INDEXED = re.compile(r".\d+")
@@ -47,6 +48,7 @@ class Shape:
     indexed: bool = False
     prefix: str = ""  # before every token
     ends: int | None = None  # the column that says where sentences end
+    one_block: bool = False  # no blank line among the first rows
 
     def cells(self, line: str) -> list[str]:
         """The cells of a row."""
@@ -110,7 +112,8 @@ def find_shape(name: str, layout: Layout, report: ReadReport) -> Shape | None:
     guessed = guess_columns(body, layout) or guess_columns(fitting, layout)
     if guessed is None:
         raise _no_columns(name, number, line, width, delimiter, layout)
-    shape = replace(guessed, delimiter=delimiter, width=width)
+    one_block = all(b == a + 1 for (a, _), (b, _) in pairwise(rows))
+    shape = replace(guessed, delimiter=delimiter, width=width, one_block=one_block)
     if len(cells[0]) == width and len(rows) > 1 and _is_header(cells[0], fitting[1:], shape):
         shape = _named_columns(replace(shape, header=number), cells[0], body, layout)
         report.note(f"line {number} names the columns and is left out")
@@ -146,7 +149,9 @@ def _are_separated_by(delimiter: str, lines: Sequence[str]) -> bool:
     cells = [split_row(line, delimiter) for line in lines]
     width = Counter(map(len, cells)).most_common(1)[0][0]
     rows = [row for row in cells if len(row) == width]
-    if width == 1 or 10 * len(rows) < 9 * len(cells):
+    ends = [cell.rpartition(" ")[2] for row in rows for cell in row if " " in cell]
+    tagged = sum(is_tag_column([end]) and end != "O" for end in ends)  # columns between spaces
+    if width == 1 or 10 * len(rows) < 9 * len(cells) or 10 * tagged > len(rows):
         return False
     lowered = {cell.lower() for cell in rows[0]}
     if lowered & TOKEN_ALONE and lowered & TAG_NAMES:
@@ -163,11 +168,12 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     sentence: tuple[int, ...] = ()
     # Columns before the tokens; tags are none.
     while layout.token_column == 0 and width > token + 2 and not is_tag_column(columns[token + 1]):
-        if _tells_sentences(columns[token]):
+        cells = columns[token]
+        if _tells_sentences(cells):
             sentence = (*sentence, token)
-        elif numbers is None and _counts(columns[token]):
+        elif numbers is None and _counts(cells):
             numbers = token
-        elif not (token == 0 and _are_places(columns[token])):
+        elif token > 0 or not (_repeats(cells) or _are_places(cells)):
             break
         token += 1
     if layout.tag_columns:
@@ -179,7 +185,6 @@ def guess_columns(rows: Sequence[Sequence[str]], layout: Layout) -> Shape | None
     if not named:
         bare = bare_tags(set(columns[-1]))
         full = width > token + 1 and (bare is not None or is_tag_like(columns[-1]))
-        full = full and set(columns[-1]) != {"0"}
         return Shape("", width, token, (width - 1,), numbers, sentence) if full else None
     run = named[-1:]
     while len(run) < len(named) and named[-len(run) - 1] == run[0] - 1:
@@ -246,16 +251,24 @@ def _are_places(cells: Sequence[str]) -> bool:
     return all(PLACE.fullmatch(cell) for cell in cells)
 
 
-def _tells_sentences(cells: Sequence[str]) -> bool:
-    """Whether most cells are as the one before, or are numbers that never fall and sometimes stay.
+def _repeats(cells: Sequence[str]) -> bool:
+    """Whether most cells are as the one before, such as the name of a document."""
+    return len(cells) > 3 and 2 * sum(a == b for a, b in pairwise(cells)) > len(cells)
 
-    Such are the identifiers of sentences, perhaps in their first rows alone.
+
+def _tells_sentences(cells: Sequence[str]) -> bool:
+    """Whether cells are numbered identifiers of sentences, perhaps in their first rows alone.
+
+    At least half are as the one before, and none returns: other columns, such as the number of a
+    word whose characters are the tokens, begin again.
     """
-    same = sum(a == b or not b for a, b in pairwise(cells))
-    if len(cells) < 3 or not same:
+    filled = [cell for cell in cells if cell]
+    found = [IDENTIFIER.fullmatch(cell) for cell in filled]
+    if len(cells) < 3 or not all(found) or len({match[1] for match in found if match}) > 1:
         return False
-    rising = all(map(NUMBER.fullmatch, cells)) and all(int(a) <= int(b) for a, b in pairwise(cells))
-    return 2 * same >= len(cells) - 1 or rising
+    runs = [cell for cell, _ in groupby(filled)]
+    same = sum(a == b or not b for a, b in pairwise(cells))
+    return 2 * same >= len(cells) - 1 and len(runs) == len({*runs}) > 1
 
 
 def _is_header(first: Sequence[str], rows: Sequence[Sequence[str]], shape: Shape) -> bool:

@@ -8,7 +8,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +94,9 @@ def read_rows(
 
 def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: bool) -> Rows:
     """`read_rows` of texts in the documents of the source."""
-    kind = input_format(path, layout.encoding) if layout.format == "auto" else layout.format
+    kind = layout.format
+    if kind == "auto":
+        kind = input_format(path, layout.encoding, text_column)
     if kind not in INPUT_FORMATS:
         raise DataError(
             f"{path}: format: expected one of {', '.join(INPUT_FORMATS)}, found {kind!r}"
@@ -121,7 +123,7 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
     if kind in ("jsonl", "cluener"):
         return Rows(json_rows(source), kind)
     if kind == "csv":
-        return Rows(table_rows(source, csv_rows(path, layout.encoding)), kind)
+        return Rows(table_rows(source, csv_rows(path, layout.encoding, [text_column])), kind)
     read = parquet_rows if kind == "parquet" else dataset_rows
     return Rows(table_rows(source, read(path)), kind)
 
@@ -219,14 +221,16 @@ def source_joiner(layout: Layout, rows: Iterable[Any]) -> str:
 
 
 # -- tables
-def csv_rows(path: str, encoding: str = "utf-8") -> Iterator[Mapping[str, Any] | BadRow]:
+def csv_rows(
+    path: str, encoding: str = "utf-8", given: Sequence[str] = ()
+) -> Iterator[Mapping[str, Any] | BadRow]:
     """Rows of a file of CSV with a header, separated by commas, semicolons or tabs."""
     csv.field_size_limit(sys.maxsize)
     # A cell that is not UTF-8 becomes bytes, so that only its row is bad.
     found = encoding_of(path, encoding)
     how = {"encoding": found, "errors": "surrogateescape", "newline": ""}
     with opened(path, "rt", **how) as file:
-        delimiter = delimiter_of(file.readline())
+        delimiter = delimiter_of(file.readline().rstrip("\r\n"), path, given)
         file.seek(0)
         # Strict: otherwise a misplaced quote would vanish, and an unclosed one would silently
         # swallow the rest of the file.
