@@ -15,7 +15,7 @@ test: .venv/dev  ## the default test suite, offline
 	$(BIN)/python -m pytest -n 2
 
 test-slow: .venv/dev  ## the slow tests: demo, README, wheel, interrupted runs
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev  ## lint, format and types
 	$(BIN)/ruff check .

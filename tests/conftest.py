@@ -30,6 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "contrastive_ner" / "models"
 ENCODER = ROOT / "encoders" / "zh-char-mini"
 LABELS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
+# Files with the longest tests: they begin first, so that no worker waits for them at the end.
+LONGEST = ("test_slow.py", "test_readme.py", "test_wheel.py", "test_survival.py", "test_hub.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture
