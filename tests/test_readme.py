@@ -8,7 +8,7 @@ import pytest
 from clean_copy import clean_copy, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-SENTENCES = 150  # of the training file, so that what the README trains is trained in a minute
+SENTENCES = 150  # of the training file; all would only take longer
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,14 @@ def test_annotation_of_texts_in_a_cell(tmp_path: Path, row: dict[str, str]) -> N
     assert found(read_records(path)[0]) == [[("Anna", "PER")]]
 
 
+@pytest.mark.parametrize("name", ["text", "content"])
+def test_a_text_that_looks_like_a_list_stays_a_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.csv").write_text(f'{name},entities\n[1],"[[1, 2, ""X""]]"\n', "utf-8")
+    assert [(r.text, found([r])) for r in read_records(tmp_path / "a.csv")[0]] == [
+        ("[1]", [[("1", "X")]])
+    ]
+
+
 def test_what_predict_writes_as_csv_can_be_read(tmp_path: Path, saved_tagger: Path) -> None:
     (tmp_path / "in.txt").write_text("张三在北京\n李四\n", "utf-8")
     for ending in ("csv", "tsv", "jsonl"):

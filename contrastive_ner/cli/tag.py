@@ -318,10 +318,10 @@ def command_predict(arguments: argparse.Namespace) -> int:
 
 
 def tagging_precision(arguments: argparse.Namespace) -> str:
-    """The precision of tagging: of actors of Ray, which may be on other machines, as it is given.
+    """The precision to tag in. Actors of Ray, perhaps on other machines, choose for themselves.
 
     Raises:
-        ConfigError: there is no such device, or Ray has no use for it.
+        ConfigError: this machine has no such device, or Ray cannot give it to its actors.
     """
     if arguments.engine != "ray":
         return chosen_precision(arguments.precision, arguments.device)

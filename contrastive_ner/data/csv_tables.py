@@ -6,13 +6,20 @@ Files with one token a row are read as columns.
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from contrastive_ner.data.decoding import Place, read_lines, read_text, suffix_of
 from contrastive_ner.data.mentions import value_of
-from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, TAG_KEYS
+from contrastive_ner.data.row_parts import (
+    ENTITY_KEYS,
+    ROW_KEYS,
+    TAG_KEYS,
+    TEXT_KEYS,
+    TOKEN_KEYS,
+)
 from contrastive_ner.data.schemes import read_tags
 from contrastive_ner.errors import DataError, shown
 
@@ -21,6 +28,7 @@ SAMPLE = 200  # rows that tell what a file holds
 BETWEEN_TAGS = re.compile(r"[,\s]+")
 ANNOTATION = {*ENTITY_KEYS, *TAG_KEYS, "word_labels"}
 TEXTS = ("text", "sentence", "tokens", "words")  # columns that may hold the words of tags
+PLAIN = {"text", *TEXT_KEYS} - ({*TOKEN_KEYS} - {"text"})  # columns that never hold a list
 KNOWN = {*ANNOTATION, *ROW_KEYS, "id", "doc"}
 
 
@@ -29,7 +37,7 @@ def delimiter_of(header: str, name: str = "", given: Iterable[str] = ()) -> str:
 
     Args:
         name: of the file; one that ends in .tsv is separated by tabs if it may be.
-        given: names that are known, too.
+        given: further names that count as known.
     """
     known, by_name = {*KNOWN, *given}, "\t" if suffix_of(name) == ".tsv" else ""
 
@@ -50,6 +58,7 @@ def is_table(name: str, encoding: str = "utf-8") -> bool:
     lines = list(islice(filled, SAMPLE))
     if not lines or not any(mark in lines[0] for mark in "\t;,"):
         return False
+    csv.field_size_limit(sys.maxsize)
     rows = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter_of(lines[0], name))
     try:
         header = [known_name(cell) for cell in next(rows)]
@@ -75,9 +84,7 @@ def known_name(cell: str) -> str:
 
 def tags_in(cell: str) -> list[str]:
     """The tags of a whole sentence in a cell, separated by white space or commas; [] if none."""
-    parts = BETWEEN_TAGS.split(cell.strip())
-    pairs, spelling = read_tags(dict.fromkeys(parts, 1))
-    return parts if spelling != "PER" and pairs.keys() >= set(parts) else []
+    return tags_of(BETWEEN_TAGS.split(cell.strip()))
 
 
 def read_csv(name: str, encoding: str = "utf-8", given: Iterable[str] = ()) -> Iterator[Place]:
@@ -93,10 +100,10 @@ def read_csv(name: str, encoding: str = "utf-8", given: Iterable[str] = ()) -> I
     if not text.strip():
         return
     first = text.lstrip("\r\n").splitlines()[0]
+    csv.field_size_limit(sys.maxsize)
     rows = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter_of(first, name, given), strict=True
     )
-    csv.field_size_limit(2**31 - 1)
     header: list[str] = []
     line = 1
     try:
@@ -126,7 +133,7 @@ def in_words(row: Mapping[str, str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, cell in row.items():
-        value = value_of(cell) if cell.strip()[:1] in ("[", "{") and key != "text" else None
+        value = value_of(cell) if cell.strip()[:1] in ("[", "{") and key not in PLAIN else None
         if not isinstance(value, list | dict):
             value = cell
         if value != "" or key in ENTITY_KEYS:

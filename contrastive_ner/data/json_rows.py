@@ -262,7 +262,7 @@ def listed_mentions(row: Row, reading: Reading, taken: set[str | None]) -> Itera
     if not lists and known and not (given is None and _says_else(row, known[0])):
         kind = "null" if row.get(known[0]) is None else type(row[known[0]]).__name__
         raise DataError(
-            f"expected a list in {known[0]!r}, [] where there is no mention, found {kind}"
+            f"expected a list in {known[0]!r} ([] if there is no mention), found {kind}"
         )
     if not lists:
         others = {

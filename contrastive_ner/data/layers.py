@@ -10,8 +10,8 @@ SEPARATORS = "|+"
 def separator_of(tags: Mapping[str, int]) -> str:
     """What stands between several tags in a cell, as in B-ORG|B-GPE; "" if each has one tag.
 
-    A type may have such a sign of its own: then what follows it is no tag, or one with a prefix
-    that no other cell has.
+    A type may contain the sign itself. Then what follows the sign is not a tag, or its prefix is
+    one that no other cell has.
 
     Args:
         tags: with their numbers.

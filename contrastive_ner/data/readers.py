@@ -195,8 +195,8 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
     """Detect the format from the name and the first rows.
 
     A folder is brat if it holds .ann files, else a data set, as is a name with "@" that is no file.
-    JSON with an object in "label" is CLUENER, other JSON is JSONL. WebAnno and CoNLL-2012 are told
-    by their first lines; what is left is columns.
+    JSON with an object in "label" is CLUENER, other JSON is JSONL. The first lines tell WebAnno and
+    CoNLL-2012, and tables of whole texts in CSV; what is left is columns.
     """
     path = Path(name)
     if path.is_dir():

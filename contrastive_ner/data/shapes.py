@@ -19,8 +19,8 @@ CHUNKS = {
     "NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "NC", "VC",
     "PC", "AC", "ADVC",
 }  # fmt: skip
-TOKEN_NAMES = {"token", "tokens", "word", "words", "text", "form", "char", "character"}
 TOKEN_ALONE = {"token", "tokens", "word", "words", "form", "char", "character"}
+TOKEN_NAMES = {*TOKEN_ALONE, "text"}
 SENTENCE_NAME = re.compile(r"sent(?:ence)?(?:[ _#-].*)?")
 TAG_NAMES = {
     "tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels", "ne", "entity", "bio", "iob",
@@ -358,7 +358,7 @@ def _no_columns(
 
 
 def likely_format(line: str) -> tuple[str, str]:
-    """What a line that is no row of columns seems to be, and what helps; empty if unknown."""
+    """What a line seems to be that is not a row of columns, and how to mend it; else empty."""
     cells = line.split()
     if "\t" in line and any(
         len(cell.split()) > 1 and all(is_tag_like([part]) for part in cell.split())

@@ -1249,7 +1249,8 @@ class BinderModel(SafePreTrainedModel):
                 "the types are stale: they were encoded by other weights; "
                 "encode them again with this model's encode_types"
             )
-        if types.fitted and set(types.fitted.values()) != {self._text_weights()}:
+        is_given = types is not own  # the model's own were checked when they were made
+        if is_given and types.fitted and set(types.fitted.values()) != {self._text_weights()}:
             raise InputError(
                 f"the types {', '.join(types.fitted)} are stale: they were fitted to the spans of "
                 "other weights; take those of this model, or remove them"
