@@ -643,9 +643,8 @@ REFUSED = {
         "whole sentence in a cell",
     ),
     "tags alone": ("B-PER I-PER O B-LOC\nO O O O\n", "data.txt", "tags alone"),
-    "token/tag": ("陈/B-PER 明/I-PER 到/O\n", "data.txt", "token/tag"),
-    "Boson": ("{{person_name:陈明}}到{{location:苏州}}。\n", "data.txt", "Boson"),
-    "XML": ("<s><per>Anna</per> left</s>\n", "data.txt", "XML"),
+    "token/tag": ("Anna/NNP met/VBD Bo/NNP\n", "data.txt", "token/tag"),
+    "XML": ("<s><b>Anna</b> left</s>\n", "data.txt", "XML"),
     "plain text": ("Anna met Bo in Rome\nThen she left\n", "data.txt", "plain text"),
     "CSV with a bare comma": ("Anna,B-PER\n,,O\nleft,O\n", "data.txt", "quote the token ','"),
     "CSV with a bare comma among others": (

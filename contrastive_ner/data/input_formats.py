@@ -6,6 +6,8 @@ from pathlib import Path
 
 from contrastive_ner.data.conllu import entity_key, is_untagged
 from contrastive_ner.data.decoding import encoding_of, read_lines, read_raw_lines, suffix_of
+from contrastive_ner.data.inline import SAMPLE as MARKED_LINES
+from contrastive_ner.data.inline import marks_of
 from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.readers import JSON_SUFFIXES, detect_format
 from contrastive_ner.data.schemes import SPELLINGS
@@ -49,6 +51,8 @@ def input_format(path: str, encoding: str = "utf-8", text_column: str = "text") 
         found = "jsonl" if suffix in JSON_SUFFIXES else "columns"
     if found == "brat" and suffix == ".txt":
         return "text"  # beside annotations, but named itself
+    if found == "inline":
+        return inline_or_text(path, encoding)
     if found != "columns":
         return found
     if suffix in COLUMN_SUFFIXES and _has_a_token_a_row(path, encoding, text_column):
@@ -99,6 +103,21 @@ def filled_lines(path: str, encoding: str) -> Iterator[str]:
     else:
         lines = (line for _, line in read_lines(path, encoding))
     yield from (line for line in lines if line.strip() and not is_document_start(line))
+
+
+def inline_or_text(path: str, encoding: str) -> str:
+    """Whether marks are those of mentions: braces are, links may be part of a text.
+
+    Raises:
+        AmbiguousError: elements may be both.
+    """
+    kind = marks_of(itertools.islice(filled_lines(path, encoding), MARKED_LINES))
+    if kind == "elements":
+        raise AmbiguousError(
+            f"{path}: expected plain text, found elements such as <PER>...</PER>; pass "
+            "--format inline to tag the text without them, or --format text to tag all of it"
+        )
+    return "inline" if kind == "braces" else "text"
 
 
 def text_or_columns(path: str, lines: Sequence[str]) -> str:

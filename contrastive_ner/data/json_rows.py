@@ -40,12 +40,14 @@ from contrastive_ner.data.row_parts import (
 from contrastive_ner.data.schemes import read_tags
 from contrastive_ner.data.sentences import Sentence
 from contrastive_ner.data.tool_rows import (
+    is_mrc,
     is_w2ner,
     read_binder,
     read_cluener,
     read_dygie,
     read_gliner,
     read_label_studio,
+    read_mrc,
     read_w2ner,
 )
 from contrastive_ner.errors import DataError, shown
@@ -76,6 +78,11 @@ def read_rows_of(places: Iterable[Place], reading: Reading, kind: str = "auto") 
                 yield from read_row(row, line, reading, kind)
         except MALFORMED as error:
             raise DataError(f"{reading.located(line)}: {fault(error)}") from error
+    if reading.by_words > reading.by_characters:
+        raise DataError(
+            f"{reading.name}: start and end of mentions seem to count 'tokens', not characters of "
+            "the text; set fields=text=- to read the tokens alone"
+        )
     reading.report.format = "+".join(reading.kinds) or reading.report.format
     found = ", ".join(sorted(reading.unread)[:10])
     if found and reading.has_mentions_key:
@@ -218,6 +225,7 @@ def plain_record(row: Row, line: int, reading: Reading) -> Record | None:
             return None
         mentions[Mention(start, end, label, score)] = None
     tokens = offsets_of(row.get("tokens"), text)
+    reading.compare_with_words(mentions, tokens)
     identifier, doc = identity(row, line, reading)
     reading.kinds["jsonl"] += 1
     reading.has_mentions_key = True
@@ -249,6 +257,7 @@ def read_usual(row: Row, line: int, reading: Reading) -> list[Item]:
         to_mention(text, raw, reading.layout.offsets)
         for raw in listed_mentions(row, reading, {text_key, token_key})
     ]
+    reading.compare_with_words(mentions, tokens)
     unique = sorted(dict.fromkeys(mentions), key=lambda mention: mention[:3])
     return [Record(identifier, text, unique, doc, tokens)]
 
@@ -397,6 +406,7 @@ LAYOUTS = (
     RowLayout("bioc", is_bioc, read_bioc),
     RowLayout("binder", lambda row: "entity_start_chars" in row, read_binder),
     RowLayout("gliner", lambda row: {"tokenized_text", "ner"} <= row.keys(), read_gliner),
+    RowLayout("mrc", is_mrc, read_mrc),
     RowLayout("w2ner", is_w2ner, read_w2ner),
     RowLayout(
         "dygie",

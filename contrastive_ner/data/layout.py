@@ -10,7 +10,7 @@ from contrastive_ner.errors import DataError, shown
 # Formats of annotated text. "jsonl" is JSON of any layout; see `json_rows`.
 FORMATS = (
     "columns", "jsonl", "cluener", "csv", "parquet", "datasets", "brat", "pubtator", "spacy",
-    "conll2012", "webanno",
+    "conll2012", "webanno", "inline", "slashed",
 )  # fmt: skip
 LAYOUT_CHOICES = {
     "tag_scheme": ("auto", *READ_SCHEMES),

@@ -7,9 +7,9 @@ words that `to_records` joins. `detect_format` tells the format by a file's name
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from contrastive_ner.data.columns import read_columns
@@ -25,6 +25,7 @@ from contrastive_ner.data.decoding import (
     suffix_of,
 )
 from contrastive_ner.data.documents import regrouped
+from contrastive_ner.data.inline import SAMPLE, is_inline, read_inline
 from contrastive_ner.data.joining import joiner_of
 from contrastive_ner.data.json_rows import read_rows_of
 from contrastive_ner.data.layout import AUTO, FORMATS, Layout, ReadReport
@@ -32,9 +33,11 @@ from contrastive_ner.data.records import Record, doc_in_file
 from contrastive_ner.data.row_parts import Item, Reading
 from contrastive_ner.data.sentences import to_records
 from contrastive_ner.data.shapes import is_blank
+from contrastive_ner.data.slashed import is_slashed, read_slashed
 from contrastive_ner.data.spacy_docs import read_docs
 from contrastive_ner.data.standoff import PUBTATOR_TEXT, read_brat, read_pubtator
 from contrastive_ner.data.tables import read_dataset, read_parquet, split_name
+from contrastive_ner.data.token_rows import sentences_of, token_columns
 from contrastive_ner.data.webanno import is_webanno, read_webanno
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import files_of
@@ -67,14 +70,20 @@ def _csv(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
     report.format = "csv"
 
 
-def _rows(read: Callable[[str], Iterable[Place]]) -> Reader:
+def _rows(read: Callable[[str], Iterator[Place]]) -> Reader:
     """A reader of a source whose rows have numbers, not lines."""
 
     def reader(name: str, layout: Layout, report: ReadReport) -> Iterable[Item]:
         place, split = split_name(name)
         reading = Reading(name, layout, report, unit="row", stem=split or Path(place).stem)
         found = report.format
-        yield from read_rows_of(read(name), reading)
+        rows = read(name)
+        first = next(rows, None)
+        rows = iter(()) if first is None else chain((first,), rows)
+        columns = None if first is None else token_columns(first.value)
+        yield from (
+            read_rows_of(rows, reading) if columns is None else sentences_of(rows, columns, reading)
+        )
         report.format = found
 
     return reader
@@ -92,6 +101,8 @@ READERS: dict[str, Reader] = {
     "spacy": lambda name, layout, report: read_docs(name, report),
     "conll2012": read_conll2012,
     "webanno": read_webanno,
+    "inline": read_inline,
+    "slashed": read_slashed,
 }
 
 
@@ -196,7 +207,8 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
 
     A folder is brat if it holds .ann files, else a data set, as is a name with "@" that is no file.
     JSON with an object in "label" is CLUENER, other JSON is JSONL. The first lines tell WebAnno and
-    CoNLL-2012, and tables of whole texts in CSV; what is left is columns.
+    CoNLL-2012, and tables of whole texts in CSV; words with slashes and texts with marks are told
+    by more of them; what is left is columns.
     """
     path = Path(name)
     if path.is_dir():
@@ -222,7 +234,18 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
         return "pubtator"
     if suffix == ".txt" and path.with_suffix(".ann").is_file():
         return "brat"
-    return "columns"
+    return _kind_of_lines(name, encoding)
+
+
+def _kind_of_lines(name: str, encoding: str) -> str:
+    """Whether lines are texts with marks, words with a tag each, or rows of columns."""
+    filled = (line for _, line in read_lines(name, encoding) if not is_blank(line))
+    lines = list(islice(filled, SAMPLE))
+    if 2 * sum(ROW_END.search(line) is not None for line in lines) > len(lines):
+        return "columns"
+    if is_slashed(lines):
+        return "slashed"
+    return "inline" if is_inline(lines) else "columns"
 
 
 def is_json(name: str, lines: Sequence[str], suffix: str, encoding: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.mentions import Raw, check_label
-from contrastive_ner.data.records import Record, is_list_of_two, token_offsets
+from contrastive_ner.data.records import Mention, Record, is_list_of_two, token_offsets
 from contrastive_ner.data.sentences import Sentence
 from contrastive_ner.errors import DataError, shown
 
@@ -52,6 +52,23 @@ class Reading:
     labels: set[str] = field(default_factory=set)  # that were checked
     unit: str = "line"  # what is counted: lines of a file, or rows
     stem: str = ""  # begins the identifiers of rows without one
+    sentence: Sentence | None = None  # to which further rows may add mentions
+    # Rows whose mentions fit their words by characters alone, or by the numbers of words alone.
+    by_characters: int = 0
+    by_words: int = 0
+
+    def compare_with_words(
+        self, mentions: Iterable[Mention], tokens: Sequence[tuple[int, int]] | None
+    ) -> None:
+        """Count whether the mentions of a text seem to be offsets of characters, or of words."""
+        spans = [(mention.start, mention.end) for mention in mentions]
+        if not spans or tokens is None or self.layout.offsets not in ("auto", "half_open"):
+            return
+        starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
+        fit = all(start in starts and end in ends for start, end in spans)
+        within = all(end <= len(tokens) for _, end in spans)
+        self.by_characters += fit and not within
+        self.by_words += within and not fit
 
     def place(self, number: int) -> str:
         """The place of a row, for messages."""

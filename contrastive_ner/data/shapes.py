@@ -11,6 +11,7 @@ from contrastive_ner.data.decoding import read_lines
 from contrastive_ner.data.layers import separator_of
 from contrastive_ner.data.layout import Layout, ReadReport
 from contrastive_ner.data.schemes import bare_tags, read_tags
+from contrastive_ner.data.sentences import spans_of_tags
 from contrastive_ner.errors import DataError
 
 CSV = (",", ";")
@@ -118,7 +119,27 @@ def find_shape(name: str, layout: Layout, report: ReadReport) -> Shape | None:
         shape = _named_columns(replace(shape, header=number), cells[0], body, layout)
         report.note(f"line {number} names the columns and is left out")
         fitting = fitting[1:]
+    if len(shape.tags) > 1 and not layout.tag_columns:
+        _check_layers(name, number, shape, fitting)
     return _described(_token_form(shape, fitting, layout), layout, report)
+
+
+def _check_layers(name: str, number: int, shape: Shape, rows: Sequence[Sequence[str]]) -> None:
+    """DataError if two tag columns hold mostly the same mentions, such as gold and predicted ones.
+
+    Nested mentions are seldom alike in place and type; a single one may have been written twice.
+    """
+    try:
+        layers = spans_of_tags(name, [[row[c] for row in rows] for c in shape.tags], Layout())
+    except DataError:
+        return  # reading names the tag that is wrong
+    for (first, a), (second, b) in pairwise(zip(shape.tags, map(set, layers), strict=True)):
+        same = len(a & b)
+        if same > 1 and 2 * same > min(len(a), len(b)):
+            raise DataError(
+                f"{name}:{number}: columns {first} and {second} mostly hold the same mentions, "
+                f"such as gold and predicted ones: set tag_columns={first} (or {second})"
+            )
 
 
 def _is_folded(rows: Sequence[Sequence[str]], layout: Layout) -> bool:
@@ -365,12 +386,10 @@ def likely_format(line: str) -> tuple[str, str]:
         for cell in line.split("\t")
     ):
         return "found a whole sentence in a cell", "write one token and its tag a row"
-    if re.search(r"\{\{\w+:.+?\}\}", line):
-        return "this looks like Boson's {{type:text}}", "convert it to JSONL with offsets"
     if re.match(r"\s*<\w+|<\?xml", line) or re.search(r"</\w+>", line):
-        return "this looks like XML", "convert it to JSONL with offsets"
+        return "this looks like XML", "set format=inline if it has a sentence a line"
     if cells and all(re.fullmatch(r".+/[A-Za-z][\w-]*", cell) for cell in cells):
-        return "this looks like token/tag", "write one token and its tag a row"
+        return "this looks like token/tag", "set format=slashed if the tags are of entities"
     if line.count(",") and is_tag_like([line.rpartition(",")[2].strip()]):
         return "this looks like CSV with a row of another width", "quote the token ','"
     if cells and all(is_tag_like([cell]) for cell in cells):

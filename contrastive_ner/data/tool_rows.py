@@ -146,6 +146,35 @@ def read_dygie(row: Row, line: int, reading: Reading) -> list[Item]:
     return items
 
 
+def is_mrc(row: Row) -> bool:
+    """Whether a row asks for the mentions of one type, as data for reading comprehension do."""
+    return isinstance(row.get("context"), str) and {
+        "start_position", "end_position", "entity_label",
+    } <= row.keys()  # fmt: skip
+
+
+def read_mrc(row: Row, line: int, reading: Reading) -> list[Item]:
+    """A text of words between spaces and the mentions of one type, [first] and [last] words.
+
+    The rows of a text follow each other, one a type: they are one sentence.
+    """
+    starts, ends = row["start_position"], row["end_position"]
+    if not isinstance(starts, list) or not isinstance(ends, list) or len(starts) != len(ends):
+        raise DataError("expected lists of the same length in 'start_position' and 'end_position'")
+    words = row["context"].split()
+    label = row["entity_label"]
+    raws = [Raw(start, end, label) for start, end in zip(starts, ends, strict=True)]
+    name = str(row.get("qas_id", line)).rpartition(".")[0] or str(row.get("qas_id", line))
+    found = with_spans({"id": name}, line, reading, words, raws, inclusive=True)
+    reading.has_mentions_key = True
+    before = reading.sentence
+    if before is not None and (before.id, before.words) == (found.id, words):
+        before.spans += found.spans
+        return []
+    reading.sentence = found
+    return [found]
+
+
 def is_w2ner(row: Row) -> bool:
     """Whether a row is of W2NER: a list of words in "sentence" and objects in "ner"."""
     entries = row.get("ner")

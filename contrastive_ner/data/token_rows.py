@@ -1,0 +1,82 @@
+"""Tables with a schema that have a token a row: Parquet and data sets of `datasets`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from contrastive_ner.data.decoding import Place
+from contrastive_ner.data.row_parts import Reading
+from contrastive_ner.data.sentences import Sentence
+from contrastive_ner.data.shapes import SENTENCE_NAME, TAG_NAMES, TOKEN_ALONE
+from contrastive_ner.errors import DataError, shown
+
+
+class Columns(NamedTuple):
+    """The columns of a token, of its tag, and of those that tell its sentence."""
+
+    token: str
+    tag: str
+    sentence: tuple[str, ...]
+
+
+def token_columns(row: Mapping[str, Any]) -> Columns | None:
+    """The columns of a table with a token a row, by its first row; None if it is another one.
+
+    >>> token_columns({"sentence_id": 0, "token": "Anna", "tag": "B-PER"})
+    Columns(token='token', tag='tag', sentence=('sentence_id',))
+    """
+    if "text" in row or any(isinstance(cell, list | dict) for cell in row.values()):
+        return None
+    names = {name.lower(): name for name in map(str, row)}
+    token = next((names[own] for own in names if own in TOKEN_ALONE), None)
+    tag = next((names[own] for own in names if own in TAG_NAMES), None)
+    if token is None or tag is None or not isinstance(row[token], str):
+        return None
+    told = (names[own] for own in names if SENTENCE_NAME.fullmatch(own))
+    return Columns(token, tag, tuple(own for own in told if own not in (token, tag)))
+
+
+def sentences_of(places: Iterable[Place], columns: Columns, reading: Reading) -> Iterator[Sentence]:
+    """Yield the sentences of tokens, which end where a cell that tells the sentence changes.
+
+    Raises:
+        DataError: no column tells the sentences, or a token or a tag is missing.
+    """
+    if not columns.sentence:
+        raise DataError(
+            f"{reading.name}: found a token a row and no column that tells the sentences; add one "
+            "called sentence_id"
+        )
+    named = " or ".join(map(repr, columns.sentence))
+    reading.report.note(f"a sentence ends where {named} changes")
+    words: list[str] = []
+    tags: list[str] = []
+    current: list[Any] = [None] * len(columns.sentence)
+    first, count = 0, 0
+
+    def ended() -> Iterator[Sentence]:
+        if words:
+            name = f"{reading.stem}-{count}"
+            yield Sentence(reading.place(first), name, [*words], [[*tags]])
+            words.clear()
+            tags.clear()
+
+    for number, row in places:
+        cells = [
+            old if row.get(name) in (None, "") else row[name]
+            for name, old in zip(columns.sentence, current, strict=True)
+        ]
+        if cells != current and words:
+            yield from ended()
+            count += 1
+        if not words:
+            first = number
+        current = cells
+        token, tag = row.get(columns.token), row.get(columns.tag)
+        if not isinstance(token, str) or not token or not isinstance(tag, str):
+            raise DataError(
+                f"{reading.located(number)}: expected a token in {columns.token!r} and its tag in "
+                f"{columns.tag!r}, found {shown(token)} and {shown(tag)}"
+            )
+        words.append(token)
+        tags.append(tag)
+    yield from ended()
