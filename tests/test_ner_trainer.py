@@ -91,7 +91,7 @@ def test_binder_takes_descriptions_and_a_configuration_file(
         ({"args": {"train_file": "x"}}, "train_file: expected as an argument of NerTrainer"),
         ({"args": 3}, "args is a int: expected a mapping"),
         ({"eval_dataset": None}, "eval_dataset is missing"),
-        ({"column_mapping": {"a": "nothing"}}, "expected NAME=KEY with a name of text"),
+        ({"column_mapping": {"a": "nothing"}}, "with a name of text, tokens"),
         ({"column_mapping": {"body": "text"}}, "column_mapping names body; its columns are text"),
         ({"train_dataset": []}, "train data set: expected rows, found none"),
         ({"train_dataset": ["text"]}, "train data set: row 0: expected a mapping"),

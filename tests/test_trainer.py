@@ -28,7 +28,6 @@ from contrastive_ner.training.contrastive import (
     JointTrainer,
     SentenceTrainer,
     freeze_lowest_layers,
-    gather_tokens,
 )
 from contrastive_ner.training.criteria import (
     chunks_of,
@@ -38,6 +37,7 @@ from contrastive_ner.training.criteria import (
     token_f1,
 )
 from contrastive_ner.training.features import span_features, tag_features
+from contrastive_ner.training.gathering import gather_tokens
 from contrastive_ner.training.losses import pairwise_contrastive_loss, semantic_classes
 
 CORPUS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=60)

@@ -40,6 +40,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return {str(name): plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, depth + 1) for item in value]
+    if hasattr(value, "tolist"):  # of NumPy or torch
+        return plain(value.tolist(), depth + 1) if depth < DEEPEST else str(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return value.isoformat() if hasattr(value, "isoformat") else str(value)

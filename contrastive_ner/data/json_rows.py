@@ -245,8 +245,9 @@ def read_usual(row: Row, line: int, reading: Reading) -> list[Item]:
     if text_key is None or not isinstance(row[text_key], str):
         if token_key is not None and words_of(row[token_key]) is not None:
             return [words_with_spans(row, line, reading, token_key)]
-        if row.get("text") is not None:
-            raise DataError(f"expected a string in 'text', found {shown(row['text'])}")
+        own = reading.layout.keys.get("text", "text")
+        if row.get(own) is not None:
+            raise DataError(f"expected a string in {own!r}, found {shown(row[own])}")
         raise DataError(
             f"expected a string in 'text', found the keys {sorted(map(str, row))}; "
             "set fields=text=KEY if the text is under another key"

@@ -106,6 +106,8 @@ def rows_of(data: Iterable[Any], name: str) -> Iterator[Any]:
     if isinstance(data, Mapping):
         raise DataError(f"{name}: expected one split, found the splits {sorted(map(str, data))}")
     named = named_classes(getattr(data, "features", None) or {})
+    if hasattr(data, "with_format"):
+        data = data.with_format(None)  # not of tensors or tables
     for number, row in enumerate(data):
         if not isinstance(row, Mapping | Record):
             raise DataError(f"{name}: row {number}: expected a mapping, found {shown(row)}")

@@ -16,15 +16,16 @@ from contrastive_ner.data.fields import plain
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.tables import rows_of
-from contrastive_ner.errors import ConfigError, DataError
-from contrastive_ner.files import atomic_writer, expand, read_json
+from contrastive_ner.errors import ConfigError, DataError, shown
+from contrastive_ner.files import atomic_writer, expand, read_json, sha256
 from contrastive_ner.models.pipeline_ner import NerPipeline
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
 from contrastive_ner.training.config import RunConfig, config_from, is_first_process, layout_of
-from contrastive_ner.training.run import first_process_first
+from contrastive_ner.training.run import check_run_dir, first_process_first, saved_config
 from contrastive_ner.training.start import is_trained
 
 Data = str | Path | Iterable[Any]
+COLUMNS = ("text", "tokens", "tags", "entities", "id", "doc")
 OWN_KEYS = ("encoder", "init_model", "train_file", "dev_file", "test_file", "types_file", "fields")
 
 
@@ -74,7 +75,7 @@ class NerTrainer:
         self.config = _configuration(model, args, column_mapping or {})
         self.data_dir = Path(f"{self.config.run_dir}-data")
         self._data = {"train": train_dataset, "dev": eval_dataset, "test": test_dataset}
-        self._types = types
+        self._types, self._columns = types, dict(column_mapping or {})
         for name, data in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if data is None:
                 raise ConfigError(f"{name} is missing")
@@ -83,6 +84,8 @@ class NerTrainer:
         }
         for split, data in self._data.items():
             _check_columns(split, data, column_mapping or {})
+        if types is not None and self.config.method != "binder":
+            raise ConfigError(f"types are for method binder: found method {self.config.method}")
         if types is not None:
             given = isinstance(types, str | Path)
             files["types_file"] = str(types if given else self.data_dir / "types.yaml")
@@ -129,6 +132,7 @@ class NerTrainer:
             if isinstance(dataset, str | Path):
                 place = Path(expand(str(dataset)))
             else:
+                _check_columns("evaluation", dataset, self._columns)
                 write_rows(dataset, place)
             records, _ = read_records(place, layout_of(self.config))
         return evaluate_records(self.pipeline, records)
@@ -150,14 +154,33 @@ class NerTrainer:
             raise ConfigError(f"{self.config.run_dir} holds no complete run: call train() first")
 
     def _write_data(self) -> None:
+        """Write the data files and the configuration; those of a run that began stay as they are.
+
+        Raises:
+            ConfigError: the run began with other data, or another configuration.
+        """
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        for split, data in self._data.items():
-            if data is not None and not isinstance(data, str | Path):
-                write_rows(data, self.data_dir / f"{split}.jsonl", f"{split} data set")
-        if isinstance(self._types, Mapping):
-            with atomic_writer(self.data_dir / "types.yaml") as file:
-                yaml.safe_dump({"types": dict(self._types)}, file, allow_unicode=True)
-            read_types(self.data_dir / "types.yaml")
+        with tempfile.TemporaryDirectory(dir=self.data_dir) as folder:
+            for split, data in self._data.items():
+                if data is not None and not isinstance(data, str | Path):
+                    write_rows(data, Path(folder) / f"{split}.jsonl", f"{split} data set")
+            if isinstance(self._types, Mapping):
+                with atomic_writer(Path(folder) / "types.yaml") as file:
+                    yaml.safe_dump({"types": dict(self._types)}, file, allow_unicode=True)
+                read_types(Path(folder) / "types.yaml")
+            new = sorted(Path(folder).iterdir())
+            there = [path for path in new if (self.data_dir / path.name).is_file()]
+            changed = [
+                path.name for path in there if sha256(path) != sha256(self.data_dir / path.name)
+            ]
+            if changed and saved_config(self.config.run_dir) is not None:
+                raise ConfigError(
+                    f"{self.config.run_dir} holds a run of other data ({', '.join(changed)}); "
+                    "choose another output_dir"
+                )
+            for path in new:
+                path.replace(self.data_dir / path.name)
+        check_run_dir(self.config)
         with atomic_writer(self.data_dir / "train.yaml") as file:
             yaml.safe_dump(self.config.to_dict(), file, allow_unicode=True, sort_keys=False)
 
@@ -188,11 +211,17 @@ def _configuration(
             "configuration, such as {'method': 'crf', 'stage2_epochs': 5}, or its YAML file"
         )
     values: dict[str, Any] = dict(args) if isinstance(args, Mapping) else {}
+    values = {key: str(own) if isinstance(own, Path) else own for key, own in values.items()}
     for key in OWN_KEYS:
         if key in values:
             raise ConfigError(f"{key}: expected as an argument of NerTrainer, found in args")
     name = str(model)
     values["init_model" if is_trained(name) else "encoder"] = name
+    if unknown := sorted({*columns.values()} - {*COLUMNS}):
+        raise ConfigError(
+            f"column_mapping is {{column: name}}, with a name of {', '.join(COLUMNS)}: found "
+            f"{', '.join(map(shown, unknown))}"
+        )
     if columns:
         values["fields"] = [f"{ours}={theirs}" for theirs, ours in columns.items()]
     return config_from(values, None if isinstance(args, Mapping | None) else args)

@@ -10,6 +10,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -289,3 +290,16 @@ def refuse_label_smoothing() -> None:
                     "cross-entropy of each token; set it to 0"
                 )
         frame = frame.f_back
+
+
+@contextmanager
+def in_evaluation(model: Any) -> Iterator[None]:
+    """Context without dropout: a model may be in training while a pipeline uses it."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()

@@ -94,7 +94,10 @@ class SafePreTrainedModel(PreTrainedModel):
         model._after_loading(place, content, files, {*missing, *other_shape})
         if place is not None:
             model._load_beside(place, {name: kwargs[name] for name in PLACE if name in kwargs})
-        model.keep_calibration()
+        if missing or other_shape:
+            model.forget_calibration()  # it was fitted to other weights
+        else:
+            model.keep_calibration()
         if adapter is not None:
             model.load_adapter(adapter, **adapter_options)
         return (model, info) if wants_info else model
@@ -134,6 +137,14 @@ class SafePreTrainedModel(PreTrainedModel):
         """Forget the calibration if `loss` is that of a training step."""
         if self.training and loss.requires_grad:
             self.forget_calibration()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """`PreTrainedModel.resize_token_embeddings`, of the encoder and in its configuration."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.config.__dict__.pop("vocab_size", None)  # only the encoder has a vocabulary
+        for config in (self.config.encoder_config, self.base_model.encoder.config):
+            config.vocab_size = embeddings.num_embeddings
+        return embeddings
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """`PreTrainedModel.save_pretrained`, without the calibration of other weights."""

@@ -923,6 +923,14 @@ class BinderModel(SafePreTrainedModel):
         """Replace the text encoder's input embeddings."""
         self.encoder.set_input_embeddings(value)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Resize the embeddings of both encoders, which share a tokenizer."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if self.type_encoder is not None:
+            own = self.type_encoder.resize_token_embeddings(*args, **kwargs)
+            self.config.type_encoder_config.vocab_size = own.num_embeddings
+        return embeddings
+
     def train(self, mode: bool = True) -> "BinderModel":
         """Set training or evaluation mode. A frozen type encoder stays in evaluation mode."""
         super().train(mode)

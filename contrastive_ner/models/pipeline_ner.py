@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import Pipeline, PreTrainedTokenizerBase
 
 from .batches_ner import DEFAULT_BATCH_SIZE, in_batches, items_of
+from .checks_ner import in_evaluation
 from .encoder_ner import check_window, precision_for
 from .lattice_ner import LATTICE_INPUTS, fused_reader, lattice_arrays
 from .lexicon_ner import lexicon_for, own_lexicon
@@ -373,7 +374,7 @@ class NerPipeline(Pipeline):
             return self.preprocess(texts, first=first, **reading)
 
         def run(windows: list[Window]) -> list[list]:
-            with torch.inference_mode():
+            with torch.inference_mode(), in_evaluation(self.model):
                 return self._forward(
                     pad_windows(windows, self.tokenizer.pad_token_id or 0), **forward
                 )

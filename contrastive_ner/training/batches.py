@@ -25,7 +25,8 @@ class TagCollator:
     """Pad `tag_features` on the right: input_ids, attention_mask, word_mask, labels (B, T).
 
     With the words of a lexicon, also the tensors of `lexicon_arrays` or `lattice_arrays`.
-    Features of the usual scripts have no `word_mask`: it is then where a label is.
+    Features of the usual scripts have no `word_mask`: it is then where a label is. Features of
+    texts to tag need no labels.
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -33,12 +34,17 @@ class TagCollator:
 
     def __call__(self, features: Sequence[dict]) -> dict[str, torch.Tensor]:
         if any("word_mask" not in row for row in features):
+            if any("labels" not in row for row in features):
+                raise DataError(
+                    "features have neither labels nor word_mask: make them with tag_features"
+                )
             features = [
                 {"word_mask": [tag != IGNORED for tag in row["labels"]], **row} for row in features
             ]
-        return pad_rows(
-            features, {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False}
-        )
+        padding = {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False}
+        if all("labels" not in row for row in features):  # of texts to tag
+            del padding["labels"]
+        return pad_rows(features, padding)
 
 
 class SpanCollator:
@@ -55,14 +61,16 @@ class SpanCollator:
         batch = pad_rows(
             features, {"input_ids": self.pad_token_id, "word_mask": False, "word_end_mask": False}
         )
+        # The set and its types; the number of the window, for `DocumentCounts`.
+        own = [name for name in ("type_mask", "data_set", "number") if name in features[0]]
+        batch |= {name: torch.tensor([feature[name] for feature in features]) for name in own}
+        if not all("labels" in feature for feature in features):  # of texts to tag
+            return batch
         most = max(1, *(len(feature["labels"]) for feature in features))
         rows = [
             feature["labels"] + [[IGNORED] * 3] * (most - len(feature["labels"]))
             for feature in features
         ]
-        # The set and its types; the number of the window, for `DocumentCounts`.
-        own = [name for name in ("type_mask", "data_set", "number") if name in features[0]]
-        batch |= {name: torch.tensor([feature[name] for feature in features]) for name in own}
         return {**batch, "labels": torch.tensor(rows)}
 
 

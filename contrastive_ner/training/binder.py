@@ -160,6 +160,10 @@ class SpanCounts:
     def _zeros(self) -> Tensor:
         return torch.zeros(max(len(self.sets), 1), 3, dtype=torch.long)
 
+    def reset(self) -> None:
+        """Forget the counts of an evaluation that was interrupted."""
+        self.totals = self._zeros()
+
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
         found = prediction.predictions
         for counts in found if isinstance(found, list | tuple) else [found]:
@@ -210,6 +214,11 @@ class DocumentCounts(SpanCounts):
             place for number, row in enumerate(rows) for place in places_of(number, row.windows)
         ]
         self.waiting: dict[int, list[tuple]] = {}  # flat spans of documents of several windows
+
+    def reset(self) -> None:
+        """As above; also the windows that wait."""
+        super().reset()
+        self.waiting = {}
 
     def add(self, numbers: Sequence[int], decoded: Sequence[list], is_flat: bool) -> Tensor:
         """Counts (B, 3) of correct, predicted and 0 mentions of windows; gold ones come last."""

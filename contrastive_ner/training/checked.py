@@ -47,6 +47,13 @@ class CheckedTrainer(Trainer):
         loss = weighted_loss(tagger, outputs["logits"], inputs, self.tag_weights)
         return (loss, outputs) if return_outputs else loss
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.evaluation_loop`, without what an interrupted evaluation has counted."""
+        scores: Any = getattr(self.compute_metrics, "__self__", self.compute_metrics)
+        if hasattr(scores, "reset"):
+            scores.reset()
+        return super().evaluation_loop(*args, **kwargs)
+
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
         fault = weights_fault(best) if (best / SEAL).exists() else None

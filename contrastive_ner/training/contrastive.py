@@ -1,6 +1,6 @@
 """Trainer for stage one of NerCo: pull together tokens of one entity type, push apart the rest.
 
-Sections: arguments, several processes and chunks, Trainers. The model is a `NercoModel` or any
+Sections: arguments, Trainers. The model is a `NercoModel` or any
 other model whose output has `last_hidden_state` and that has an `encoder`; the data are those of
 `tag_features`.
 
@@ -9,22 +9,21 @@ contrasts. Raise the batch size instead, with `chunk_size` if memory is short.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.utils.checkpoint import get_device_states, set_device_states
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from contrastive_ner.errors import ConfigError
+from contrastive_ner.training.arguments import refused
 from contrastive_ner.training.batches import EpochBatches, TagCollator, model_inputs
 from contrastive_ner.training.checked import CheckedTrainer
 from contrastive_ner.training.criteria import (
@@ -35,12 +34,18 @@ from contrastive_ner.training.criteria import (
     prototype_classes,
     token_f1,
 )
+from contrastive_ner.training.gathering import RandomState, gather_tokens
 from contrastive_ner.training.losses import (
     pairwise_contrastive_loss,
     semantic_classes,
     supervised_contrastive_loss,
 )
-from contrastive_ner.training.projection import add_projection, drop_projection, projected
+from contrastive_ner.training.projection import (
+    add_projection,
+    drop_projection,
+    has_projection,
+    projected,
+)
 from contrastive_ner.training.schedules import freeze_encoder, freeze_lowest_layers
 
 CRITERIA = {"knn": "eval_knn_f1", "prototype": "eval_prototype_f1", "loss": "eval_loss"}
@@ -114,52 +119,15 @@ class ContrastiveTrainingArguments(TrainingArguments):
             raise ConfigError(f"projection_size is {self.projection_size}: expected at least 0")
 
 
-# ------------------------------------------------------------------------ several processes, chunks
-class GatherRows(torch.autograd.Function):
-    """Gather rows (N_r, D) of all processes, in the order of the processes, with gradient: (N, D).
-
-    Every process computes the same loss from the result, so it knows the gradient of its own rows
-    without communication. `DistributedDataParallel` averages parameter gradients over processes;
-    the factor in `backward` undoes this.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        """Own rows (N_r, D) -> rows of all processes (N, D)."""
-        counts = [
-            torch.empty(1, dtype=torch.long, device=rows.device)
-            for _ in range(dist.get_world_size())
-        ]
-        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-        sizes = [int(count) for count in counts]
-        # Processes differ in their numbers of tokens: pad, gather, cut.
-        padded = nn.functional.pad(rows, (0, 0, 0, max(sizes) - len(rows)))
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded.contiguous())
-        first = sum(sizes[: dist.get_rank()])
-        ctx.own = slice(first, first + len(rows))
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Gradient of all rows (N, D) -> gradient of the own rows (N_r, D)."""
-        return gradient[ctx.own] * dist.get_world_size()
-
-
-def gather_tokens(embeddings: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather the tokens of all processes, with gradient for the own ones.
-
-    (N_r, D), (N_r,) -> (N, D), (N,). A single process gets its tokens back unchanged.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return embeddings, classes
-    # Gathered separately: in a column of the embeddings, half precision would round the classes.
-    return GatherRows.apply(embeddings), GatherRows.apply(classes[:, None])[:, 0]
-
-
 def labelled(feature: dict) -> int:
     """Number of tokens that have a label."""
     return sum(label >= 0 for label in feature["labels"])
+
+
+def padding_of(config: Any) -> int:
+    """The padding token of a model's encoder."""
+    own = getattr(config, "encoder_config", config)
+    return getattr(own, "pad_token_id", None) or 0
 
 
 def label_names(model: Any, dataset: Any) -> list[str]:
@@ -178,22 +146,6 @@ def label_names(model: Any, dataset: Any) -> list[str]:
             "a tagger or a data set whose `labels` are a list of ClassLabel names them itself"
         )
     return list(names)
-
-
-class RandomState:
-    """Saved state of the random generators, to embed a chunk again with the same dropout masks."""
-
-    def __init__(self, *tensors: Tensor) -> None:
-        self.cpu = torch.get_rng_state()
-        self.devices, self.states = get_device_states(*tensors)
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Context in which the random generators continue from the saved state."""
-        with torch.random.fork_rng(devices=self.devices):
-            torch.set_rng_state(self.cpu)
-            set_device_states(self.devices, self.states)
-            yield
 
 
 # ----------------------------------------------------------------------------------------- trainers
@@ -265,7 +217,8 @@ class ContrastiveTrainer(SentenceTrainer):
 
     Raises:
         ConfigError: `args` is not a `ContrastiveTrainingArguments`, or its `freeze_layers` or
-            `freeze_encoder` does not suit the model; or nothing names the labels.
+            `freeze_encoder` does not suit the model; nothing names the labels; or scores or a loss
+            are given, which stage one has of its own.
     """
 
     is_stage_one = True
@@ -277,28 +230,62 @@ class ContrastiveTrainer(SentenceTrainer):
         label_classes: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
+        if model is None:
+            raise ConfigError(
+                "model is missing: expected a NercoModel; model_init is not supported"
+            )
         if label_classes is None:
             label_classes = semantic_classes(label_names(model, kwargs.get("train_dataset")))
         model = getattr(model, "nerco", model)
-        if len(args) < 2 and kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = TagCollator(model.config.encoder_config.pad_token_id or 0)
+        if (args[1] if len(args) > 1 else kwargs.get("data_collator")) is None:
+            collator = TagCollator(padding_of(model.config))
+            args = (args[0], collator, *args[2:]) if len(args) > 1 else args
+            kwargs |= {} if len(args) > 1 else {"data_collator": collator}
         super().__init__(model, *args, **kwargs)
         if not isinstance(self.args, ContrastiveTrainingArguments):
             raise ConfigError(
                 f"args is a {type(self.args).__name__}: expected ContrastiveTrainingArguments"
             )
+        for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
+            if getattr(self, name) is not None:
+                raise refused(
+                    name, getattr(self, name), None, "stage one has its own loss and scores"
+                )
+        # Encoders that take any keyword would have the Trainer leave the loss of accumulated
+        # batches undivided.
+        self.model_accepts_loss_kwargs = False
         self.label_classes = list(label_classes)
         freeze_lowest_layers(self.model.encoder, self.args.freeze_layers)
         if self.args.freeze_encoder:
             freeze_encoder(self.model)
-        if self.args.projection_size:
-            add_projection(self.model, self.args.projection_size)
+        self._add_head()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; throws the projection head away at the end."""
-        output = super().train(*args, **kwargs)
-        drop_projection(self.model)
-        return output
+        """As `Trainer.train`; throws the projection head away, also if it is interrupted."""
+        self._check_labels(self.train_dataset, "train_dataset")
+        self._add_head()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            drop_projection(self.model)
+
+    def _add_head(self) -> None:
+        if self.args.projection_size and not has_projection(self.model):
+            add_projection(self.model, self.args.projection_size)
+
+    def _check_labels(self, dataset: Any, name: str) -> None:
+        """ConfigError if there are no labelled sentences, or a label has no class."""
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            found = "none" if dataset is None else type(dataset).__name__
+            raise ConfigError(f"{name}: expected a data set with a length, found {found}")
+        if any("labels" not in row for row in dataset):
+            raise ConfigError(f"{name}: expected labels in each row, found a row without any")
+        highest = max((max(row["labels"], default=0) for row in dataset), default=0)
+        if highest >= len(self.label_classes):
+            raise ConfigError(
+                f"label_classes has {len(self.label_classes)} classes: expected one for each label "
+                f"id, found the label {highest} in {name}"
+            )
 
     def contrastive_loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The configured loss: embeddings (..., D), classes (...) -> scalar."""
@@ -368,9 +355,17 @@ class ContrastiveTrainer(SentenceTrainer):
         return self._sampler(sentences, paired=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Loader of all evaluation data, not divided among processes."""
+        """Loader of all evaluation data, or of the set of a name, not divided among processes."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):
+            dataset = self.eval_dataset[dataset]
+        self._check_labels(dataset, "eval_dataset")
+        self._check_labels(self.train_dataset, "train_dataset")  # the criteria compare with it
         return self._plain_loader(dataset, batch_size=self.args.per_device_eval_batch_size)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As `get_eval_dataloader`: `predict` gives the same scores, and no predictions."""
+        return self.get_eval_dataloader(test_dataset)
 
     def embed(self, features: Any) -> tuple[Tensor, Tensor]:
         """`embed_tokens` with the model in training, under its autocast."""

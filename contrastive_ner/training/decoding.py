@@ -24,7 +24,9 @@ def decoded_metrics(model: nn.Module) -> dict[str, Callable]:
     Both decode as the model does in use, and give exact-span precision, recall and F1:
     `Trainer(model=model, ..., **decoded_metrics(model))`. A word counts where its label is not
     -100. With a tagger, `trainer.predict` then returns tag ids, with BINDER the counts of correct,
-    predicted and gold mentions of each window. `batch_eval_metrics=True` keeps none of them.
+    predicted and gold mentions of each window; features without labels need their masks, as those
+    of `tag_features` and `span_features`. `batch_eval_metrics=True` keeps none of them; then, with
+    the standard Trainer, call this function again after an evaluation that was interrupted.
 
     Args:
         model: a tagger or BINDER model, or either of them with adapters.
@@ -58,12 +60,30 @@ class Metrics:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.totals = [0, 0, 0]
+        self.inputs: dict[str, Any] = {}  # of the last forward pass: the Trainer hands on no masks
+        model.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
+
+    def _keep_inputs(self, _: nn.Module, __: tuple, inputs: dict[str, Any]) -> None:
+        self.inputs = {name: inputs.get(name) for name in ("word_mask", "word_end_mask")}
+
+    def mask(self, name: str) -> Tensor:
+        """A mask of the last forward pass. ConfigError if it had none."""
+        if (found := self.inputs.get(name)) is None:
+            raise ConfigError(
+                f"the features have no labels and no {name}: make them with tag_features, or for "
+                "BINDER with span_features, and their batches with TagCollator or SpanCollator"
+            )
+        return found
+
+    def reset(self) -> None:
+        """Forget the counts of an evaluation that was interrupted."""
+        self.totals = [0, 0, 0]
 
     def for_trainer(self) -> dict[str, Callable]:
         """The two arguments of the Trainer."""
         return {"compute_metrics": self.compute, "preprocess_logits_for_metrics": self.preprocess}
 
-    def preprocess(self, logits: Any, labels: Tensor) -> Tensor:
+    def preprocess(self, logits: Any, labels: Tensor | None) -> Tensor:
         """What is kept of a batch's outputs."""
         raise NotImplementedError
 
@@ -85,43 +105,42 @@ class TagMetrics(Metrics):
     """Of a tagger: the best tag sequences of its CRF."""
 
     @torch.no_grad()
-    def preprocess(self, logits: Any, labels: Tensor) -> Tensor:
-        """Tag ids (B, T); -100 where there is no label."""
+    def preprocess(self, logits: Any, labels: Tensor | None) -> Tensor:
+        """Tag ids (B, T); -100 where there is no label, or without labels no word."""
         logits = logits if isinstance(logits, Tensor) else logits[0]
-        return self.model.viterbi(logits, labels != IGNORED)
+        mask = self.mask("word_mask").bool() if labels is None else labels != IGNORED
+        return self.model.viterbi(logits, mask)
 
     def counts(self, prediction: EvalPrediction) -> Sequence[int]:
         """See the class above."""
         labels = self.model.config.labels
-        return tag_counts(
-            tag_spans(prediction.predictions, labels), tag_spans(prediction.label_ids, labels)
-        )
+        found, gold = prediction.predictions, prediction.label_ids
+        parts = zip(found, gold, strict=True) if isinstance(found, list) else [(found, gold)]
+        counts = [tag_counts(tag_spans(a, labels), tag_spans(b, labels)) for a, b in parts]
+        return [sum(column) for column in zip(*counts, strict=True)]
 
 
 class SpanMetrics(Metrics):
-    """Of BINDER. The Trainer hands on no masks: they are kept from the forward pass."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.masks: list[Tensor] = []
-        model.register_forward_pre_hook(self.keep_masks, with_kwargs=True)
-
-    def keep_masks(self, _: nn.Module, __: tuple, inputs: dict[str, Any]) -> None:
-        """Before a forward pass."""
-        if inputs.get("word_mask") is not None and inputs.get("word_end_mask") is not None:
-            self.masks = [inputs["word_mask"], inputs["word_end_mask"]]
+    """Of BINDER: counts of mentions."""
 
     @torch.no_grad()
-    def preprocess(self, logits: Any, labels: Tensor) -> Tensor:
+    def preprocess(self, logits: Any, labels: Tensor | None) -> Tensor:
         """Counts (B, 3) of correct, predicted and gold mentions."""
         hidden = logits if isinstance(logits, Tensor) else logits[0]
-        word_mask, word_end_mask = self.masks
+        if hidden.dim() == 2:
+            return hidden  # a `BinderTrainer` has counted
+        word_mask, word_end_mask = self.mask("word_mask"), self.mask("word_end_mask")
+        if labels is None:
+            labels = torch.full((len(hidden), 1, 3), IGNORED, device=hidden.device)
         outputs = BinderOutput(last_hidden_state=hidden)
         return span_counts(self.model, outputs, word_mask, word_end_mask, labels)
 
     def counts(self, prediction: EvalPrediction) -> Sequence[int]:
         """See the class above."""
-        return torch.as_tensor(prediction.predictions).cpu().reshape(-1, 3).sum(0).tolist()
+        found = prediction.predictions
+        parts = found if isinstance(found, list) else [found]
+        counts = [torch.as_tensor(part).cpu().reshape(-1, 3).sum(0) for part in parts]
+        return torch.stack(counts).sum(0).tolist()
 
 
 def tag_spans(rows: Any, labels: Sequence[str]) -> list[list[tuple[int, int, str]]]:

@@ -36,6 +36,11 @@ def projected(model: nn.Module, states: Tensor) -> Tensor:
     return states if head is None else head(states)
 
 
+def has_projection(model: nn.Module) -> bool:
+    """Whether a model has a head."""
+    return hasattr(model, NAME)
+
+
 def drop_projection(model: nn.Module) -> None:
     """Throw the head away."""
     if (head := getattr(model, NAME, None)) is not None:
