@@ -16,10 +16,10 @@ from contrastive_ner.cli import main
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
 from contrastive_ner.errors import ConfigError
-from contrastive_ner.insight.audit import disagreements
+from contrastive_ner.insight.audit import Audit, disagreements
 from contrastive_ner.insight.folds import divide
 from contrastive_ner.insight.neighbours import explain, space_of
-from contrastive_ner.insight.report import explain_page, marked
+from contrastive_ner.insight.report import audit_page, explain_page, marked
 from contrastive_ner.insight.selection import select, spread
 from contrastive_ner.insight.views import views
 from contrastive_ner.models.crf_ner import tag_table
@@ -85,6 +85,65 @@ def test_margins_of_a_tagger_are_those_of_its_posteriors(saved_tagger):
     assert doubt == pytest.approx((1 - best[:, 0] + best[:, 1]).sum(), rel=1e-5)
     assert vector.norm() == pytest.approx(1, abs=1e-5)
     assert tag_table(pipeline.model.config.labels).types == view.space.table.types
+
+
+def test_a_lone_surrogate_is_no_obstacle(pipeline):
+    rows = explain(pipeline, unannotated(["李明远\ud800教授"]), corpus(3))
+    page = explain_page(rows, "model").encode("utf-8").decode("utf-8")
+    assert "\ufffd" in page
+
+
+def test_crossing_boundaries_are_shown_in_two_lines():
+    row = {
+        "record": "r", "kind": "both", "suspicion": 0.9, "text": "abcdefgh", "neighbours": [],
+        "annotated": {"start": 0, "end": 5, "label": "X"},
+        "model": {"start": 3, "end": 8, "label": "X"},
+    }  # fmt: skip
+    page = audit_page(Audit([row]), [row], "train.jsonl")
+    assert '<mark class="bad">abcde<small>' in page
+    assert '<mark class="good">defgh<small>' in page
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--train", "train.jsonl", "--output", "train.jsonl"], "train.jsonl is an input"),
+        (["--train", "train.jsonl", "--report", "texts.txt"], "texts.txt is an input"),
+        (["--train", "train.jsonl", "--output", "x", "--report", "x"], "are one file, x"),
+        (["--train", "train.jsonl", "--output", "there.jsonl"], "there.jsonl exists"),
+        (["--train", "train.jsonl", "--report", "there.jsonl"], "is no report"),
+        (["--train", "train.jsonl", "--report", "-"], "--report is -"),
+        (["--train", "train.jsonl", "--report", "gone/x.html"], "in a folder that is there"),
+    ],
+)
+def test_outputs_never_replace_what_is_there(tmp_path, capsys, monkeypatch, options, said):
+    """They are checked before the model, which is none here, is loaded."""
+    monkeypatch.chdir(tmp_path)
+    write_records(corpus(2), tmp_path / "train.jsonl")
+    (tmp_path / "texts.txt").write_text("张三\n", "utf-8")
+    (tmp_path / "there.jsonl").write_text("{}\n", "utf-8")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(["explain", "no-model", "texts.txt", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_training_texts_are_read_as_their_configuration_says(
+    saved_tagger, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    row = {"text": "张三去了", "entities": [{"start": 0, "end": 1, "label": "PER"}]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    (tmp_path / "mine.yaml").write_text("train_file: train.jsonl\noffsets: inclusive\n", "utf-8")
+    (tmp_path / "texts.txt").write_text(TEXTS[0], "utf-8")
+    for _ in range(2):  # a report may be replaced
+        command = ["explain", str(saved_tagger), "texts.txt", "--train", "mine.yaml"]
+        assert main([*command, "--output", "-"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    words = {n["word"] for row in rows for m in row["entities"] for n in m["neighbours"]}
+    assert words == {"张三"}
 
 
 def test_the_texts_of_a_document_are_read_together(saved_binder):
@@ -193,7 +252,61 @@ def test_neighbours_raise_or_lower_the_suspicion(saved_tagger):
                 names = [f"B-{label}", *[f"I-{label}"] * (len(tags) - 1)]
                 ids = [pipeline.model.config.labels.index(name) for name in names]
                 least = min(float(tag[number]) for tag, number in zip(tags, ids, strict=True))
+                inside = pipeline.model.config.labels.index(f"I-{label}")
+                behind = view.space.tags[place[1] : place[1] + 1, inside]
+                least = min(least, 1 - float(behind.sum()))
                 assert row["probability"] == pytest.approx(least)
+
+
+@pytest.mark.parametrize("cut", ["left", "right"])
+def test_annotations_that_are_cut_short_are_suspicious(saved_tagger, cut):
+    """The tags of what is left of a mention are as the model has them: its end is not."""
+    pipeline = load_pipeline(saved_tagger)
+    record = Record("r", TEXTS[1])
+    (own,) = tag_records(pipeline, [record]).mentions
+    number, long = next((i, m) for i, m in enumerate(own) if m.end - m.start > 1)
+    short = (
+        long._replace(start=long.start + 1) if cut == "left" else long._replace(end=long.end - 1)
+    )
+    planted = [*own[:number], short, *own[number + 1 :]]
+    rows = disagreements(pipeline, [Record("r", TEXTS[1], planted)])
+    (row,) = (row for row in rows if row["annotated"] and row["start"] == short.start)
+    (view,) = views(pipeline, [record])
+    labels = pipeline.model.config.labels
+    begin, inside = labels.index(f"B-{long.label}"), labels.index(f"I-{long.label}")
+    first, last = view.place(long.start, long.end)
+    tags = view.space.tags
+    limit = tags[first + 1, begin] if cut == "left" else 1 - tags[last - 1, inside]
+    assert row["probability"] <= limit + 1e-6
+    assert limit < 0.5
+
+
+def test_texts_of_one_document_or_with_equal_texts_share_a_fold():
+    records = [Record(str(i), f"t{i // 2}", [Mention(0, 1, "A")], doc=f"d{i}") for i in range(20)]
+    records += [Record("x", "t0"), Record("y", "other", doc="d1"), Record("z", "t9", doc="d0")]
+    folds = divide(records, 5)
+    fold_of: dict[tuple[str, Any], set] = {}
+    for record, fold in zip(records, folds, strict=True):
+        for key in (("text", record.text), ("doc", record.doc)):
+            if key[1] is not None:
+                fold_of.setdefault(key, set()).add(fold)
+    assert all(len(found) == 1 for found in fold_of.values())
+    assert folds[0] == folds[19] == folds[20] == folds[21] == folds[22]  # t0, d1, t9 by others
+    with pytest.raises(ConfigError, match="expected at least 2 documents or texts that differ"):
+        divide([Record("a", "t"), Record("b", "t")], 2)
+
+
+def test_audit_leaves_a_folder_of_others_alone(files, tiny_encoder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone").mkdir()
+    (tmp_path / "someone" / "dev.jsonl").write_text("precious", "utf-8")
+    command = ["audit", *arguments(files, tiny_encoder, tmp_path / "run", method="crf")[1:]]
+    assert main([*command, "--folds", "2", "--folder", "someone"]) == 2
+    error = capsys.readouterr().err
+    assert "someone holds other data than those of this audit (dev.jsonl)" in error
+    assert (tmp_path / "someone" / "dev.jsonl").read_text("utf-8") == "precious"
+    assert [path.name for path in (tmp_path / "someone").iterdir()] == ["dev.jsonl"]
+    assert not list(tmp_path.glob(".audit-*"))
 
 
 @pytest.mark.slow
@@ -249,6 +362,48 @@ def test_texts_are_chosen_by_doubt_and_difference(pipeline):
     assert rows[0]["doubt"] == max(row["doubt"] for row in rows)
     assert rows[0]["distance"] == 1
     assert select(pipeline, records, 5, annotated=[record.text for record in records]) == []
+
+
+def test_choices_of_binder_are_read_in_their_documents(saved_binder):
+    pipeline = load_pipeline(saved_binder[0])
+    records = [Record(f"t{i}", text, doc=f"d{i // 3}") for i, text in enumerate([*TEXTS, "王五。"])]
+    records += [Record("u", record.text, doc="e") for record in corpus(2)]
+    records[0].fields = {"url": "x"}
+    predicted = dict(
+        zip((r.text for r in records), tag_records(pipeline, records).mentions, strict=True)
+    )
+    rows = select(pipeline, records, 4, annotated=[TEXTS[1]])
+    doubts = {
+        view.record.text: view.space.doubts(view.whole)[0] for view in views(pipeline, records)
+    }
+    for row in rows:
+        wanted = [(m.start, m.end, m.label) for m in predicted[row["text"]]]
+        assert [(m["start"], m["end"], m["label"]) for m in row["entities"]] == wanted
+        assert row["doubt"] == pytest.approx(doubts[row["text"]], rel=1e-4)
+    (first,) = (row for row in select(pipeline, records, 6) if row["id"] == "t0")
+    assert first["url"] == "x"
+
+
+def test_doubts_of_long_texts_are_summed_in_parts(pipeline, monkeypatch):
+    (view,) = views(pipeline, unannotated(["".join(TEXTS) * 5]))
+    total, direction = view.space.doubts(view.whole)
+    monkeypatch.setattr("contrastive_ner.insight.views.STARTS_AT_ONCE", 7)
+    again, other = view.space.doubts(view.whole)
+    assert again == pytest.approx(total, rel=1e-5)
+    torch.testing.assert_close(other, direction, atol=1e-5, rtol=1e-4)
+
+
+def test_other_types_are_those_of_the_space(saved_binder):
+    pipeline = load_pipeline(saved_binder[0])
+    records = unannotated(TEXTS)
+    types = {"人": "人的名字"}
+    found = tag_records(pipeline, records, types=types).mentions
+    for view, mentions in zip(views(pipeline, records, types=types), found, strict=True):
+        for m in mentions:
+            chance = view.space.probability(view.place(m.start, m.end), "人")
+            assert chance == pytest.approx(m.score, abs=1e-4)
+    rows = select(pipeline, records, 3, types=types)
+    assert [row["doubt"] for row in rows] != [row["doubt"] for row in select(pipeline, records, 3)]
 
 
 def test_choices_follow_a_loop_over_all_texts():

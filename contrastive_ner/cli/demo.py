@@ -93,7 +93,9 @@ def free_port(host: str, port: int) -> int:
     if not 0 <= port < 2**16:
         raise ConfigError(f"port is {port}: expected 0 to {2**16 - 1}")
     try:
-        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # Of IPv4 alone: the page's server cannot write other addresses.
+        found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+        kind, _, _, _, address = found[0]
         with socket.socket(kind, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from contrastive_ner.cli.options import (
+    add_lexicon_option,
     add_source_options,
     add_trust_option,
     input_file,
     joiner_of_model,
+    lexicon_options,
     open_source,
 )
 from contrastive_ner.data.layout import Layout
@@ -21,7 +23,7 @@ from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import atomic_writer, expand
 from contrastive_ner.logs import log, quiet_libraries
 from contrastive_ner.serving.inference import load_pipeline
-from contrastive_ner.training.config import load_config
+from contrastive_ner.training.config import layout_of, load_config
 
 
 def add_insight_commands(commands: Any) -> None:
@@ -34,7 +36,11 @@ def add_insight_commands(commands: Any) -> None:
     )
     add_model_and_texts(explain)
     explain.add_argument(
-        "--train", required=True, metavar="FILE", help="training data of the model"
+        "--train",
+        required=True,
+        metavar="FILE",
+        help="training data of the model, or the YAML file of its training, which also says how "
+        "they are to be read",
     )
     explain.add_argument(
         "--neighbours", type=int, default=5, metavar="N", help="neighbours of each mention [5]"
@@ -75,7 +81,11 @@ def add_insight_commands(commands: Any) -> None:
     select.add_argument(
         "--number", type=int, default=100, metavar="N", help="number of texts to choose [100]"
     )
-    select.add_argument("--annotated", metavar="FILE", help="leave out the texts of this file")
+    select.add_argument(
+        "--annotated",
+        metavar="FILE",
+        help="leave out the texts of this file, or of the training of this YAML file",
+    )
     add_outputs(select, "select", "chosen texts with predictions, the most useful first")
     select.set_defaults(command=command_select)
 
@@ -86,6 +96,7 @@ def add_model_and_texts(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "file", nargs="?", default="-", metavar="FILE", help="texts, as for predict [-]"
     )
+    add_lexicon_option(command)
     add_trust_option(command)
     add_source_options(command)
 
@@ -111,10 +122,12 @@ def command_explain(arguments: argparse.Namespace) -> int:
     from contrastive_ner.insight.report import explain_page
 
     check_at_least_one(arguments, "neighbours")
+    check_outputs(arguments, arguments.file, arguments.train)
     records = texts_of(arguments)
-    train, _ = read_records(expand(arguments.train), Layout())
+    train = training_texts(arguments.train)
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    rows = explain(pipeline, records, train, neighbours=arguments.neighbours)
+    given = lexicon_options(arguments)
+    rows = explain(pipeline, records, train, neighbours=arguments.neighbours, **given)
     write_outputs(arguments, rows, explain_page(rows, arguments.model))
     return 0
 
@@ -127,6 +140,8 @@ def command_audit(arguments: argparse.Namespace) -> int:
     check_at_least_one(arguments, "number")
     quiet_libraries()
     config = load_config(arguments.config, arguments.overrides)
+    files = (config.train_file, config.dev_file, config.types_file, config.lexicon_file)
+    check_outputs(arguments, arguments.config, *files)
     folder = Path(arguments.folder or f"{config.run_dir}-audit")
     result = audit(config, folder, folds=arguments.folds)
     if result.left_out:
@@ -142,11 +157,13 @@ def command_select(arguments: argparse.Namespace) -> int:
     from contrastive_ner.insight.selection import select
 
     check_at_least_one(arguments, "number")
+    check_outputs(arguments, arguments.file, arguments.annotated or "")
     records = texts_of(arguments)
-    done = read_records(expand(arguments.annotated), Layout())[0] if arguments.annotated else []
+    done = training_texts(arguments.annotated) if arguments.annotated else []
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
     annotated = (record.text for record in done)
-    rows = select(pipeline, records, arguments.number, annotated=annotated)
+    given = lexicon_options(arguments)
+    rows = select(pipeline, records, arguments.number, annotated=annotated, **given)
     if not rows:
         raise DataError(f"{arguments.file}: expected texts that are not annotated yet, found none")
     write_outputs(arguments, rows, select_page(rows, arguments.file))
@@ -157,6 +174,47 @@ def check_at_least_one(arguments: argparse.Namespace, name: str) -> None:
     """Raise ConfigError unless an option is 1 or more."""
     if getattr(arguments, name) < 1:
         raise ConfigError(f"{name} is {getattr(arguments, name)}: expected at least 1")
+
+
+def training_texts(name: str) -> list[Record]:
+    """The records of a file of annotated texts, or of the training data of a configuration."""
+    if Path(name).suffix not in (".yaml", ".yml"):
+        return read_records(expand(name), Layout())[0]
+    config = load_config(name)
+    return read_records(expand(config.train_file), layout_of(config))[0]
+
+
+def check_outputs(arguments: argparse.Namespace, *inputs: str) -> None:
+    """Refuse outputs that would replace what is there, before a model is loaded.
+
+    Raises:
+        ConfigError: the report or the output is an input, or a folder; both are one file; the
+            output exists; or the report does, and is no report.
+    """
+    report, output = Path(arguments.report), arguments.output
+    if str(report) == "-":
+        raise ConfigError("--report is -: expected the name of a file; --output - prints the rows")
+    places = [report, *([] if output in (None, "-") else [Path(output)])]
+    taken = {Path(expand(name)).resolve() for name in inputs if name not in ("", "-")}
+    for place in places:
+        if place.resolve() in taken:
+            raise ConfigError(f"{place} is an input: choose another --report or --output")
+        if place.is_dir() or not place.absolute().parent.is_dir():
+            raise ConfigError(f"{place}: expected a file in a folder that is there")
+    if len({place.resolve() for place in places}) < len(places):
+        raise ConfigError(f"--report and --output are one file, {report}: choose another")
+    if len(places) > 1 and places[1].exists():
+        raise ConfigError(f"{places[1]} exists: remove it, or choose another --output")
+    if report.is_file() and not is_report(report):
+        raise ConfigError(f"{report} exists and is no report: choose another --report")
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of these commands."""
+    from contrastive_ner.insight.report import REPORT_START
+
+    with path.open("rb") as file:
+        return file.read(len(REPORT_START)) == REPORT_START.encode()
 
 
 def texts_of(arguments: argparse.Namespace) -> list[Record]:

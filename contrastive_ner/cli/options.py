@@ -93,6 +93,15 @@ def with_default(text: str, default: Any) -> str:
     return f"{text} [{str(default).lower() if isinstance(default, bool) else default}]"
 
 
+def add_lexicon_option(command: argparse.ArgumentParser) -> None:
+    """Add --lexicon."""
+    command.add_argument(
+        "--lexicon",
+        metavar="FILE",
+        help="for a model with a lexicon, use the words of FILE instead of its own; none: no words",
+    )
+
+
 def add_trust_option(command: argparse.ArgumentParser) -> None:
     """Add --trust_remote_code."""
     command.add_argument(
@@ -174,9 +183,14 @@ def tagging_options(arguments: argparse.Namespace) -> dict[str, Any]:
         options["min_score"] = arguments.min_score
     if arguments.types is not None:
         options["types"] = described_types(arguments.types)
-    if arguments.lexicon is not None:
-        options["lexicon"] = arguments.lexicon != "none" and expand(arguments.lexicon)
-    return options
+    return options | lexicon_options(arguments)
+
+
+def lexicon_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The option `lexicon` of the pipeline's call, if given: the name of a file, or False."""
+    if arguments.lexicon is None:
+        return {}
+    return {"lexicon": arguments.lexicon != "none" and expand(arguments.lexicon)}
 
 
 def described_types(file: str) -> dict[str, str]:

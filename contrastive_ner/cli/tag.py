@@ -9,6 +9,7 @@ from typing import Any
 from contrastive_ner.cli.options import (
     add_device_option,
     add_layout_options,
+    add_lexicon_option,
     add_model_argument,
     add_source_options,
     add_trust_option,
@@ -107,11 +108,7 @@ def add_tagging_commands(commands: Any) -> None:
 
 def add_type_options(command: argparse.ArgumentParser) -> None:
     """Add --types, --lexicon, --min_score and --trust_remote_code."""
-    command.add_argument(
-        "--lexicon",
-        metavar="FILE",
-        help="for a model with a lexicon, use the words of FILE instead of its own; none: no words",
-    )
+    add_lexicon_option(command)
     add_types_option(command)
     command.add_argument(
         "--min_score",

@@ -58,7 +58,7 @@ def rows_of_entries(lines: Iterable[str]) -> Iterator[Row]:
     Names of persons, places and organisations have a type.
     """
     for line in lines:
-        if match := ENTRY.fullmatch(line.strip()):
+        if match := ENTRY.fullmatch(line.strip().replace("\t", " ")):
             yield match[1], Kind(NAMES.get((match[3] or "").strip(), ""))
 
 

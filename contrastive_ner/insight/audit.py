@@ -60,6 +60,10 @@ def audit(config: RunConfig, folder: Path, *, folds: int = 5, neighbours: int = 
     data = load_data(config)
     train = data.records["train"]
     fold_of = divide(train, folds, config.seed)
+    if not any(r.entities for r, fold in zip(train, fold_of, strict=True) if fold is not None):
+        raise DataError(
+            f"{config.train_file}: no mention can be audited: expected a type in several texts"
+        )
     result = Audit(left_out=fold_of.count(None))
     for fold, own in enumerate(fold_configs(config, train, data.records["dev"], fold_of, folder)):
         pipeline = load_pipeline(train_fold(own))
@@ -67,8 +71,6 @@ def audit(config: RunConfig, folder: Path, *, folds: int = 5, neighbours: int = 
         result.found += disagreements(pipeline, held_out, neighbours)
         result.texts += len(held_out)
         result.mentions += sum(len(record.entities) for record in held_out)
-    if not result.mentions:
-        raise DataError(f"{config.train_file}: no mention is left to audit; lower --folds")
     result.found.sort(key=lambda row: (-row["suspicion"], row["record"], row["start"]))
     return result
 
@@ -79,16 +81,17 @@ def disagreements(
     """Disagreements of a model with annotated records that it was not trained on.
 
     `suspicion`, in [0, 1], is 1 minus the mean of two: the model's probability of what the data say
-    (a tagger: of the annotated tag for which it is least), and the share of the nearest mentions
-    in other texts, by their annotation, that support it.
+    (a tagger: of the annotated tag for which it is least, or of the mention's end), and the share
+    of the nearest mentions in other texts, by their annotation, that support it.
     """
     nests = pipeline.model.config.decoding == "nested"
-    predicted = tag_records(pipeline, records).mentions
+    predicted = tag_records(pipeline, records, held_out=True).mentions
     waiting: list[tuple[dict[str, Any], str, str, Tensor]] = []
 
     def seen() -> Iterator[View]:
         """The records, each read once, while their disagreements are noted."""
-        for view, mentions in zip(views(pipeline, records), predicted, strict=True):
+        read = views(pipeline, records, trained_on=True)  # the lexicon may have words of theirs
+        for view, mentions in zip(read, predicted, strict=True):
             gold = view.record.entities if nests else outermost(view.record.entities)[0]
             for row, mention, place in of_record(view, gold, mentions):
                 vector = view.space.vectors([place])[0]

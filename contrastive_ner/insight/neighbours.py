@@ -94,12 +94,12 @@ def explain(
     Raises:
         DataError: the training texts have no mention.
     """
-    space = space_of(views(pipeline, train))
+    space = space_of(views(pipeline, train, trained_on=True, **options))
     if not space.mentions:
         raise DataError("the training data have no mention: expected annotated texts to explain by")
     found = tag_records(pipeline, records, **options).mentions
     rows = []
-    for view, mentions in zip(views(pipeline, records), found, strict=True):
+    for view, mentions in zip(views(pipeline, records, **options), found, strict=True):
         entities = []
         for mention in mentions:
             place = view.place(mention.start, mention.end)

@@ -5,8 +5,12 @@ from html import escape
 from typing import Any
 
 from contrastive_ner.insight.audit import KINDS, Audit
-from contrastive_ner.serving.demo import marked
+from contrastive_ner.serving.demo import marked, storable
 
+REPORT_START = (
+    '<!doctype html>\n<html><head><meta charset="utf-8"><meta name="generator" '
+    'content="contrastive-ner">'
+)
 STYLE = """
 body { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; background: #fff; overflow-wrap: anywhere; }
@@ -26,8 +30,8 @@ p { margin: .3rem 0; white-space: pre-wrap; }
 def page(title: str, note: str, sections: Iterable[str]) -> str:
     """A page; `title` and `note` are plain text, the sections HTML."""
     body = "\n".join(f"<section>{section}</section>" for section in sections)
-    return (
-        f'<!doctype html>\n<html><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+    return storable(
+        f"{REPORT_START}<title>{escape(title)}</title>\n"
         f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
         f'<p class="note">{escape(note)}</p>\n{body}\n</body></html>\n'
     )
@@ -69,18 +73,19 @@ def audit_page(result: Audit, rows: Sequence[dict[str, Any]], name: str) -> str:
     """The report of `audit`."""
     sections = []
     for rank, row in enumerate(rows, 1):
-        spans = [
-            (own["start"], own["end"], f"{who} {own['label']}", kind)
+        texts = [  # a line each: their boundaries are what differs, and may cross
+            marked(row["text"], [(own["start"], own["end"], f"{who} {own['label']}", kind)])
             for own, who, kind in (
                 (row["annotated"], "data:", "bad"),
                 (row["model"], "model:", "good"),
             )
             if own is not None
         ]
-        label = (row["annotated"] or {"label": ""})["label"]
+        label = (row["annotated"] or row["model"])["label"]
         sections.append(
             f"<h2>{rank}. {escape(row['record'])}: {escape(KINDS[row['kind']])} "
-            f"(suspicion {row['suspicion']:.3f})</h2><p>{marked(row['text'], spans)}</p>"
+            f"(suspicion {row['suspicion']:.3f})</h2>"
+            + "".join(f"<p>{text}</p>" for text in texts)
             + neighbour_table(row["neighbours"], label)
         )
     note = (

@@ -1,13 +1,14 @@
 """Texts to annotate next: those about which the model has the most doubts, and that differ."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from contrastive_ner.data.records import Record
 from contrastive_ner.insight.views import View, views
-from contrastive_ner.serving.inference import tag_records
+from contrastive_ner.serving.inference import is_binder, tag_records
 
 if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline
@@ -29,37 +30,52 @@ def select(
     a text's vector is the mean of its positions or spans, weighted by their doubts.
 
     Args:
-        records: texts without annotation; equal ones count once.
+        records: texts without annotation, each once if equal ones are there; BINDER reads them in
+            their documents (`doc`).
         annotated: texts that are left out.
         options: options of the pipeline's call.
     """
     seen = set(annotated)
-    fresh = []
-    for record in records:
+    fresh: dict[int, Record] = {}  # by their places
+    for place, record in enumerate(records):
         if record.text not in seen and record.text.strip():
             seen.add(record.text)
-            fresh.append(record)
-    doubts, vectors = [], []
-    for view in views(pipeline, fresh):
-        doubt, vector = doubts_of(view)
-        doubts.append(doubt)
-        vectors.append(vector)
+            fresh[place] = record
     if not fresh:
         return []
+    doubts, vectors = [], []
+    read = with_documents(pipeline, records, fresh)
+    shown = views(pipeline, [records[place] for place in read], **options)
+    for place, view in zip(read, shown, strict=True):
+        if place in fresh:
+            doubt, vector = doubts_of(view)
+            doubts.append(doubt)
+            vectors.append(vector)
+    places = list(fresh)
     order = spread(torch.tensor(doubts), torch.stack(vectors), count)
-    chosen = [fresh[number] for number, _ in order]
-    found = tag_records(pipeline, chosen, **options).mentions
+    read = with_documents(pipeline, records, {places[number] for number, _ in order})
+    found = tag_records(pipeline, [records[i] for i in read], **options).mentions
+    mentions = dict(zip(read, found, strict=True))
     return [
         {
+            **records[places[number]].fields,
             "rank": rank,
             "doubt": doubts[number],
             "distance": distance,
-            **Record(record.id, record.text, mentions, record.doc, record.tokens).to_dict(),
+            **replace(records[places[number]], entities=mentions[places[number]]).to_dict(),
         }
-        for rank, ((number, distance), record, mentions) in enumerate(
-            zip(order, chosen, found, strict=True), 1
-        )
+        for rank, (number, distance) in enumerate(order, 1)
     ]
+
+
+def with_documents(
+    pipeline: "NerPipeline", records: Sequence[Record], wanted: Collection[int]
+) -> list[int]:
+    """The places of wanted records, and for BINDER of the other texts of their documents."""
+    if not is_binder(pipeline):
+        return sorted(wanted)
+    documents = {records[place].doc for place in wanted} - {None}
+    return [i for i, own in enumerate(records) if i in wanted or own.doc in documents]
 
 
 def doubts_of(view: View) -> tuple[float, torch.Tensor]:

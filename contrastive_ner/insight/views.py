@@ -26,6 +26,7 @@ from contrastive_ner.training.batches import model_inputs
 if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline
 
+STARTS_AT_ONCE = 256  # positions whose spans are compared at once
 # A span of a text: first position, last position + 1.
 Place = tuple[int, int]
 
@@ -50,12 +51,35 @@ class View:
 
 
 def views(
-    pipeline: "NerPipeline", records: Sequence[Record], batch_size: int = DEFAULT_BATCH_SIZE
+    pipeline: "NerPipeline",
+    records: Sequence[Record],
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    *,
+    trained_on: bool = False,
+    lexicon: Any = None,
+    types: Any = None,
+    **_options: Any,
 ) -> Iterator[View]:
     """Yield the records as a model sees them, in order.
 
     BINDER reads the texts of a document (`doc`) together, as in training.
+
+    Args:
+        trained_on: these are training texts: words of the lexicon that were taken from one of them
+            alone are left out in it.
+        lexicon, types: as in the pipeline's call; by default its own. Its other options do not
+            matter.
     """
+    options = {"lexicon": lexicon, "types": types}
+    reading, forward, _writing = pipeline._sanitize_parameters(
+        **{name: own for name, own in options.items() if own is not None}
+    )
+    words = {**pipeline._preprocess_params, **reading}.get("lexicon")
+    kinds = {**pipeline._forward_params, **forward}.get("types")
+
+    def read(own: list[str], first: int) -> list[Prepared]:
+        return pipeline.preprocess(own, lexicon=words, held_out=trained_on)
+
     if is_binder(pipeline):
         units = [(d.record.text, d.parts, d.offsets) for d in join_documents(records)]
     else:
@@ -71,9 +95,9 @@ def views(
             return encoder(**given).last_hidden_state.float().cpu()
 
     texts = (text for text, *_ in units)
-    found = in_batches(texts, batch_size, lambda own, first: pipeline.preprocess(own), run)
+    found = in_batches(texts, batch_size, read, run)
     for (_, parts, offsets), (row, states) in zip(units, found, strict=True):
-        space = kind(model, row.tokenized, *joined_states(pipeline, row, states))
+        space = kind(model, row.tokenized, *joined_states(pipeline, row, states), kinds)
         for part, offset in zip(parts, offsets, strict=True):
             yield View(part, offset, space)
 
@@ -101,7 +125,9 @@ def joined_states(
 class TaggerText:
     """A text in the space of a tagger: `tokenized`, and functions of its spans."""
 
-    def __init__(self, model: Any, text: Tokenized, states: Tensor, openings: Tensor) -> None:
+    def __init__(
+        self, model: Any, text: Tokenized, states: Tensor, openings: Tensor, types: Any = None
+    ) -> None:
         self.model, self.tokenized = model, text
         self.states = F.normalize(states[text.first_token], dim=-1)  # (L, H)
         with torch.inference_mode():
@@ -129,13 +155,18 @@ class TaggerText:
         return float(span_posterior(self.chances, self.pairs, *arrays, accept_orphans=orphans)[0])
 
     def support(self, place: Place, label: str) -> float:
-        """Probability of the tags of such a mention, at the position where it is least."""
+        """Probability of the tags of such a mention, at the position where it is least.
+
+        The position behind it counts, too: there, that the mention does not go on.
+        """
         if label not in self.table.types:
             return 0.0
         kind = self.table.types.index(label)
         tags = np.full(place[1] - place[0], self.table.inside_of[kind])
         tags[0] = self.table.begin_of[kind]
-        return float(self.tags[np.arange(*place), tags].min())
+        inside = float(self.tags[np.arange(*place), tags].min())
+        behind = self.tags[place[1] : place[1] + 1, self.table.inside_of[kind]]  # (1,) or (0,)
+        return min(inside, 1 - float(behind.sum()))
 
     def nothing(self, place: Place) -> float:
         """Probability that no mention touches the span, at the position where it is least."""
@@ -153,11 +184,14 @@ class TaggerText:
 
 # ------------------------------------------------------------------------------------------- BINDER
 class BinderText:
-    """A text in the space of BINDER's spans; see `TaggerText`."""
+    """A text in the space of BINDER's spans; see `TaggerText`. `types`: instead of the model's."""
 
-    def __init__(self, model: Any, text: Tokenized, states: Tensor, openings: Tensor) -> None:
+    def __init__(
+        self, model: Any, text: Tokenized, states: Tensor, openings: Tensor, types: Any = None
+    ) -> None:
         self.model, self.tokenized = model, text
-        self.labels, self.types = model.config.labels, model.types.vectors[2].float().cpu()
+        types = model.types if types is None else types
+        self.labels, self.types = list(types.labels), types.vectors[2].float().cpu()
         with torch.inference_mode():
             heads = model.heads
             cast = heads.start.weight
@@ -182,7 +216,10 @@ class BinderText:
 
     def _probabilities(self, places: Sequence[Place]) -> Tensor:
         """Probabilities of spans and types, (N, E)."""
-        own, threshold = self._vectors(places)
+        return self._scores(*self._vectors(places))
+
+    def _scores(self, own: Tensor, threshold: Tensor) -> Tensor:
+        """Probabilities of vectors of spans, with those of their thresholds (N, D): (N, E)."""
         margins = self.scale * (own @ self.types.T - threshold @ self.types.T)
         config = self.model.config
         return (config.score_slope * margins.double() + config.score_intercept).sigmoid()
@@ -197,13 +234,16 @@ class BinderText:
         """The same as `probability`."""
         return self.probability(place, label)
 
-    def _spans(self, first: int, last: int) -> list[Place]:
-        """All spans between positions that the model compares with the types."""
+    def _spans(self, first: int, last: int, starts: int | None = None) -> list[Place]:
+        """All spans between positions that the model compares with the types.
+
+        starts: end of the positions where they begin, if not `last`.
+        """
         text, most = self.tokenized, self.model.config.max_span_width
         return [
             (a, b + 1)
-            for a in range(first, last)
-            for b in range(a, last)
+            for a in range(first, last if starts is None else starts)
+            for b in range(a, min(last, a + most))
             if text.last_token[b] - text.first_token[a] < most
         ]
 
@@ -217,8 +257,13 @@ class BinderText:
 
         The doubt about a span and a type is 1 minus the margin between yes and no.
         """
-        spans = self._spans(*place)
-        if not spans:
-            return 0.0, torch.zeros(self.types.shape[1])
-        doubts = (1 - (2 * self._probabilities(spans) - 1).abs()).sum(1).float()  # (N,)
-        return float(doubts.sum()), F.normalize(doubts @ self.vectors(spans), dim=-1)
+        total, direction = 0.0, torch.zeros(self.types.shape[1])
+        for first in range(*place, STARTS_AT_ONCE):
+            last = min(first + STARTS_AT_ONCE, place[1])
+            spans = self._spans(first, place[1], last)
+            if spans:
+                own, threshold = self._vectors(spans)
+                doubts = (1 - (2 * self._scores(own, threshold) - 1).abs()).sum(1).float()  # (N,)
+                total += float(doubts.sum())
+                direction = direction + doubts @ own
+        return total, F.normalize(direction, dim=-1)

@@ -28,6 +28,7 @@ from .windows_ner import InputError
 
 VECTOR_SIZE = 50  # of characters, words and bigrams
 EMBEDDING_DROPOUT, FEED_FORWARD_DROPOUT = 0.5, 0.15
+MOST_PRODUCTS = 2**26  # numbers that are computed at once
 WORD_DROPOUT = 0.01
 
 
@@ -170,10 +171,18 @@ class FlatLattice(nn.Module):
         scores = (query + self.u[:, None]) @ keys  # (B, h, T, L)
         present, place = lengths.unique(return_inverse=True)  # (N,), (B, L)
         table = self.relations(present, tokens)  # (h, N (2T - 1), s)
-        products = (query + self.v[:, None]) @ table.transpose(1, 2)  # (B, h, T, N (2T - 1))
         here = torch.arange(tokens, device=first.device)[:, None]  # (T, 1)
         column = place[:, None] * (2 * tokens - 1) + here - first[:, None] + tokens - 1  # (B, T, L)
-        scores = scores + products.gather(3, column[:, None].expand_as(scores))
+        # A few rows at a time: the products with all lengths and distances, (B, h, T, N (2T - 1)),
+        # take more memory than anything else.
+        rows = max(1, MOST_PRODUCTS // (self.heads * tokens * table.shape[1]))
+        products = [
+            ((own + self.v[:, None]) @ table.transpose(1, 2)).gather(
+                3, at[:, None].expand(-1, self.heads, -1, -1)
+            )
+            for own, at in zip(query.split(rows), column.split(rows), strict=True)
+        ]
+        scores = scores + torch.cat(products)
         exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
         lowest = torch.finfo(exact.dtype).min
         weights = exact.masked_fill(~keep[:, None, None], lowest).softmax(-1)

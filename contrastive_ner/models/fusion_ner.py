@@ -6,6 +6,7 @@ Notation: B batch, T tokens, K words of a token, U words of a batch, D embedding
 size of the adapter.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from transformers.utils import cached_file
 
 from .flat_ner import FlatLattice
 from .lattice_ner import LATTICE, Vocabulary
-from .lexicon_ner import FUSIONS, LEXICON, LONGEST_WORD, MAX_WORD_LENGTH, Lexicon, check_fusion
+from .lexicon_ner import (
+    FUSIONS,
+    LEXICON,
+    LONGEST_WORD,
+    MAX_WORD_LENGTH,
+    Lexicon,
+    check_fusion,
+    check_length,
+)
 from .matching_ner import INPUTS, WORD_CHARS
 from .strict_ner import StrictConfig
 from .windows_ner import InputError
@@ -133,13 +142,10 @@ class LexiconModel:
         facts = None
         if lexicon is not None:
             check_fusion(self.config)
+            check_length(lexicon, self.config.max_word_length)
             facts = lexicon.facts()
-            longest, limit = facts["longest_word"], self.config.max_word_length
-            if longest > limit:
-                raise InputError(
-                    f"{lexicon.source} has words of {longest} characters, and max_word_length of "
-                    f"the model is {limit}: expected Lexicon(words, max_word_length={limit})"
-                )
+            for remark in lexicon.remarks(self.config.lexicon_types):
+                warnings.warn(remark, stacklevel=2)
         self.base_model.__dict__["_lexicon"] = lexicon
         for config in (self.config, self.base_model.config):
             config.lexicon = None if facts is None else dict(facts)

@@ -91,6 +91,7 @@ class TextInLattice(NamedTuple):
     last_token: list[int]
     spans: list[tuple[int, int]]
     words: list[WordAt]
+    longest: int
     numbers: list[tuple[int, int]]
 
 

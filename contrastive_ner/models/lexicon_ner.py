@@ -26,14 +26,14 @@ LEXICON = "lexicon.txt"  # beside the weights
 FUSIONS = ("none", "adapter", "flat")
 MAX_WORD_LENGTH = 16  # characters of the longest word, unless configured otherwise
 LONGEST_WORD = 63  # that may be configured
-PLACES, SPREAD = 2**19, 0x9E3779B1  # of the index of a lexicon
+PLACES, SPREAD = 2**19, 0x9E3779B1  # of the index of a lexicon, at most
 LARGEST_LEXICON = 64_000_000  # bytes
 MOST_TYPES = 256  # of the words of a lexicon
 # What a file of words does not hold: control characters, and what a wrong encoding leaves.
 FOREIGN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 FOLD = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
 # Of a segmenter's dictionary: word, count, part of speech.
-DICTIONARY_LINE = re.compile(r".+ [0-9]+ [a-z]+")
+DICTIONARY_LINE = re.compile(r"[^\t]+[ \t][0-9]+[ \t][a-z]+")
 
 
 # -------------------------------------------------------------------------------------------- words
@@ -162,18 +162,20 @@ class Lexicon:
         self._index()
 
     def _index(self) -> None:
-        """Index the sizes of words by their first two characters, in a table of fixed size.
+        """Index the sizes of words by their first two characters, in a table.
 
         Other characters may share a place: they only cost time.
         """
+        count = min(PLACES, 2 ** (16 * len(self.entries)).bit_length())  # a power of two
+        self._count = count
         self._places: dict[str, int] = {}  # of the words that begin with a character
-        self._sizes = array("Q", bytes(8 * PLACES))  # by place: bit n for a word of n characters
+        self._sizes = array("Q", bytes(8 * count))  # by place: bit n for a word of n characters
         places, sizes = self._places, self._sizes
         for word in self.entries:
             first = word[0]
             if first not in places:
-                places[first] = (ord(first) * SPREAD >> 8) % PLACES
-            sizes[(places[first] ^ ord(word[1])) % PLACES] |= 1 << len(word)
+                places[first] = (ord(first) * SPREAD >> 8) % count
+            sizes[(places[first] ^ ord(word[1])) % count] |= 1 << len(word)
         self._sizes_of = {
             mask: tuple(size for size in range(LONGEST_WORD + 1) if mask >> size & 1)
             for mask in set(sizes)
@@ -200,7 +202,9 @@ class Lexicon:
     def content(self) -> str:
         """The text of a file with these entries."""
         ends = [f"{behind(kind)}\n" for kind in self.kinds]
-        return "".join(word + ends[number] for word, number in self.entries.items())
+        text = "".join(word + ends[number] for word, number in self.entries.items())
+        # Words that look like a dictionary, as `rows_of` advises.
+        return text.replace("\n", "\t\n", 1) if is_dictionary(text) else text
 
     def write(self, path: str | Path) -> None:
         """Write a file that `read` reads."""
@@ -241,9 +245,10 @@ class Lexicon:
                 training: its own annotation would otherwise be among the words.
         """
         entries, places, sizes, sizes_of = self.entries, self._places, self._sizes, self._sizes_of
+        count = self._count
         found = []
         for start, (first, second) in enumerate(pairwise(text)):
-            if first in places and (mask := sizes[(places[first] ^ ord(second)) % PLACES]):
+            if first in places and (mask := sizes[(places[first] ^ ord(second)) % count]):
                 for size in sizes_of[mask]:
                     if (word := text[start : start + size]) in entries and len(word) == size:
                         found.append(Match(start, start + size, word))
@@ -269,7 +274,7 @@ def checked(
                 raise InputError(f"{source}: expected strings, found {value!r:.60}")
             if value is not None and (FOREIGN.search(value) or set(value) & set("\t\r\n")):
                 raise InputError(f"{source}: {value!r:.60} has a control character or tab")
-        yield word.replace("\ufeff", "").strip(), Kind((kind or "").strip())
+        yield word.replace("\ufeff", "").strip(), Kind((kind or "").replace("\ufeff", "").strip())
 
 
 def fold_of(text: str, folds: int) -> int:
@@ -291,12 +296,14 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         InputError: there is no such file, or it is not in this encoding.
     """
     if not path.is_file():
-        raise InputError(f"lexicon {path}: no such file")
+        found = "a folder: expected a file" if path.is_dir() else "no such file"
+        raise InputError(f"lexicon {path}: {found}")
     if (size := path.stat().st_size) > LARGEST_LEXICON:
         raise InputError(f"lexicon {path} has {size:,} bytes: expected {LARGEST_LEXICON:,} at most")
     content = path.read_bytes()
     try:
         text = content.decode(encoding).replace("\ufeff", "")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     except LookupError:
         raise InputError(f"encoding is {encoding!r}: expected utf-8, gb18030 or another") from None
     except UnicodeDecodeError as error:
@@ -320,12 +327,12 @@ def rows_of(text: str, source: str, *, written: bool = False) -> Iterator[tuple[
     Raises:
         InputError: a line is none of a lexicon.
     """
-    lines = [line.rstrip("\r") for line in text[:2000].split("\n", 20)[:-1] if line.strip()]
-    if not written and len(lines) > 1 and all(map(DICTIONARY_LINE.fullmatch, lines)):
+    if not written and is_dictionary(text):
+        first = next(line for line in text.split("\n") if line.strip())
         raise InputError(
-            f"lexicon {source}: looks like a segmenter's dictionary ({lines[0]!r}): expected a "
-            "word a line; contrastive-ner lexicon --dictionary FILE converts one; if these lines "
-            "are words, put a tab behind the first"
+            f"lexicon {source}: looks like a segmenter's dictionary ({first!r}): expected a word a "
+            "line; contrastive-ner lexicon --dictionary FILE converts one; if these lines are "
+            "words, put a tab behind the first"
         )
     kinds: dict[str, Kind] = {}  # by what stands behind the tab, line end and all: most lines agree
     for number, line in enumerate(StringIO(text, newline="\n"), 1):
@@ -337,6 +344,12 @@ def rows_of(text: str, source: str, *, written: bool = False) -> Iterator[tuple[
             yield word, kind
         elif rest.strip():
             raise InputError(f"lexicon {source}:{number}: no word before the tab")
+
+
+def is_dictionary(text: str) -> bool:
+    """Whether the first lines of a file are those of a segmenter's dictionary."""
+    lines = [line for line in text[:2000].split("\n", 20)[:-1] if line.strip()]
+    return len(lines) > 1 and all(map(DICTIONARY_LINE.fullmatch, lines))
 
 
 def kind_of(rest: str, place: str) -> Kind:
@@ -368,12 +381,22 @@ def check_fusion(config: Any) -> None:
         )
 
 
+def check_length(lexicon: Any, limit: int) -> None:
+    """Raise `InputError` if a lexicon has longer words than a model reads."""
+    if (longest := lexicon.facts()["longest_word"]) > limit:
+        raise InputError(
+            f"{lexicon.source} has words of {longest} characters, and max_word_length of the model "
+            f"is {limit}: expected Lexicon(words, max_word_length={limit})"
+        )
+
+
 def own_lexicon(model: Any) -> Any:
     """The lexicon of a model. InputError if it reads words and has none."""
     if model.lexicon is None:
         raise InputError(
-            f"the model reads the words of a lexicon, and {LEXICON} is not beside its weights: "
-            "give lexicon=FILE (False: none)"
+            f"the model reads the words of a lexicon, and has none ({LEXICON} is not beside its "
+            "weights, or it was saved without): give lexicon=FILE (False: none; --lexicon on the "
+            "command line)"
         )
     return model.lexicon
 
@@ -389,10 +412,11 @@ def lexicon_for(given: Any, config: Any) -> Any:
     if given is False:
         return False
     check_fusion(config)
-    if hasattr(given, "matches"):  # a `Lexicon`, perhaps of another copy of this file
-        return given
     longest = config.max_word_length
-    if isinstance(given, str | Path):
+    if hasattr(given, "matches"):  # a `Lexicon`, perhaps of another copy of this file
+        check_length(given, longest)
+        lexicon = given
+    elif isinstance(given, str | Path):
         try:
             path = Path(given).resolve()
             state = path.stat() if path.is_file() else None

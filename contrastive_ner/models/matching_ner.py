@@ -4,7 +4,9 @@ This file uses only the standard library and NumPy, and travels with the weights
 models.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ INPUTS = ("lexicon_words", "lexicon_tags", "word_chars", "word_types")  # see `l
 WORDS_PER_TOKEN = 5
 WORD_CHARS = 8  # tokens of a word that a model reads
 BEGIN, MIDDLE, END = 1, 2, 3  # tags of a word's tokens; 0: no word
+first_of = attrgetter("first")
 NO_CHAR = -1  # fills the tokens of a word
 
 
@@ -46,13 +49,17 @@ class WordAt(NamedTuple):
 
 
 class TextWithWords(NamedTuple):
-    """A `Tokenized` text with its `words`, in the order of their first tokens."""
+    """A `Tokenized` text with its `words`, in the order of their first tokens.
+
+    `longest` is the number of tokens of the longest of them.
+    """
 
     ids: list[int]
     first_token: list[int]
     last_token: list[int]
     spans: list[tuple[int, int]]
     words: list[WordAt]
+    longest: int
 
 
 class WindowWithWords(NamedTuple):
@@ -95,10 +102,12 @@ class LexiconReader(TextReader):
     def tokenize(self, texts: Sequence[str]) -> list[Any]:
         """As `TextReader.tokenize`, with the words of each text: `TextWithWords`."""
         shared: dict[Entry, Entry] = {}
-        return [
-            TextWithWords(*row, self._words(text, row, shared))
-            for text, row in zip(texts, super().tokenize(texts), strict=True)
-        ]
+        rows = []
+        for text, row in zip(texts, super().tokenize(texts), strict=True):
+            words = self._words(text, row, shared)
+            longest = max((word.last + 1 - word.first for word in words), default=0)
+            rows.append(TextWithWords(*row, words, longest))
+        return rows
 
     def _words(self, text: str, row: Tokenized, shared: dict[Entry, Entry]) -> list[WordAt]:
         if self.lexicon is None:
@@ -123,6 +132,9 @@ class LexiconReader(TextReader):
         window = super().window(text, first, last)
         begin, before = text.first_token[first], len(self.prefix)
         end = begin + len(window.input_ids) - before - len(self.suffix)
+        # Only words that begin here, or a longest word before: a long text has many windows.
+        low = bisect_left(text.words, begin - text.longest + 1, key=first_of)
+        high = bisect_left(text.words, end, lo=low, key=first_of)
         words = [
             WordAt(
                 max(word.first, begin) - begin + before,
@@ -131,8 +143,8 @@ class LexiconReader(TextReader):
                 word.last < end,
                 word.entry,
             )
-            for word in text.words
-            if word.first < end and word.last >= begin
+            for word in text.words[low:high]
+            if word.last >= begin
         ]
         return WindowWithWords(*window, words)
 

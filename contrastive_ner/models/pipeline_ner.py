@@ -227,6 +227,7 @@ class NerPipeline(Pipeline):
             computes in it, else float32. By default they stay as they were loaded.
         lexicon: of a model with `lexicon_fusion`: words instead of those that it was saved with, as
             the name of a file, a list, {word: type} or a `Lexicon`; False for no words.
+        held_out: whether texts are of the training data: words that one is the source of are none.
     """
 
     _load_tokenizer = True
@@ -251,12 +252,14 @@ class NerPipeline(Pipeline):
             self.model.to(getattr(torch, precision_for(precision, self.device)))
         self.model.eval()
 
-    def _reader_with(self, lexicon: Any) -> TextReader:
+    def _reader_with(self, lexicon: Any, *, held_out: bool = False) -> TextReader:
         """The reader for a call: with the words of `lexicon`, or if it is None the model's own."""
         if getattr(self.model.config, "lexicon_fusion", "none") == "none":
             return self.reader
         own = own_lexicon(self.model) if lexicon is None else lexicon
-        return fused_reader(self.reader, self.model.config, own, self.model.vocabulary)
+        return fused_reader(
+            self.reader, self.model.config, own, self.model.vocabulary, held_out=held_out
+        )
 
     def _groups(self, forward: dict) -> list[str]:
         """The entity groups that a call with these options can find."""
@@ -282,6 +285,7 @@ class NerPipeline(Pipeline):
         abstain_below: float | Mapping[str, float] | None = None,
         top_k: int | None = None,
         lexicon: Any = None,
+        held_out: bool | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(unknown)
@@ -315,6 +319,7 @@ class NerPipeline(Pipeline):
                 is_split_into_words=is_split_into_words,
                 delimiter=delimiter,
                 lexicon=None if lexicon is None else lexicon_for(lexicon, self.model.config),
+                held_out=held_out,
             ),
             given(types=types, min_score=min_score, top_k=top_k),
             given(
@@ -413,11 +418,12 @@ class NerPipeline(Pipeline):
         long_text: str = "window",
         first: int = 0,
         lexicon: Any = None,
+        held_out: bool = False,
     ) -> list[Prepared]:
-        """Texts -> tokens and windows. `first`: index of the first text, for the error."""
+        """Texts -> tokens and windows; `first` is the index of the first text, for the error."""
         overlap = self.model.config.min_overlap
         return prepare(
-            self._reader_with(lexicon),
+            self._reader_with(lexicon, held_out=held_out),
             input_,
             min_overlap=overlap,
             stride=stride,

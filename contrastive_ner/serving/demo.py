@@ -106,7 +106,8 @@ class Page:
         own = pipeline._forward_params.get("types")
         self.descriptions: dict[str, str] = {}
         if self.has_types:
-            self.descriptions = dict((own or pipeline.model.types).descriptions)
+            given = (own or pipeline.model.types).descriptions
+            self.descriptions = {label: " ".join(said.split()) for label, said in given.items()}
         self.labels = list(self.descriptions) or list(pipeline.model.config.entity_types)
         self.encoded = lru_cache(16)(self.encode)
 
@@ -161,8 +162,8 @@ def described(lines: str, known: Iterable[str] = ()) -> dict[str, str]:
     """
     types: dict[str, str] = {}
     for line in filter(None, map(str.strip, storable(lines).split("\n"))):
-        label = next((own for own in known if line.startswith(f"{own}: ")), None)
-        label = line.partition(":")[0].strip() if label is None else label
+        fitting = [own for own in known if line.startswith(f"{own}: ")]
+        label = max(fitting, key=len, default=line.partition(":")[0].strip())
         text = line[len(label) :].lstrip().removeprefix(":").strip()
         if not label or not text:
             raise ValueError(f"types: expected TYPE: description, found {line!r}")

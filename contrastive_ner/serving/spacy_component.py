@@ -139,6 +139,12 @@ class NerComponent:
         self._no_copy = ""  # why the model cannot be saved with the pipeline
         if not spacy.tokens.Span.has_extension("score"):
             spacy.tokens.Span.set_extension("score", default=None)
+        _, method, getter, _ = spacy.tokens.Span.get_extension("score")
+        if method is not None or getter is not None:
+            raise ConfigError(
+                "Span._.score is an extension with a getter or method, and scores could not be "
+                "stored: register it with a default, or under another name"
+            )
 
     @property
     def pipeline(self) -> "NerPipeline":
