@@ -72,7 +72,7 @@ def test_changed_types_are_encoded_and_the_trained_ones_are_not(saved_binder):
 
 
 def test_labels_with_colons_come_back_as_they_are():
-    types = {"GPE: city": "a town: small", "A:B": "text", "A": "a"}
+    types = {"GPE": "land", "GPE: city": "a town: small", "A:B": "text", "A": "a"}
     lines = "\n".join(f"{label}: {said}" for label, said in types.items())
     assert described(lines, types) == types
 
@@ -121,6 +121,7 @@ def test_gradio_that_is_missing_is_one_line(monkeypatch, capsys):
         (["--port", "70000"], "port is 70000: expected 0 to 65535"),
         (["--host", "203.0.113.7"], "cannot listen on 203.0.113.7, port 7860"),
         (["--host", "no such host"], "cannot listen on no such host, port 7860"),
+        (["--host", "::1"], "cannot listen on ::1, port 7860"),
     ],
 )
 def test_an_address_that_cannot_be_had_is_one_line(monkeypatch, capsys, options, said):

@@ -106,7 +106,9 @@ def test_a_file_may_have_a_mark_blank_lines_and_line_ends_of_windows(file):
         ("北京\tLOC\t5/5\n", "expected a type, and after another tab a fold such as 3/10"),
         ("北京\n\tLOC\n", ":2: no word before the tab"),
         ("北京 100 ns\n上海 90 ns\n", "looks like a segmenter's dictionary"),
-        ("".join(f"北京{n}\t{n}\n" for n in range(300)), "300 types of words"),
+        ("北京\t100\tns\n上海\t90\tns\n", "looks like a segmenter's dictionary"),
+        ("北京\t100\n上海\t90\n", "looks like a segmenter's dictionary"),
+        ("".join(f"北京{n}\tT{n}\n" for n in range(300)), "300 types of words"),
     ],
 )
 def test_what_is_no_lexicon_is_refused(file, content, said: str):
@@ -429,6 +431,52 @@ def test_what_is_saved_is_what_is_read_whatever_its_lines_look_like(
         lexicon_tagger.lexicon = Lexicon(["北" * 20], max_word_length=30)
 
 
+def test_a_given_lexicon_is_checked_like_a_given_file(lexicon_tagger, character_tok, recwarn):
+    ner = lexicon_tagger.pipeline(character_tok)
+    limit = lexicon_tagger.config.max_word_length
+    with pytest.raises(InputError, match=f"max_word_length of the model is {limit}"):
+        ner(TEXT, lexicon=Lexicon(["北" * (limit + 1)], max_word_length=limit + 1))
+    recwarn.clear()
+    ner(TEXT, lexicon=Lexicon({"北京": "none of the model's"}))
+    assert "1 of 1 words have types that the model does not know" in str(recwarn.pop().message)
+    lexicon_tagger.lexicon = Lexicon({"上海": "another"})
+    assert "does not know" in str(recwarn.pop().message)
+
+
+def test_marks_and_line_ends_within_a_lexicon(lexicon_tagger, file, tmp_path):
+    assert list(Lexicon.read(file("北京\r上海\tLOC\r")).entries) == ["北京", "上海"]
+    lexicon_tagger.lexicon = Lexicon({"北京": "\ufeffPER"})
+    assert lexicon_tagger.lexicon.types == ["PER"]
+    lexicon_tagger.save_pretrained(tmp_path)
+    again = NercoForTokenClassification.from_pretrained(tmp_path)
+    assert again.lexicon.content() == "北京\tPER\n"
+    with pytest.raises(InputError, match="a folder: expected a file"):
+        Lexicon.read(tmp_path)
+
+
+def test_windows_of_a_long_text_do_not_scan_all_its_words(character_tok):
+    """The time of a text is linear in its length: twice as long takes no four times as long."""
+    plain = text_reader(character_tok, label_unit="token", max_window_tokens=32)
+    reader = LexiconReader(plain, Lexicon(["北京", "京北", "北京北京北京"]))
+
+    class Counted(list):
+        reads = 0
+
+        def __getitem__(self, at):
+            Counted.reads += 1 if isinstance(at, int) else len(range(*at.indices(len(self))))
+            return super().__getitem__(at)
+
+    reads = []
+    for count in (500, 1000):
+        (text,) = reader.tokenize(["北京" * count])
+        text = text._replace(words=Counted(text.words))
+        Counted.reads = 0
+        windows = list(reader.overlapping_windows(text, 8))
+        reads.append(Counted.reads)
+        assert sum(len(window.lexicon_words) for window in windows) > count
+    assert reads[1] < 2.5 * reads[0]
+
+
 def test_longest_words_and_names_of_files_are_checked(lexicon_tagger, character_tok):
     for longest in (1, 64, 100):
         with pytest.raises(InputError, match=f"max_word_length is {longest}: expected 2 to 63"):
@@ -522,6 +570,39 @@ def test_views_of_texts_have_the_words_that_the_model_reads(lexicon_tagger, char
     for m in mentions:
         found = view.space.probability(view.place(m["start"], m["end"]), m["entity_group"])
         assert found == pytest.approx(m["score"], abs=1e-4)
+
+
+def test_views_have_the_words_of_the_pipeline_or_the_call(lexicon_tagger, character_tok):
+    own, none = (lexicon_tagger.pipeline(character_tok, **x) for x in ({}, {"lexicon": False}))
+    record = Record("1", TEXT[:8])
+
+    def states(ner, **given):
+        (view,) = views(ner, [record], **given)
+        return view.space.states
+
+    assert not torch.allclose(states(own), states(none), atol=1e-4)
+    torch.testing.assert_close(states(own, lexicon=False), states(none))
+    lexicon_tagger.lexicon = None
+    states(none)  # needs none
+
+
+def test_views_of_training_texts_leave_their_own_words_out(lexicon_tagger, character_tok):
+    text = TEXT[:8]
+    word = "小明" if "小明" in text else text[:2]
+    fold = fold_of(text, 5)
+    others = Lexicon.of_rows([(word, Kind("PER", ((fold + 1) % 5, 5)))])
+    own = Lexicon.of_rows([(word, Kind("PER", (fold, 5)))])
+    ner = lexicon_tagger.pipeline(character_tok)
+    record = Record("1", text)
+
+    def states(lexicon, **given):
+        (view,) = views(ner, [record], lexicon=lexicon, **given)
+        return view.space.states
+
+    torch.testing.assert_close(states(own, trained_on=True), states(False))
+    torch.testing.assert_close(states(others, trained_on=True), states(others))
+    assert not torch.allclose(states(own), states(False), atol=1e-4)
+    assert ner(text, lexicon=own, held_out=True) == ner(text, lexicon=False)
 
 
 def test_a_lexicon_that_is_not_the_models_own_is_refused(saved, tiny_tagger, character_tok):
@@ -702,6 +783,14 @@ def test_the_command_reads_dictionaries_when_it_is_told_to(file, tmp_path, capsy
     users = file("云计算 5\n李小福 2 nr\n凱特琳 nz\n台中\nNew York 3 ns\n", "users.txt")
     assert main(["lexicon", "--dictionary", str(users), "--output", str(output)]) == 0
     assert output.read_text("utf-8") == "云计算\n李小福\tnr\n凱特琳\n台中\nNew York\tns\n"
+    tabs = file("北京\t100\tns\n上海\t90\n李小福\n", "tabs.txt")
+    assert main(["lexicon", "--dictionary", str(tabs), "--output", str(output)]) == 0
+    assert output.read_text("utf-8") == "北京\tns\n上海\n李小福\n"
+    odd = file("款式 12 ab\t\n型号 13 cd\n", "odd.txt")  # as the message advises
+    for _ in range(2):
+        assert main(["lexicon", str(odd), "--output", str(output)]) == 0
+        odd = output
+    assert list(Lexicon.read(output).entries) == ["款式 12 ab", "型号 13 cd"]
     tagged = file("北京 100 ns\n上海 90 ns\n", "tagged.txt")
     assert main(["lexicon", str(tagged), "--output", str(output)]) == 2
     assert "lexicon --dictionary FILE converts one" in capsys.readouterr().err

@@ -258,6 +258,16 @@ def test_spacy_that_is_missing_is_one_line(monkeypatch):
     assert str(refused.value) == "spaCy is not installed: pip install 'contrastive-ner[spacy]'"
 
 
+def test_scores_that_could_not_be_stored_are_refused(saved_tagger):
+    before = spacy.tokens.Span.get_extension("score")
+    spacy.tokens.Span.set_extension("score", getter=lambda _: 1.0, force=True)
+    try:
+        with pytest.raises(ConfigError, match=r"Span\._\.score is an extension with a getter"):
+            blank(saved_tagger)
+    finally:
+        spacy.tokens.Span.set_extension("score", default=before[0], force=True)
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

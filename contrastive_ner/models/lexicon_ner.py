@@ -33,7 +33,7 @@ MOST_TYPES = 256  # of the words of a lexicon
 FOREIGN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 FOLD = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
 # Of a segmenter's dictionary: word, count, part of speech.
-DICTIONARY_LINE = re.compile(r"[^\t]+[ \t][0-9]+[ \t][a-z]+")
+DICTIONARY_LINE = re.compile(r"[^\t]+ [0-9]+ [a-z]+|[^\t]+\t[0-9]+(\t[a-z]+)?")
 
 
 # -------------------------------------------------------------------------------------------- words

@@ -239,7 +239,7 @@ class NerPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.tokenizer is None:
             raise InputError(
-                "NerPipeline needs a tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(DIR)"
+                "NerPipeline needs a tokenizer: PreTrainedTokenizerFast.from_pretrained(FOLDER)"
             )
         config = self.model.config
         check_window(config)

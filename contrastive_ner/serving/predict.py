@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -75,7 +75,14 @@ class Job:
         lexicon = self.options.get("lexicon")
         if isinstance(lexicon, str | Path) and lexicon and Path(lexicon).is_file():
             hashes["given lexicon"] = sha256(Path(lexicon))
-        given = {name: own for name, own in asdict(self).items() if own is not None}
+        elif lexicon is not None and hasattr(
+            lexicon, "facts"
+        ):  # equal words are equal, whichever object holds them
+            hashes["given lexicon"] = lexicon.facts()["sha256"]
+        given = {name: own for name, own in vars(self).items() if own is not None}
+        given["options"] = {
+            name: own for name, own in self.options.items() if not hasattr(own, "facts")
+        }
         return {**given, "model": hashes}
 
 
