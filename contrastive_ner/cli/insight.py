@@ -28,6 +28,12 @@ from contrastive_ner.training.config import layout_of, load_config
 
 def add_insight_commands(commands: Any) -> None:
     """Add the commands explain, audit and select."""
+    _add_explain(commands)
+    _add_audit(commands)
+    _add_select(commands)
+
+
+def _add_explain(commands: Any) -> None:
     explain = commands.add_parser(
         "explain",
         help="show the training mentions nearest to each prediction",
@@ -48,6 +54,8 @@ def add_insight_commands(commands: Any) -> None:
     add_outputs(explain, "explain", "texts with their mentions and neighbours")
     explain.set_defaults(command=command_explain)
 
+
+def _add_audit(commands: Any) -> None:
     audit = commands.add_parser(
         "audit",
         help="rank the training mentions that look wrong",
@@ -71,6 +79,8 @@ def add_insight_commands(commands: Any) -> None:
     add_outputs(audit, "audit", "all disagreements, the most suspicious first")
     audit.set_defaults(command=command_audit)
 
+
+def _add_select(commands: Any) -> None:
     select = commands.add_parser(
         "select",
         help="choose the texts to annotate next",
