@@ -150,6 +150,13 @@ def test_gradients_equal_those_of_the_loop():
         assert expected.abs().max() > 0, name
 
 
+def test_rows_are_computed_in_parts_where_memory_is_short(monkeypatch):
+    layer, states = lattice(), random_states([ROW] * 3)
+    whole = layer(states, *batch_of([ROW] * 3))
+    monkeypatch.setattr("contrastive_ner.models.flat_ner.MOST_PRODUCTS", 1)
+    torch.testing.assert_close(layer(states, *batch_of([ROW] * 3)), whole)
+
+
 def test_the_order_of_words_does_not_matter():
     layer, states = lattice(), random_states([ROW])
     other = (*ROW[:2], ROW[2][::-1])
