@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import corpus
+from conftest import arguments, corpus
 from datasets import Dataset
 from test_trainer import LABELS, features, make_trainer, stage_two
 from transformers import AutoModel, Trainer
 
 import contrastive_ner as cn
+from contrastive_ner.cli import main
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
@@ -310,3 +311,25 @@ def test_names_of_columns_and_types_are_checked(tiny_encoder: Path, tmp_path: Pa
         cn.NerTrainer(tiny_encoder, args, ROWS, ROWS, column_mapping={"text": "body"})
     with pytest.raises(ConfigError, match="types are for method binder"):
         cn.NerTrainer(tiny_encoder, args, ROWS, ROWS, types={"PER": "人物"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"), [("types", [0, 1, 1, 2, 2]), ("tags", [0, 1, 2, 3, 4])]
+)
+def test_stage_one_contrasts_types_or_tags(
+    files: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str, classes: list[int],
+) -> None:  # fmt: skip
+    given = []
+
+    class Stopped(Exception):
+        pass
+
+    def recorded(**arguments: Any) -> Any:
+        given.append(arguments["label_classes"])
+        raise Stopped
+
+    monkeypatch.setattr("contrastive_ner.training.phases.ContrastiveTrainer", recorded)
+    with pytest.raises(Stopped):
+        main(arguments(files, tiny_encoder, tmp_path / "run", stage1_classes=kind))
+    assert given == [classes]

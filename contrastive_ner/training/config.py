@@ -163,6 +163,9 @@ class RunConfig:
     stage1_loss: str = option(
         "nerco", "stage one: loss, nerco (pairwise; paper) or supcon (Khosla et al.)"
     )
+    stage1_classes: str = option(
+        "types", "stage one: what is contrasted, types (paper) or tags (B- and I- tokens apart)"
+    )
     stage1_with_o: bool = option(False, "stage one: also use O tokens as anchors (paper: no)")
     stage1_reduction: str = option("sum", "stage one: sum (paper) or mean of the loss over classes")
     stage1_projection: int = option(
@@ -333,6 +336,7 @@ class RunConfig:
             "lexicon_fusion": FUSIONS,
             "unseen_types": ("refuse", "missed"),
             "stage1_loss": ("nerco", "supcon"),
+            "stage1_classes": ("types", "tags"),
             "stage1_reduction": ("sum", "mean"),
             "stage1_select": ("knn", "prototype", "loss"),
             "optimizer": ("adamw", "sgd"),

@@ -188,7 +188,11 @@ def stage1_trainer(task: Task, folder: Path) -> ContrastiveTrainer:
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
         callbacks=[EarlyStoppingCallback(config.stage1_patience)],
-        label_classes=semantic_classes(task.labels),
+        label_classes=(
+            semantic_classes(task.labels)
+            if config.stage1_classes == "types"
+            else list(range(len(task.labels)))  # O is the first
+        ),
         optimizer_cls_and_kwargs=(
             (torch.optim.SGD, {"lr": config.stage1_learning_rate, "momentum": MOMENTUM})
             if config.optimizer == "sgd"
