@@ -322,14 +322,14 @@ def test_stage_one_contrasts_types_or_tags(
 ) -> None:  # fmt: skip
     given = []
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def recorded(**arguments: Any) -> Any:
         given.append(arguments["label_classes"])
-        raise Stopped
+        raise StoppedError
 
     monkeypatch.setattr("contrastive_ner.training.phases.ContrastiveTrainer", recorded)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         main(arguments(files, tiny_encoder, tmp_path / "run", stage1_classes=kind))
     assert given == [classes]
