@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from contrastive_ner.cli.options import add_layout_options
+from contrastive_ner.cli.options import add_layout_options, refuse_inputs
 from contrastive_ner.data.conversion import TARGETS, convert_records
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.schemes import READ_SCHEMES
@@ -36,6 +36,7 @@ def add_convert_command(commands: Any) -> None:
 
 def command_convert(arguments: argparse.Namespace) -> int:
     """Convert a file, and say what was read, guessed and lost."""
+    refuse_inputs((arguments.output,), (arguments.file,))
     records, report = read_records(expand(arguments.file), layout_of(arguments))
     for remark in report.remarks():
         log.warning("%s: %s", arguments.file, remark)

@@ -14,6 +14,7 @@ from contrastive_ner.cli.options import (
     joiner_of_model,
     lexicon_options,
     open_source,
+    refuse_inputs,
 )
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
@@ -205,10 +206,8 @@ def check_outputs(arguments: argparse.Namespace, *inputs: str) -> None:
     if str(report) == "-":
         raise ConfigError("--report is -: expected the name of a file; --output - prints the rows")
     places = [report, *([] if output in (None, "-") else [Path(output)])]
-    taken = {Path(expand(name)).resolve() for name in inputs if name not in ("", "-")}
+    refuse_inputs(map(str, places), inputs)
     for place in places:
-        if place.resolve() in taken:
-            raise ConfigError(f"{place} is an input: choose another --report or --output")
         if place.is_dir() or not place.absolute().parent.is_dir():
             raise ConfigError(f"{place}: expected a file in a folder that is there")
     if len({place.resolve() for place in places}) < len(places):

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -91,6 +91,14 @@ def with_default(text: str, default: Any) -> str:
     if default in ("", None, ()):
         return text
     return f"{text} [{str(default).lower() if isinstance(default, bool) else default}]"
+
+
+def refuse_inputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -> None:
+    """Refuse an output that would replace an input. ConfigError names it."""
+    taken = {Path(expand(name)).resolve() for name in inputs if name not in (None, "", "-")}
+    for name in outputs:
+        if name not in (None, "", "-") and Path(name).resolve() in taken:
+            raise ConfigError(f"{name} is an input: choose another file to write")
 
 
 def add_lexicon_option(command: argparse.ArgumentParser) -> None:

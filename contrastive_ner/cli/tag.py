@@ -20,6 +20,7 @@ from contrastive_ner.cli.options import (
     joiner_of_model,
     open_source,
     output_format,
+    refuse_inputs,
     score_limits,
     share,
     source_identity,
@@ -222,6 +223,9 @@ def add_export_command(commands: Any) -> None:
 # ----------------------------------------------------------------------------------------- evaluate
 def command_evaluate(arguments: argparse.Namespace) -> int:
     """Print the scores of a model on annotated text, and write them if asked."""
+    refuse_inputs(
+        (arguments.errors, arguments.output), (arguments.file, arguments.train, arguments.types)
+    )
     model = find_model(arguments)
     arguments.joiner = joiner_of_model(arguments)
     records, report = read_records(expand(arguments.file), layout_of(arguments))
@@ -246,8 +250,8 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     if inner["gold"] != scores["micro"]["gold"]:
         left_out = inner["gold"] - scores["micro"]["gold"]
         print(
-            f"with the {left_out} nested or overlapping mentions that a flat model cannot predict: "
-            f"F1 {100 * inner['f1']:.1f}"
+            f"with the {left_out} nested or overlapping mentions that are not counted for a flat "
+            f"model: F1 {100 * inner['f1']:.1f}"
         )
     print(breakdown_table(scores), end="")
     print(confusion_table(scores["confusions"]), end="")

@@ -14,12 +14,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from contrastive_ner.data.joining import joiner_of, token_kinds
 from contrastive_ner.data.records import Mention, Record, outermost
 from contrastive_ner.data.spacy_docs import write_docs
 from contrastive_ner.data.writers import json_line, keep_aligned, tokens_of, write_records
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import atomic_writer
 
+OTHER_SPACE = "texts with other white space"
 BAD_IN_NAMES = re.compile(r"[\\/:*?\"<>|\0-\x1f]|^\.|\.$")
 
 
@@ -58,17 +60,23 @@ def _jsonl(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str
 
 
 def _conll(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:
-    write_records(_on_tokens(records, lost), path, "columns", scheme)
+    kept = _on_tokens(records, lost)
+    lost["identifiers"] = len(records)
+    lost["empty texts"] = sum(not record.text.strip() for record in records)
+    lost[OTHER_SPACE] = sum(_changed(kept))
+    write_records(kept, path, "columns", scheme)
 
 
 def _cluener(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:
     lost["identifiers"] = len(records)
+    lost["documents"] = sum(record.doc is not None for record in records)
     write_records(records, path, "cluener")
 
 
 def _datasets(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:
     kept = _flat(_on_tokens(records, lost), lost)
     lost["identifiers"] = len(records)
+    lost[OTHER_SPACE] = sum(_changed(kept))
     write_records(kept, path, "datasets", scheme)
 
 
@@ -140,7 +148,7 @@ def labelstudio_task(record: Record) -> dict[str, Any]:
 def _dygie(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:
     kept = _on_tokens(records, lost)
     del lost["documents"]
-    lost["texts with other white space"] = sum(not _is_spaced(record) for record in kept)
+    lost[OTHER_SPACE] = sum(_changed(kept))
     lost["identifiers"] = len(records)
     _lines(path, dygie_rows(kept))
 
@@ -163,10 +171,12 @@ def dygie_rows(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         yield {"doc_key": parts[0].doc or parts[0].id, "sentences": sentences, "ner": mentions}
 
 
-def _is_spaced(record: Record) -> bool:
-    """Whether a text is its tokens with one space, or nothing, between them."""
-    words = [record.text[a:b] for a, b in tokens_of(record)]
-    return record.text in (" ".join(words), "".join(words))
+def _changed(records: Sequence[Record]) -> Iterator[bool]:
+    """For each text, whether its tokens, as they will be joined in all of them, are another one."""
+    words = [[record.text[a:b] for a, b in tokens_of(record)] for record in records]
+    joiner = joiner_of(token_kinds(word for own in words for word in own), "auto")
+    for record, own in zip(records, words, strict=True):
+        yield bool(record.text.strip()) and joiner.join(own) != record.text
 
 
 def _lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from contrastive_ner.data.decoding import read_lines
 from contrastive_ner.data.layout import Layout
-from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.readers import read_files
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import atomic_writer
@@ -306,7 +306,7 @@ def build_dictionary(
     Raises:
         DataError: a file cannot be read, or no term is found.
     """
-    read = [read_records(name, layout) for name in files]
+    read = read_files(files, layout)
     entries, report = collect_terms(
         (record for records, _ in read for record in records), min_count=min_count
     )

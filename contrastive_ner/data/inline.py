@@ -8,7 +8,6 @@ import html
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +18,16 @@ from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.errors import DataError
 
 SAMPLE = 200  # lines that tell the kind of marks
-BRACES = re.compile(r"(?P<open>\{\{\s*(?P<type>[^\s:{}]+)\s*:)|(?P<close>\}\})")
-WITH_BRACES = re.compile(r"\{\{\s*[^\s:{}]+\s*:.+?\}\}")
-ELEMENT = re.compile(r"<(?P<end>/?)(?P<name>[A-Za-z_][\w:.-]*)(?P<attributes>(?:\s[^<>]*)?)>")
-NO_ELEMENT = re.compile(r"<[?!][^<>]*>")  # declarations and comments
-WITH_ELEMENT = re.compile(r"<([A-Za-z_][\w:.-]*)(?:\s[^<>]*)?>[^<>]+</\1>")
-ATTRIBUTE = re.compile(r"""([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+TYPE = r"\{\{\s*(?P<type>[^:：{}\n]{1,40}?)\s*[:：]"
+BRACES = re.compile(rf"(?P<open>{TYPE})|(?P<close>\}}\}})")
+WITH_BRACES = re.compile(rf"{TYPE}.+?\}}\}}")
+VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"'<>=/]+)"""
+ELEMENT = re.compile(
+    r"<(?P<end>/?)(?P<name>[A-Za-z_][\w:.-]*)"
+    rf"(?P<attributes>(?:\s+[\w:.-]+\s*=\s*{VALUE})*)\s*(?P<closed>/?)>"
+)
+NO_ELEMENT = re.compile(r"<!--.*?-->|<[?!][^<>]*>")  # declarations and comments
+ATTRIBUTE = re.compile(rf"([\w:.-]+)\s*=\s*({VALUE})")
 ESCAPED = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|amp|lt|gt|quot|apos|nbsp);")
 LINK = re.compile(
     r"\[(?P<text>[^\[\]]+)\](?:\((?!(?:https?|ftp|mailto):)(?P<type>[^\W\d][\w-]*)(?::[^()]*)?\)|(?P<object>\{[^{}]*\}))"
@@ -34,8 +37,8 @@ ITEM = re.compile(r"\s*[-*] +(.*)")  # of a list in Markdown
 TYPE_KEYS = ("type", "label", "category", "class", "entity", "tag", "sem")
 UNITS = {"s", "sent", "sentence", "seg", "p", "para", "paragraph", "headline", "title"}  # a text
 DOCUMENTS = {"doc", "document", "article"}
-FRAMES = {*UNITS, *DOCUMENTS, "text", "body", "w", "tok", "token", "word", "xml", "corpus", "root",
-          "data", "set", "abstract"}  # fmt: skip
+FRAMES = {*UNITS, *DOCUMENTS, "text", "body", "xml", "corpus", "root", "data", "set", "abstract"}
+WORDS = {"w", "tok", "token", "word"}
 HTML = {
     "a", "b", "i", "u", "em", "strong", "span", "div", "br", "sub", "sup", "li", "ul", "ol", "td",
     "tr", "table", "h1", "h2", "h3", "font", "html", "head", "script", "img", "code", "pre",
@@ -56,13 +59,23 @@ def marks_of(lines: Iterable[str]) -> str:
     >>> marks_of(["{{PER:Anna}} left"]), marks_of(["<PER>Anna</PER> left", "she"]), marks_of(["a"])
     ('braces', 'elements', '')
     """
-    counts: Counter[str] = Counter()
-    for line in lines:
-        named = {found[1].lower() for found in WITH_ELEMENT.finditer(line)}
-        counts["braces"] += WITH_BRACES.search(line) is not None
-        counts["elements"] += bool(named - FRAMES - HTML)
-        counts["links"] += any(_type_of_link(found) for found in LINK.finditer(line))
+    counts = counts_of_marks(lines)
     return max(counts, key=lambda kind: counts[kind]) if counts.total() else ""
+
+
+def counts_of_marks(lines: Iterable[str]) -> Counter[str]:
+    """The number of lines with marks, by their kind; comments with # have none."""
+    counts: Counter[str] = Counter()
+    read = [line for line in lines if not line.startswith("#")]
+    frames = frames_of(read)
+    for line in read:
+        found = list(ELEMENT.finditer(line))
+        closed = {own["name"] for own in found if own["end"]}
+        opened = {own["name"] for own in found if not own["end"]}
+        counts["braces"] += WITH_BRACES.search(line) is not None
+        counts["elements"] += bool((closed & opened) - frames)
+        counts["links"] += any(_type_of_link(own) for own in LINK.finditer(line))
+    return counts
 
 
 def read_inline(name: str, layout: Layout, report: ReadReport) -> Iterator[Record]:
@@ -87,13 +100,19 @@ def read_inline(name: str, layout: Layout, report: ReadReport) -> Iterator[Recor
         split, lines = _pieces_of_links, _listed(lines, report)
     for number, line in lines:
         try:
-            yield _record(f"{Path(name).stem}-{number}", split(line))
+            yield _record(f"{Path(name).stem}-{number}", split(line), report)
         except DataError as error:
             raise DataError(f"{name}:{number}: {error}") from error
 
 
 def _listed(lines: Sequence[tuple[int, str]], report: ReadReport) -> Sequence[tuple[int, str]]:
     """The items of a list in Markdown, without their bullets; all lines where there is none."""
+    first = lines[0][1]
+    if first.startswith(("version:", "nlu:")):
+        raise DataError(
+            f"{report.path}: this looks like YAML of Rasa: expected Markdown, or a text a line; "
+            "convert it to JSONL with offsets"
+        )
     items = [(number, found[1]) for number, line in lines if (found := ITEM.fullmatch(line))]
     marked = [line for _, line in lines if marks_of([line])]
     if not all(map(ITEM.fullmatch, marked)):
@@ -103,7 +122,9 @@ def _listed(lines: Sequence[tuple[int, str]], report: ReadReport) -> Sequence[tu
     return items
 
 
-def _record(identifier: str, pieces: Iterable[Piece], doc: str | None = None) -> Record:
+def _record(
+    identifier: str, pieces: Iterable[Piece], report: ReadReport, doc: str | None = None
+) -> Record:
     """The record of a line without its marks and the white space around text and mentions."""
     parts: list[str] = []
     length = 0
@@ -130,6 +151,9 @@ def _record(identifier: str, pieces: Iterable[Piece], doc: str | None = None) ->
     mentions: dict[Mention, None] = {}
     for start, end, label in spans:
         inner = whole[start:end]
+        if not inner.strip():
+            report.left_out["marks without text"] += 1
+            continue
         start += len(inner) - len(inner.lstrip())
         raw = Raw(start - before, start - before + len(inner.strip()), label)
         mentions[to_mention(text, raw, "half_open")] = None
@@ -138,8 +162,11 @@ def _record(identifier: str, pieces: Iterable[Piece], doc: str | None = None) ->
 
 # -- braces and links
 def _pieces_of_braces(line: str) -> Iterator[Piece]:
-    at = 0
+    at = depth = 0
     for found in BRACES.finditer(line):
+        if not found["open"] and depth == 0:
+            continue  # braces of the text itself
+        depth += 1 if found["open"] else -1
         yield Piece("text", line[at : found.start()])
         at = found.end()
         yield Piece("begin", "{{", found["type"]) if found["open"] else Piece("end", "{{")
@@ -169,14 +196,13 @@ def _of_elements(
     name: str, lines: Sequence[tuple[int, str]], report: ReadReport
 ) -> Iterator[Record]:
     """Records of lines with elements; those that enclose lines or sentences are no mentions."""
-    frames = _frames(line for _, line in lines)
-    typed = {
-        found["name"]
-        for _, line in lines
-        for found in ELEMENT.finditer(line)
-        if not found["end"] and _type_of(found) is not None
-    }
-    marks = {found["name"] for _, line in lines for found in ELEMENT.finditer(line)} - frames
+    lines = [(number, NO_ELEMENT.sub("", line)) for number, line in lines]
+    frames = frames_of([line for _, line in lines])
+    every = [found for _, line in lines for found in ELEMENT.finditer(line)]
+    typed = {own["name"] for own in every if not own["end"] and _type_of(own) is not None}
+    # What is never closed is part of the text, such as <url>.
+    known = {own["name"] for own in every if own["end"] or own["closed"]}
+    marks = known - frames
     shown = [f"{own} (its type)" if own in typed else own for own in sorted(marks)]
     report.note(f"elements read as mentions: {', '.join(shown) or 'none'}")
     if frames:
@@ -186,7 +212,8 @@ def _of_elements(
         pieces: list[Piece] = []
         count = 0
         try:
-            for piece in (*_pieces_of_elements(line, frames, typed, report), Piece("cut")):
+            read = _pieces_of_elements(line, known, frames, typed, report)
+            for piece in (*read, Piece("cut")):
                 if piece.kind == "document":
                     documents += 1
                     doc = f"{stem}-doc-{documents}"
@@ -196,40 +223,72 @@ def _of_elements(
                 if any(own.value.strip() for own in pieces if own.kind == "text"):
                     count += 1
                     identifier = f"{stem}-{number}" + (f"-{count}" if count > 1 else "")
-                    yield _record(identifier, pieces, doc)
+                    yield _record(identifier, pieces, report, doc)
                 elif any(own.kind != "text" for own in pieces):
-                    _record("", pieces)  # reports marks that are not closed
+                    _record("", pieces, report)  # reports marks that are not closed
                 pieces = []
         except DataError as error:
             raise DataError(f"{name}:{number}: {error}") from error
 
 
-def _frames(lines: Iterable[str]) -> set[str]:
-    """Names of elements that enclose other things than mentions: known ones, and over lines."""
+def frames_of(lines: Sequence[str]) -> set[str]:
+    """Names of elements that enclose other things than mentions: words, sentences, documents.
+
+    Known names are frames where they fill their lines; others where they also do so in most lines,
+    around other elements; and all that begin and end in different lines.
+    """
     frames: set[str] = set()
+    used: Counter[str] = Counter()  # lines with an element
+    filled: Counter[str] = Counter()  # lines of which it encloses everything
+    around: set[str] = set()  # elements that enclose others
+    filled_lines = sum(bool(line.strip()) for line in lines)
     for line in lines:
         balance: Counter[str] = Counter()
-        for found in ELEMENT.finditer(line):
-            name = found["name"]
-            closes_itself = found["attributes"].rstrip().endswith("/")
-            if name.lower() in FRAMES | HTML or closes_itself:
+        found = list(ELEMENT.finditer(line))
+        for own in found:
+            name = own["name"]
+            if own["closed"] or name in WORDS | HTML:
                 frames.add(name)
             else:
-                balance[name] += -1 if found["end"] else 1
-        if len(ELEMENT.sub("", line).strip()) == 0:  # a line of tags alone
-            frames.update(name for name, count in balance.items() if count)
+                balance[name] += -1 if own["end"] else 1
+        alone = not ELEMENT.sub("", line).strip()
+        for name, count in balance.items():
+            if count:
+                frames |= {name} if alone else set()
+                continue
+            used[name] += 1
+            rest = re.sub(rf"<{re.escape(name)}[\s>].*?</{re.escape(name)}>", "", line)
+            filled[name] += not ELEMENT.sub("", rest).strip()
+            around |= {name} if _encloses_others(name, found) else set()
+    for name, count in used.items():
+        fills = 10 * filled[name] >= 9 * count
+        mostly = 2 * count > filled_lines and name in around
+        if fills and (name.lower() in FRAMES or mostly):
+            frames.add(name)
     return frames
 
 
+def _encloses_others(name: str, found: Sequence[re.Match[str]]) -> bool:
+    """Whether an element of a line is open where another one begins."""
+    depth = 0
+    for own in found:
+        if own["name"] == name:
+            depth += -1 if own["end"] else 1
+        elif depth and not own["end"]:
+            return True
+    return False
+
+
 def _pieces_of_elements(
-    line: str, frames: set[str], typed: set[str], report: ReadReport
+    line: str, known: set[str], frames: set[str], typed: set[str], report: ReadReport
 ) -> Iterator[Piece]:
-    line = NO_ELEMENT.sub("", line)
     at = 0
     for found in ELEMENT.finditer(line):
+        name = found["name"]
+        if name not in known:
+            continue
         yield Piece("text", _unescaped(line[at : found.start()]))
         at = found.end()
-        name = found["name"]
         if name in frames:
             if name.lower() in UNITS:
                 yield Piece("cut")
@@ -248,14 +307,9 @@ def _pieces_of_elements(
 def _type_of(found: re.Match[str]) -> str | None:
     """The type in an element's attributes."""
     pairs = ATTRIBUTE.findall(found["attributes"])
-    given = {key.lower(): _unescaped(double or single) for key, double, single in pairs}
+    given = {key.lower(): _unescaped(value.strip("\"'")) for key, value in pairs}
     return next((given[key].strip() for key in TYPE_KEYS if given.get(key, "").strip()), None)
 
 
 def _unescaped(text: str) -> str:
     return ESCAPED.sub(lambda found: html.unescape(found[0]), text)
-
-
-def is_inline(lines: Iterable[str]) -> bool:
-    """Whether lines of text have mentions marked in them, and are no rows of columns."""
-    return marks_of(islice(lines, SAMPLE)) != ""

@@ -7,9 +7,9 @@ from pathlib import Path
 from contrastive_ner.data.conllu import entity_key, is_untagged
 from contrastive_ner.data.decoding import encoding_of, read_lines, read_raw_lines, suffix_of
 from contrastive_ner.data.inline import SAMPLE as MARKED_LINES
-from contrastive_ner.data.inline import marks_of
+from contrastive_ner.data.inline import counts_of_marks
 from contrastive_ner.data.layout import Layout, ReadReport
-from contrastive_ner.data.readers import JSON_SUFFIXES, detect_format
+from contrastive_ner.data.readers import COLUMN_SUFFIXES, JSON_SUFFIXES, detect_format
 from contrastive_ner.data.schemes import SPELLINGS
 from contrastive_ner.data.shapes import (
     TAG_NAMES,
@@ -20,8 +20,6 @@ from contrastive_ner.data.shapes import (
 )
 from contrastive_ner.data.webanno import is_webanno
 from contrastive_ner.errors import DataError
-
-COLUMN_SUFFIXES = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".bmes", ".tags")
 
 
 class AmbiguousError(DataError):
@@ -106,18 +104,23 @@ def filled_lines(path: str, encoding: str) -> Iterator[str]:
 
 
 def inline_or_text(path: str, encoding: str) -> str:
-    """Whether marks are those of mentions: braces are, links may be part of a text.
+    """Whether marks are those of mentions: braces in many lines are, links may be part of a text.
 
     Raises:
-        AmbiguousError: elements may be both.
+        AmbiguousError: elements, and braces in few lines, may be both.
     """
-    kind = marks_of(itertools.islice(filled_lines(path, encoding), MARKED_LINES))
-    if kind == "elements":
-        raise AmbiguousError(
-            f"{path}: expected plain text, found elements such as <PER>...</PER>; pass "
-            "--format inline to tag the text without them, or --format text to tag all of it"
-        )
-    return "inline" if kind == "braces" else "text"
+    lines = list(itertools.islice(filled_lines(path, encoding), MARKED_LINES))
+    counts = counts_of_marks(lines)
+    kind = max(counts, key=lambda own: counts[own])
+    if kind == "links":
+        return "text"
+    if kind == "braces" and 3 * counts[kind] > len(lines):
+        return "inline"
+    found = {"elements": "elements such as <PER>...</PER>", "braces": "marks such as {{PER:...}}"}
+    raise AmbiguousError(
+        f"{path}: expected plain text, found {found[kind]}; pass --format inline to tag the text "
+        "without them, or --format text to tag all of it"
+    )
 
 
 def text_or_columns(path: str, lines: Sequence[str]) -> str:

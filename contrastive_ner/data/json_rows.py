@@ -34,6 +34,7 @@ from contrastive_ner.data.row_parts import (
     identity,
     key_of,
     offsets_of,
+    tag_name,
     with_spans,
     words_of,
 )
@@ -41,6 +42,7 @@ from contrastive_ner.data.schemes import read_tags
 from contrastive_ner.data.sentences import Sentence
 from contrastive_ner.data.tool_rows import (
     is_mrc,
+    is_task,
     is_w2ner,
     read_binder,
     read_cluener,
@@ -81,7 +83,8 @@ def read_rows_of(places: Iterable[Place], reading: Reading, kind: str = "auto") 
     if reading.by_words > reading.by_characters:
         raise DataError(
             f"{reading.name}: start and end of mentions seem to count 'tokens', not characters of "
-            "the text; set fields=text=- to read the tokens alone"
+            "the text; set fields=text=- to read the tokens alone, or offsets=half_open if they do "
+            "count characters"
         )
     reading.report.format = "+".join(reading.kinds) or reading.report.format
     found = ", ".join(sorted(reading.unread)[:10])
@@ -133,7 +136,7 @@ def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
         if _is_pair(value) or not inner or not all(isinstance(item, dict | list) for item in inner):
             return [value]
         return [row for item in inner for row in rows_in(item, keys)]
-    if not isinstance(value, dict) or is_bioc(value) or _is_row(value, keys):
+    if not isinstance(value, dict) or is_bioc(value) or is_task(value) or _is_row(value, keys):
         return [value]
     nested = {key: part for key, part in value.items() if isinstance(part, dict | list) and part}
     parts = {key: part for key, part in nested.items() if not _are_mentions(part)}
@@ -225,7 +228,7 @@ def plain_record(row: Row, line: int, reading: Reading) -> Record | None:
             return None
         mentions[Mention(start, end, label, score)] = None
     tokens = offsets_of(row.get("tokens"), text)
-    reading.compare_with_words(mentions, tokens)
+    reading.compare_with_words(text, mentions, tokens)
     identifier, doc = identity(row, line, reading)
     reading.kinds["jsonl"] += 1
     reading.has_mentions_key = True
@@ -254,11 +257,10 @@ def read_usual(row: Row, line: int, reading: Reading) -> list[Item]:
         )
     text, (identifier, doc) = row[text_key], identity(row, line, reading)
     tokens = offsets_of(row.get(reading.layout.keys.get("tokens", "tokens")), text)
-    mentions = [
-        to_mention(text, raw, reading.layout.offsets)
-        for raw in listed_mentions(row, reading, {text_key, token_key})
-    ]
-    reading.compare_with_words(mentions, tokens)
+    raws = list(listed_mentions(row, reading, {text_key, token_key}))
+    mentions = [to_mention(text, raw, reading.layout.offsets) for raw in raws]
+    if all(raw.surface is None for raw in raws):
+        reading.compare_with_words(text, mentions, tokens)
     unique = sorted(dict.fromkeys(mentions), key=lambda mention: mention[:3])
     return [Record(identifier, text, unique, doc, tokens)]
 
@@ -346,7 +348,7 @@ def tagged_words(row: Row, line: int, reading: Reading) -> Sentence | None:
         reading.place(line),
         identifier,
         words,
-        [[_tag_name(tag, found, names) for tag in tags]],
+        [[tag_name(tag, found, names) for tag in tags]],
         doc=doc,
     )
 
@@ -370,21 +372,6 @@ def _are_topics(row: Row, key: str, reading: Reading) -> bool:
     return any(k != key and looks_like_mentions(listed(row.get(k))) for k in ENTITY_KEYS)
 
 
-def _tag_name(tag: Any, key: str, names: Sequence[str]) -> str:
-    if isinstance(tag, str):
-        return tag
-    if not names:
-        raise DataError(
-            f"found numbers in {key!r}: give their names in order, such as tag_names=O,B-PER,I-PER"
-        )
-    if not 0 <= tag < len(names):
-        raise DataError(
-            f"expected classes from 0 to {len(names) - 1} in {key!r}, found {tag}; "
-            "drop rows without labels (-1)"
-        )
-    return names[tag]
-
-
 def words_with_spans(row: Row, line: int, reading: Reading, token_key: str) -> Sentence:
     """Words with mentions over words, half-open unless `offsets` says otherwise (SpERT)."""
     words = words_of(row[token_key]) or []
@@ -397,13 +384,7 @@ def words_with_spans(row: Row, line: int, reading: Reading, token_key: str) -> S
 
 LAYOUTS = (
     RowLayout("cluener", lambda row: isinstance(row.get("label"), dict), read_cluener),
-    RowLayout(
-        "labelstudio",
-        lambda row: (
-            isinstance(row.get("data"), dict) and bool({"annotations", "completions"} & {*row})
-        ),
-        read_label_studio,
-    ),
+    RowLayout("labelstudio", is_task, read_label_studio),
     RowLayout("bioc", is_bioc, read_bioc),
     RowLayout("binder", lambda row: "entity_start_chars" in row, read_binder),
     RowLayout("gliner", lambda row: {"tokenized_text", "ner"} <= row.keys(), read_gliner),

@@ -25,19 +25,19 @@ from contrastive_ner.data.decoding import (
     suffix_of,
 )
 from contrastive_ner.data.documents import regrouped
-from contrastive_ner.data.inline import SAMPLE, is_inline, read_inline
+from contrastive_ner.data.inline import SAMPLE, marks_of, read_inline
 from contrastive_ner.data.joining import joiner_of
 from contrastive_ner.data.json_rows import read_rows_of
 from contrastive_ner.data.layout import AUTO, FORMATS, Layout, ReadReport
 from contrastive_ner.data.records import Record, doc_in_file
 from contrastive_ner.data.row_parts import Item, Reading
 from contrastive_ner.data.sentences import to_records
-from contrastive_ner.data.shapes import is_blank
+from contrastive_ner.data.shapes import find_shape, is_blank
 from contrastive_ner.data.slashed import is_slashed, read_slashed
 from contrastive_ner.data.spacy_docs import read_docs
 from contrastive_ner.data.standoff import PUBTATOR_TEXT, read_brat, read_pubtator
 from contrastive_ner.data.tables import read_dataset, read_parquet, split_name
-from contrastive_ner.data.token_rows import sentences_of, token_columns
+from contrastive_ner.data.token_rows import in_sentence, sentences_of, token_columns
 from contrastive_ner.data.webanno import is_webanno, read_webanno
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import files_of
@@ -46,6 +46,7 @@ JSON_START = re.compile(r'\{\s*("|$)|\[\s*([{\["]|$)')
 ROW_END = re.compile(r"[\t ]([Oo0]|[BIESMLUW][-_]\S+)\s*$")  # of columns whose token is a bracket
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+COLUMN_SUFFIXES = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".bioes", ".bmes", ".tags")
 
 Reader = Callable[[str, Layout, ReadReport], Iterable[Item]]
 
@@ -80,10 +81,12 @@ def _rows(read: Callable[[str], Iterator[Place]]) -> Reader:
         rows = read(name)
         first = next(rows, None)
         rows = iter(()) if first is None else chain((first,), rows)
-        columns = None if first is None else token_columns(first.value)
-        yield from (
-            read_rows_of(rows, reading) if columns is None else sentences_of(rows, columns, reading)
-        )
+        columns = None if first is None else token_columns(first.value, layout.keys)
+        if columns is None:
+            rows = (row._replace(value=in_sentence(row.value)) for row in rows)
+            yield from read_rows_of(rows, reading)
+        else:
+            yield from sentences_of(rows, columns, reading)
         report.format = found
 
     return reader
@@ -239,13 +242,19 @@ def detect_format(name: str, encoding: str = "utf-8") -> str:
 
 def _kind_of_lines(name: str, encoding: str) -> str:
     """Whether lines are texts with marks, words with a tag each, or rows of columns."""
+    if suffix_of(name) in COLUMN_SUFFIXES:
+        return "columns"
     filled = (line for _, line in read_lines(name, encoding) if not is_blank(line))
     lines = list(islice(filled, SAMPLE))
-    if 2 * sum(ROW_END.search(line) is not None for line in lines) > len(lines):
-        return "columns"
     if is_slashed(lines):
         return "slashed"
-    return "inline" if is_inline(lines) else "columns"
+    if not marks_of(lines) or entity_key(lines) is not None:
+        return "columns"
+    try:  # marks may be in tokens and comments
+        find_shape(name, Layout(encoding=encoding), ReadReport())
+    except DataError:
+        return "inline"
+    return "columns"
 
 
 def is_json(name: str, lines: Sequence[str], suffix: str, encoding: str) -> bool:

@@ -52,23 +52,26 @@ class Reading:
     labels: set[str] = field(default_factory=set)  # that were checked
     unit: str = "line"  # what is counted: lines of a file, or rows
     stem: str = ""  # begins the identifiers of rows without one
-    sentence: Sentence | None = None  # to which further rows may add mentions
+    # Sentences to which further rows may add mentions of other types than these.
+    sentences: dict[tuple[str, ...], tuple[Sentence, set[str]]] = field(default_factory=dict)
     # Rows whose mentions fit their words by characters alone, or by the numbers of words alone.
     by_characters: int = 0
     by_words: int = 0
 
     def compare_with_words(
-        self, mentions: Iterable[Mention], tokens: Sequence[tuple[int, int]] | None
+        self, text: str, mentions: Iterable[Mention], tokens: Sequence[tuple[int, int]] | None
     ) -> None:
         """Count whether the mentions of a text seem to be offsets of characters, or of words."""
         spans = [(mention.start, mention.end) for mention in mentions]
-        if not spans or tokens is None or self.layout.offsets not in ("auto", "half_open"):
+        if not spans or tokens is None or self.layout.offsets != "auto":
             return
         starts, ends = {start for start, _ in tokens}, {end for _, end in tokens}
         fit = all(start in starts and end in ends for start, end in spans)
         within = all(end <= len(tokens) for _, end in spans)
-        self.by_characters += fit and not within
-        self.by_words += within and not fit
+        edges = [at for span in spans for at in span]
+        cuts = any(text[:at][-1:].isalnum() and text[at : at + 1].isalnum() for at in edges)
+        self.by_characters += not within and (fit or not cuts)
+        self.by_words += within and not fit and cuts
 
     def place(self, number: int) -> str:
         """The place of a row, for messages."""
@@ -177,3 +180,19 @@ def word_span(words: Sequence[str], raw: Raw, *, inclusive: bool) -> tuple[int, 
                 f"but {raw.surface!r:.40} as its own text; check offsets (half_open or inclusive)"
             )
     return start, end, label
+
+
+def tag_name(tag: Any, key: str, names: Sequence[str]) -> str:
+    """A tag by its name; DataError for a number that has none."""
+    if isinstance(tag, str):
+        return tag
+    if not names:
+        raise DataError(
+            f"found numbers in {key!r}: give their names in order, such as tag_names=O,B-PER,I-PER"
+        )
+    if not 0 <= tag < len(names):
+        raise DataError(
+            f"expected classes from 0 to {len(names) - 1} in {key!r}, found {tag}; "
+            "drop rows without labels (-1)"
+        )
+    return names[tag]

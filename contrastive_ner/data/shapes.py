@@ -23,6 +23,7 @@ CHUNKS = {
 TOKEN_ALONE = {"token", "tokens", "word", "words", "form", "char", "character"}
 TOKEN_NAMES = {*TOKEN_ALONE, "text"}
 SENTENCE_NAME = re.compile(r"sent(?:ence)?(?:[ _#-].*)?")
+DOCUMENT_NAMES = {"doc", "doc_id", "docid", "document", "document_id"}
 TAG_NAMES = {
     "tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels", "ne", "entity", "bio", "iob",
     "ne-coarse-lit",
@@ -135,9 +136,9 @@ def _check_layers(name: str, number: int, shape: Shape, rows: Sequence[Sequence[
         return  # reading names the tag that is wrong
     for (first, a), (second, b) in pairwise(zip(shape.tags, map(set, layers), strict=True)):
         same = len(a & b)
-        if same > 1 and 2 * same > min(len(a), len(b)):
+        if same > 1 and 5 * same >= min(len(a), len(b)):
             raise DataError(
-                f"{name}:{number}: columns {first} and {second} mostly hold the same mentions, "
+                f"{name}:{number}: columns {first} and {second} hold many of the same mentions, "
                 f"such as gold and predicted ones: set tag_columns={first} (or {second})"
             )
 
@@ -312,7 +313,11 @@ def _named_columns(
     ends = lowered.index("misc") if "misc" in lowered else None  # HIPE
     token = next((c for c, name in enumerate(lowered) if name in TOKEN_ALONE), shape.token)
     if layout.token_column == 0 and token not in shape.tags:
-        told = tuple(c for c, name in enumerate(lowered) if SENTENCE_NAME.fullmatch(name))
+        told = tuple(
+            c
+            for c, name in enumerate(lowered)
+            if SENTENCE_NAME.fullmatch(name) or name in DOCUMENT_NAMES
+        )
         sentence = tuple(c for c in told if c != token) or tuple(
             c for c in shape.sentence if c != token
         )

@@ -20,12 +20,14 @@ CELL = re.compile(r"(\[*)(.+?)/([^\W\d_][\w-]*|0)((?:\]/?[A-Za-z]+)*)")
 NUMBER = re.compile(r"\d{8}-\d\d-\d\d\d-\d\d\d(?:/m)?")  # of a sentence of the People's Daily
 # Parts of speech of persons, places and organisations; NR and NT of treebanks mean other things.
 ENTITY_PARTS = ("nr", "ns", "nt")
+LTP_PARTS = ("nh", "ns", "ni")  # of LTP, whose nt is a time
 LONGEST_PART = 2  # characters of a surname or a given name
 
 
 class Word(NamedTuple):
     """A word with its tag, and the brackets that begin before it and end behind it."""
 
+    cell: str
     text: str
     tag: str
     begins: int
@@ -56,7 +58,7 @@ def _are_entities(counts: Counter[str]) -> bool:
 
 
 def _has_parts(counts: Counter[str]) -> bool:
-    return any(tag[:2] in ENTITY_PARTS for tag in counts)
+    return any(tag[:2] in (*ENTITY_PARTS, *LTP_PARTS) for tag in counts)
 
 
 def _cells(line: str) -> list[str]:
@@ -78,21 +80,28 @@ def read_slashed(name: str, layout: Layout, report: ReadReport) -> Iterator[Sent
             except DataError as error:
                 raise DataError(f"{name}:{number}: {error}") from error
     tagged = _are_entities(Counter(word.tag for _, words in sentences for word in words))
+    found = {word.tag for _, words in sentences for word in words}
+    parts = LTP_PARTS if {"nh", "ni"} & found else ENTITY_PARTS
     names = 0
     for number, words in sentences:
         texts, tags = [word.text for word in words], [word.tag for word in words]
+        if tagged:  # brackets are part of the words
+            texts, tags = (
+                [word.cell.rpartition("/")[0] for word in words],
+                [word.cell.rpartition("/")[2] for word in words],
+            )
         place, identifier = f"line {number}", f"{Path(name).stem}-{number}"
         if tagged:
             yield Sentence(place, identifier, texts, [tags], lines=[number] * len(words))
             continue
         try:
-            spans, joined = _spans(words)
+            spans, joined = _spans(words, parts)
         except DataError as error:
             raise DataError(f"{name}:{number}: {error}") from error
         names += joined
         yield Sentence(place, identifier, texts, spans=spans)
     if not tagged:
-        report.note(f"parts of speech {', '.join(ENTITY_PARTS)} are read as mentions, no others")
+        report.note(f"parts of speech {', '.join(parts)} are read as mentions, no others")
     if names:
         report.note(f"{names} pairs of surname and given name (nr nr) are read as one mention")
 
@@ -102,10 +111,10 @@ def _word(cell: str) -> Word:
     if found is None:
         raise DataError(f"expected words with tags, such as 张三/nr or Anna/PERSON, found {cell!r}")
     ends = tuple(part.lstrip("/") for part in found[4].split("]")[1:])
-    return Word(found[2], found[3], len(found[1]), ends)
+    return Word(cell, found[2], found[3], len(found[1]), ends)
 
 
-def _spans(words: Sequence[Word]) -> tuple[list[tuple[int, int, str]], int]:
+def _spans(words: Sequence[Word], parts: Sequence[str]) -> tuple[list[tuple[int, int, str]], int]:
     """Mentions by parts of speech, (first, end, type), and the number of names in two parts."""
     spans: list[tuple[int, int, str]] = []
     opened: list[int] = []
@@ -115,7 +124,7 @@ def _spans(words: Sequence[Word]) -> tuple[list[tuple[int, int, str]], int]:
         opened += [i] * word.begins
         label = word.tag[:2]
         before = words[i - 1] if i and free else None
-        if label in ENTITY_PARTS:
+        if label in parts:
             if label == "nr" and before is not None and _is_name(before, word):
                 spans[-1] = (i - 1, i + 1, "nr")
                 names += 1
@@ -129,7 +138,7 @@ def _spans(words: Sequence[Word]) -> tuple[list[tuple[int, int, str]], int]:
             if not opened:
                 raise DataError(f"the bracket ]{end} closes none; correct it")
             start = opened.pop()
-            if end[:2] in ENTITY_PARTS:
+            if end[:2] in parts:
                 spans.append((start, i + 1, end[:2]))
     if opened:
         raise DataError("a bracket [ is not closed in its line; correct it")

@@ -9,6 +9,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,9 +37,19 @@ from contrastive_ner.data.json_rows import read_row, rows_in
 from contrastive_ner.data.layout import FORMATS, Layout, ReadReport
 from contrastive_ner.data.readers import READERS, read_records
 from contrastive_ner.data.records import Record, token_offsets
-from contrastive_ner.data.row_parts import ENTITY_KEYS, ROW_KEYS, Reading, find_words, words_of
+from contrastive_ner.data.row_parts import (
+    ENTITY_KEYS,
+    ROW_KEYS,
+    TAG_KEYS,
+    TOKEN_KEYS,
+    Reading,
+    find_words,
+    words_of,
+)
 from contrastive_ner.data.sentences import to_records
 from contrastive_ner.data.tables import hub_arguments
+from contrastive_ner.data.token_rows import token_columns
+from contrastive_ner.data.tool_rows import is_mrc
 from contrastive_ner.data.webanno import read_webanno
 from contrastive_ner.errors import DataError
 from contrastive_ner.logs import log
@@ -109,8 +120,10 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
         report = ReadReport(path=path)
         sentences = list(read_conllu(path, "", layout, report))
         return Rows(iter(to_records(path, sentences, layout, report)), kind)
-    is_annotated = keep_entities and kind == "csv" and is_table(path, layout.encoding)
-    if is_annotated or (kind in READERS and kind not in ("jsonl", "cluener", "csv", *TABLES)):
+    is_whole = keep_entities and kind == "csv" and is_table(path, layout.encoding)
+    if kind in ("jsonl", *TABLES):
+        is_whole = _makes_whole_texts(path, kind, layout, keep_entities)
+    if is_whole or (kind in READERS and kind not in ("jsonl", "cluener", "csv", *TABLES)):
         records, report = read_records(path, replace(layout, format=kind))
         for remark in report.remarks():
             log.warning("%s: %s", path, remark)
@@ -126,6 +139,26 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
         return Rows(table_rows(source, csv_rows(path, layout.encoding, [text_column])), kind)
     read = parquet_rows if kind == "parquet" else dataset_rows
     return Rows(table_rows(source, read(path)), kind)
+
+
+def _makes_whole_texts(path: str, kind: str, layout: Layout, keep_entities: bool) -> bool:
+    """Whether several rows of a source make one text, or have mentions that are asked for."""
+    if kind != "datasets" and not Path(path).is_file():
+        return False
+    read = {"jsonl": first_row, "parquet": parquet_rows, "datasets": dataset_rows}[kind]
+    row = next(iter(read(path)), None)
+    if not isinstance(row, Mapping) or kind == "jsonl":
+        return is_mrc(row)
+    has_mentions = keep_entities and bool({*ENTITY_KEYS, *TAG_KEYS} & row.keys())
+    return has_mentions or token_columns(row, layout.keys) is not None
+
+
+def first_row(path: str) -> Iterator[Any]:
+    """The first row of a JSON file; none if it cannot be read."""
+    with suppress(DataError):
+        for place in read_json(path):
+            yield from rows_in(place.value, ROW_KEYS)[:1]
+            return
 
 
 # -- files of lines
@@ -215,9 +248,16 @@ def json_values(source: Source) -> Iterator[Place | BadRow]:
 
 def source_joiner(layout: Layout, rows: Iterable[Any]) -> str:
     """What stands between the words of all rows, by the first ones."""
-    found = (row.get("tokens") for row in rows if isinstance(row, Mapping))
-    words = (word for tokens in found for word in words_of(tokens) or ())
+    words = (word for row in rows if isinstance(row, Mapping) for word in words_in(row))
     return joiner_of(token_kinds(words), layout.joiner)
+
+
+def words_in(row: Mapping[str, Any]) -> Iterator[str]:
+    """The words of a row, under any usual key, or of its sentences."""
+    lists = [row.get(key) for key in TOKEN_KEYS]
+    sentences = row.get("sentences")
+    for own in [*lists, *(sentences if isinstance(sentences, list) else ())]:
+        yield from words_of(own) or ()
 
 
 # -- tables

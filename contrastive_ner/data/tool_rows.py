@@ -1,5 +1,8 @@
 """Rows of JSON as one tool or benchmark writes them: one function a layout."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from contrastive_ner.data.mentions import Raw, raw_mentions, to_mention
 from contrastive_ner.data.records import Record, is_list_of_two, token_offsets
 from contrastive_ner.data.row_parts import (
@@ -40,6 +43,12 @@ def read_cluener(row: Row, line: int, reading: Reading) -> list[Item]:
     identifier, doc = identity(row, line, reading)
     reading.has_mentions_key = True
     return [Record(identifier, text, sorted(mentions), doc)]
+
+
+def is_task(row: Row) -> bool:
+    """Whether a row is a task of Label Studio, perhaps with predictions alone."""
+    parts = {"annotations", "completions", "predictions"}
+    return isinstance(row.get("data"), dict) and bool(parts & row.keys())
 
 
 def read_label_studio(row: Row, line: int, reading: Reading) -> list[Item]:
@@ -132,7 +141,7 @@ def read_dygie(row: Row, line: int, reading: Reading) -> list[Item]:
     items: list[Item] = []
     first = 0
     for number, words in enumerate(sentences):
-        if words_of(words) is None:
+        if words_of(words) is None and words != []:
             raise DataError(f"expected a list of words in 'sentences', found {shown(words)}")
         spans = []
         for item in mentions[number] if mentions else []:
@@ -146,9 +155,9 @@ def read_dygie(row: Row, line: int, reading: Reading) -> list[Item]:
     return items
 
 
-def is_mrc(row: Row) -> bool:
+def is_mrc(row: Any) -> bool:
     """Whether a row asks for the mentions of one type, as data for reading comprehension do."""
-    return isinstance(row.get("context"), str) and {
+    return isinstance(row, Mapping) and isinstance(row.get("context"), str) and {
         "start_position", "end_position", "entity_label",
     } <= row.keys()  # fmt: skip
 
@@ -156,7 +165,8 @@ def is_mrc(row: Row) -> bool:
 def read_mrc(row: Row, line: int, reading: Reading) -> list[Item]:
     """A text of words between spaces and the mentions of one type, [first] and [last] words.
 
-    The rows of a text follow each other, one a type: they are one sentence.
+    The rows of a text, one a type, are one sentence, wherever they are: those with equal words and,
+    where `qas_id` is TEXT.TYPE, the same TEXT. A type that the sentence has begins another one.
     """
     starts, ends = row["start_position"], row["end_position"]
     if not isinstance(starts, list) or not isinstance(ends, list) or len(starts) != len(ends):
@@ -164,14 +174,17 @@ def read_mrc(row: Row, line: int, reading: Reading) -> list[Item]:
     words = row["context"].split()
     label = row["entity_label"]
     raws = [Raw(start, end, label) for start, end in zip(starts, ends, strict=True)]
-    name = str(row.get("qas_id", line)).rpartition(".")[0] or str(row.get("qas_id", line))
+    text, dot, _ = str(row.get("qas_id", "")).rpartition(".")
+    name = text if dot else str(line)
     found = with_spans({"id": name}, line, reading, words, raws, inclusive=True)
     reading.has_mentions_key = True
-    before = reading.sentence
-    if before is not None and (before.id, before.words) == (found.id, words):
+    key = (text if dot else "", *words)
+    before, labels = reading.sentences.get(key, (None, set()))
+    if before is not None and label not in labels:
         before.spans += found.spans
+        labels.add(label)
         return []
-    reading.sentence = found
+    reading.sentences[key] = found, {label}
     return [found]
 
 

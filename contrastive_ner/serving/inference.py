@@ -337,8 +337,9 @@ def score_found(
         scores |= training_scores(predictions, gold, texts, train_texts, learnt)
     if found.across:
         scores["across_texts"] = found.across
-    if unseen:
-        scores["unseen_types"] = dict(unseen)
+    if unseen:  # those that count as gold
+        counted = Counter(m.label for own in gold for m in own if m.label in unseen)
+        scores["unseen_types"] = dict(sorted(counted.items()))
     scores["counts"] = text_counts(predictions, gold)
     if any(len(own) < len(every) for own, every in zip(gold, everything, strict=True)):
         scores["all_counts"] = text_counts(predictions, everything)
