@@ -30,7 +30,8 @@ NO_ELEMENT = re.compile(r"<!--.*?-->|<[?!][^<>]*>")  # declarations and comments
 ATTRIBUTE = re.compile(rf"([\w:.-]+)\s*=\s*({VALUE})")
 ESCAPED = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|amp|lt|gt|quot|apos|nbsp);")
 LINK = re.compile(
-    r"\[(?P<text>[^\[\]]+)\](?:\((?!(?:https?|ftp|mailto):)(?P<type>[^\W\d][\w-]*)(?::[^()]*)?\)|(?P<object>\{[^{}]*\}))"
+    r"\[(?P<text>[^\[\]]+)\]"
+    r"(?:\((?!(?:https?|ftp|mailto):)(?P<type>[^\W\d][\w-]*)(?::[^()]*)?\)|(?P<object>\{[^{}]*\}))"
 )
 LINKED_TYPE = re.compile(r'"entity"\s*:\s*"([^"]+)"')
 ITEM = re.compile(r"\s*[-*] +(.*)")  # of a list in Markdown
