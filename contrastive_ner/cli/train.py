@@ -157,7 +157,10 @@ def measure(config: RunConfig, data: Data, model_dir: Path, alignment: Alignment
     phases = {}
     for name in finished_phases(config.run_dir):
         done = read_json(config.run_dir / name / "DONE.json")
-        phases[name] = {key: done[key] for key in ("seconds", "epochs", "best")}
+        phases[name] = {key: done[key] for key in ("seconds", "epochs", "best", "criterion")}
+        phases[name]["by_epoch"] = [
+            row[done["criterion"]] for row in done["log"] if done["criterion"] in row
+        ]
     return {
         "method": config.method,
         "seed": config.seed,
