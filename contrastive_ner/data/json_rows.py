@@ -80,7 +80,7 @@ def read_rows_of(places: Iterable[Place], reading: Reading, kind: str = "auto") 
                 yield from read_row(row, line, reading, kind)
         except MALFORMED as error:
             raise DataError(f"{reading.located(line)}: {fault(error)}") from error
-    if reading.by_words > reading.by_characters:
+    if reading.by_words > max(1, reading.by_characters):  # one row alone may be a mistake
         raise DataError(
             f"{reading.name}: start and end of mentions seem to count 'tokens', not characters of "
             "the text; set fields=text=- to read the tokens alone, or offsets=half_open if they do "
