@@ -208,7 +208,9 @@ def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
         name = Path(run["config"]["output_dir"]).name
         _, data, config, fold, _ = name.split("-")
         found[data, config].setdefault(run["seed"], {})[int(fold[1:])] = run
-    lines = header("data", "configuration", "dev F1", "F1", "minutes a run", "seeds")
+    lines = header(
+        "data", "configuration", "dev F1", "dev F1, last epoch", "F1", "minutes a run", "seeds"
+    )
     pooled: dict[tuple[str, str], dict[int, np.ndarray]] = {}  # counts, (texts, 3) a seed
     for key, seeds in sorted(found.items()):
         train = next(run["config"]["train_file"] for r in seeds.values() for run in r.values())
@@ -222,7 +224,9 @@ def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
         f1 = [2 * correct / max(predicted + gold, 1) for correct, predicted, gold in sums]
         dev = [mean(dev_f1(run) for run in runs) for runs in own.values()]
         minutes = mean(minutes_of(run) for runs in own.values() for run in runs)
-        cells = [*key, spread(dev), spread(f1) if f1 else "-", f"{minutes:.1f}", listed(own)]
+        last = [mean(map(last_epoch, runs)) for runs in own.values() if all(map(last_epoch, runs))]
+        cells = [*key, spread(dev), spread(last) if last else "-", spread(f1) if f1 else "-"]
+        cells += [f"{minutes:.1f}", listed(own)]
         lines.append(row_of(*cells))
     lines += ["", *header("data", "difference", "F1", "95 % interval", "seeds")]
     for (data, config), ours in pooled.items():
@@ -233,6 +237,11 @@ def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
             a, b = (np.stack([counts[seed] for seed in shared]) for counts in (ours, control))
             lines.append(row_of(data, f"{config} - {base}", *interval(a, b), listed(shared)))
     return lines
+
+
+def last_epoch(run: dict[str, Any]) -> float:
+    """F1 on dev after the last epoch, of the mentions that match token boundaries; 0: not known."""
+    return (run["phases"]["full"].get("by_epoch") or [0.0])[-1]
 
 
 def minutes_of(run: dict[str, Any]) -> float:

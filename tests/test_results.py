@@ -114,12 +114,17 @@ def test_folds_are_pooled_and_compared_over_complete_seeds():
     found = [fold("nerco", s, f, ours[s, 20 * f : 20 * f + 20]) for s in (0, 1) for f in (0, 1)]
     found += [fold("crf", s, f, theirs[s, 20 * f : 20 * f + 20]) for s in (0, 1) for f in (0, 1)]
     rows = [line.strip("| ").split(" | ") for line in folds_table(found)]
-    assert [row[3] for row in rows[2:4]] == [
+    assert {row[3] for row in rows[2:4]} == {"-"}, "runs that do not say what each epoch scored"
+    assert [row[4] for row in rows[2:4]] == [
         f"{100 * np.mean([micro_f1(c) for c in both]):.1f}"
         f" ± {100 * np.std([micro_f1(c) for c in both], ddof=1):.1f}"
         for both in (theirs, ours)
     ]
     assert rows[-1] == ["weibo", "nerco - crf", *interval(ours, theirs), "0, 1"]
+    for number, made in enumerate(found):
+        made["phases"]["full"]["by_epoch"] = [0.9, 0.5 + 0.01 * (number % 2)]
+    rows = [line.strip("| ").split(" | ") for line in folds_table(found)]
+    assert [row[3] for row in rows[2:4]] == ["50.5 ± 0.0"] * 2
     rows = [line.strip("| ").split(" | ") for line in folds_table(found[:-1])]
     assert rows[-1] == ["weibo", "nerco - crf", *interval(ours[:1], theirs[:1]), "0"]
     assert len(folds_table(found[:1])) == 5, "one fold of two: no row"
