@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 METHODS = ("ce", "crf", "nerco", "binder")
 RESAMPLES = 10_000
+FOLDS = ("weibo",)  # data sets of `benchmarks.folds`
 HEADLINES = (("weibo", "nerco"), ("bc5cdr", "binder"), ("germeval2014", "binder"))
 NAMES = {"nerco": "NerCo", "binder": "BINDER"}
 HELD_OUT_VARIANTS = {
@@ -196,32 +197,54 @@ def windows_table(measurements: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def folds_table(measurements: list[dict[str, Any]]) -> list[str]:
-    """Configurations over all folds of a data set: pooled scores, and differences to `crf`.
+Runs = list[dict[str, Any]]
 
-    Of `benchmarks.folds`: a seed counts if all folds of its configuration are there. Runs without
-    test have scores on dev alone. A configuration with a share of the training texts, such as
-    `nerco_25`, is compared with `crf_25`.
-    """
+
+def complete_folds(measurements: Runs) -> dict[tuple[str, str], dict[int, Runs]]:
+    """{(data set, configuration): {seed: its runs}}, where all folds of a seed are there."""
     found: dict[tuple[str, str], dict[int, dict[int, dict[str, Any]]]] = defaultdict(dict)
     for run in measurements:
         name = Path(run["config"]["output_dir"]).name
         _, data, config, fold, _ = name.split("-")
         found[data, config].setdefault(run["seed"], {})[int(fold[1:])] = run
-    lines = header(
-        "data", "configuration", "dev F1", "dev F1, last epoch", "F1", "minutes a run", "seeds"
-    )
-    pooled: dict[tuple[str, str], dict[int, np.ndarray]] = {}  # counts, (texts, 3) a seed
+    complete: dict[tuple[str, str], dict[int, Runs]] = {}
     for key, seeds in sorted(found.items()):
         train = next(run["config"]["train_file"] for r in seeds.values() for run in r.values())
         folds = int(Path(train).parent.parent.name.rpartition("-")[2])  # runs/folds/DATA-5/0/
         own = {s: [r[f] for f in sorted(r)] for s, r in sorted(seeds.items()) if len(r) == folds}
-        if not own:
-            continue
-        tested = {s: runs for s, runs in own.items() if all("test" in run for run in runs)}
-        pooled[key] = {s: np.concatenate(list(map(counts_of, runs))) for s, runs in tested.items()}
-        sums = [counts.sum(0) for counts in pooled[key].values()]
-        f1 = [2 * correct / max(predicted + gold, 1) for correct, predicted, gold in sums]
+        if own:
+            complete[key] = own
+    return complete
+
+
+def pooled_counts(seeds: Mapping[int, Runs]) -> dict[int, np.ndarray]:
+    """{seed: counts of the texts of all folds (texts, 3)}, of the seeds that were tested."""
+    return {
+        seed: np.concatenate(list(map(counts_of, runs)))
+        for seed, runs in seeds.items()
+        if all("test" in run for run in runs)
+    }
+
+
+def pooled_f1(pooled: Mapping[int, np.ndarray]) -> list[float]:
+    """F1 over all folds, of each seed."""
+    sums = [counts.sum(0) for counts in pooled.values()]
+    return [2 * correct / max(predicted + gold, 1) for correct, predicted, gold in sums]
+
+
+def folds_table(measurements: Runs) -> list[str]:
+    """Configurations over all folds of a data set: pooled scores, and differences to `crf`.
+
+    Of `benchmarks.folds`. Runs without test have scores on dev alone. A configuration with a share
+    of the training texts, such as `nerco_25`, is compared with `crf_25`.
+    """
+    lines = header(
+        "data", "configuration", "dev F1", "dev F1, last epoch", "F1", "minutes a run", "seeds"
+    )
+    complete = complete_folds(measurements)
+    pooled = {key: pooled_counts(seeds) for key, seeds in complete.items()}
+    for key, own in complete.items():
+        f1 = pooled_f1(pooled[key])
         dev = [mean(dev_f1(run) for run in runs) for runs in own.values()]
         minutes = mean(minutes_of(run) for runs in own.values() for run in runs)
         last = [mean(map(last_epoch, runs)) for runs in own.values() if all(map(last_epoch, runs))]
@@ -487,10 +510,26 @@ def reading_table(measured: dict[str, Any]) -> list[str]:
     return [*lines, "", f"`{measured['command']}`, medians of {times}. {machines([measured])}"]
 
 
-def headline_table(groups: Groups) -> list[str]:
-    """One row per headline: a method compared with the CRF tagger, in percent."""
+def headline_table(groups: Groups, folds: Runs) -> list[str]:
+    """One row per headline: a method compared with the CRF tagger, in percent; folds first."""
     scores = ["dev F1", "test F1", "CRF tagger: dev F1", "test F1", "test difference, 95 %"]
     lines = header("data", "method", *scores, "seeds")
+    complete = complete_folds(folds)
+    for name in FOLDS:
+        seeds = [complete[name, kind] for kind in ("nerco", "crf")]
+        pooled = [pooled_counts(own) for own in seeds]
+        shared = [seed for seed in pooled[0] if seed in pooled[1]]
+        scores = [
+            spread(values)
+            for own, counts in zip(seeds, pooled, strict=True)
+            for values in (
+                [mean(dev_f1(run) for run in own[seed]) for seed in shared],
+                pooled_f1({seed: counts[seed] for seed in shared}),
+            )
+        ]
+        a, b = (np.stack([counts[seed] for seed in shared]) for counts in pooled)
+        difference = "{} ({})".format(*interval(a, b))
+        lines.append(row_of(f"{name}, folds", "NerCo", *scores, difference, listed(shared)))
     for name, method in HEADLINES:
         ours, theirs = (groups[name, kind] for kind in (method, "crf"))
         part = "micro" if method == "nerco" else "all_mentions"
@@ -522,7 +561,11 @@ def documents() -> dict[Path, str]:
     )
     tables = {
         readme: {
-            "headline": [*headline_table({**groups, **nested}), "", machines([*runs, *binder])]
+            "headline": [
+                *headline_table({**groups, **nested}, folds),
+                "",
+                machines([*runs, *folds, *binder]),
+            ]
         },
         results: {
             "results": [*score_table(groups), "", *difference_table(groups), "", machines(runs)],

@@ -25,6 +25,27 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": METHODS,
+    "format": ("auto", *FORMATS),
+    "text_unit": ("auto", "character", "word"),
+    "lexicon_fusion": FUSIONS,
+    "unseen_types": ("refuse", "missed"),
+    "stage1_loss": ("nerco", "supcon"),
+    "stage1_classes": ("types", "tags"),
+    "stage1_reduction": ("sum", "mean"),
+    "stage1_select": ("knn", "prototype", "loss"),
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("linear", "constant"),
+    "bf16": ("auto", "true", "false"),
+    "type_encoder": ("untied", "tied", "frozen"),
+    "threshold": ("token", "global"),
+    "decoding": ("auto", "nested", "flat"),
+    "several_labels": ("auto", "true", "false"),
+    "equal_types": EQUAL_TYPES,
+}
+
+
 @dataclass
 class RunConfig:
     """All settings of a training run; the help text of each field explains it.
@@ -329,26 +350,7 @@ class RunConfig:
     keep_checkpoints: bool = option(False, "keep the checkpoints of complete phases")
 
     def __post_init__(self) -> None:
-        choices = {
-            "method": METHODS,
-            "format": ("auto", *FORMATS),
-            "text_unit": ("auto", "character", "word"),
-            "lexicon_fusion": FUSIONS,
-            "unseen_types": ("refuse", "missed"),
-            "stage1_loss": ("nerco", "supcon"),
-            "stage1_classes": ("types", "tags"),
-            "stage1_reduction": ("sum", "mean"),
-            "stage1_select": ("knn", "prototype", "loss"),
-            "optimizer": ("adamw", "sgd"),
-            "schedule": ("linear", "constant"),
-            "bf16": ("auto", "true", "false"),
-            "type_encoder": ("untied", "tied", "frozen"),
-            "threshold": ("token", "global"),
-            "decoding": ("auto", "nested", "flat"),
-            "several_labels": ("auto", "true", "false"),
-            "equal_types": EQUAL_TYPES,
-        }
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(filter(None, allowed))
                 found = shown(getattr(self, name))
