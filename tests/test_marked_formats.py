@@ -183,7 +183,7 @@ def test_frames_of_other_names_fill_their_lines(file: File) -> None:
 
 def test_what_only_looks_like_an_element_stays(file: File) -> None:
     path = file(
-        "<PER>Anna</PER> if a<b and c>d ok\n<PER>Bo</PER> said <url> ok<br/>\n"
+        "<PER>Anna</PER> if a<b and c>d <PER/>ok\n<PER>Bo</PER> said <url> ok<br/>\n"
         "<PER></PER> left<!-- hi <b> -->\n", "a.txt",
     )  # fmt: skip
     records, report = read_records(path)

@@ -201,9 +201,10 @@ def _of_elements(
     frames = frames_of([line for _, line in lines])
     every = [found for _, line in lines for found in ELEMENT.finditer(line)]
     typed = {own["name"] for own in every if not own["end"] and _type_of(own) is not None}
+    ended = {own["name"] for own in every if own["end"]}
     # What is never closed is part of the text, such as <url>.
-    known = {own["name"] for own in every if own["end"] or own["closed"]}
-    marks = known - frames
+    known = ended | {own["name"] for own in every if own["closed"]}
+    marks = ended - frames
     shown = [f"{own} (its type)" if own in typed else own for own in sorted(marks)]
     report.note(f"elements read as mentions: {', '.join(shown) or 'none'}")
     if frames:
@@ -248,9 +249,9 @@ def frames_of(lines: Sequence[str]) -> set[str]:
         found = list(ELEMENT.finditer(line))
         for own in found:
             name = own["name"]
-            if own["closed"] or name in WORDS | HTML:
+            if name in WORDS | HTML:
                 frames.add(name)
-            else:
+            elif not own["closed"]:
                 balance[name] += -1 if own["end"] else 1
         alone = not ELEMENT.sub("", line).strip()
         for name, count in balance.items():
@@ -274,7 +275,7 @@ def _encloses_others(name: str, found: Sequence[re.Match[str]]) -> bool:
     depth = 0
     for own in found:
         if own["name"] == name:
-            depth += -1 if own["end"] else 1
+            depth += 0 if own["closed"] else -1 if own["end"] else 1
         elif depth and not own["end"]:
             return True
     return False
@@ -290,7 +291,7 @@ def _pieces_of_elements(
             continue
         yield Piece("text", _unescaped(line[at : found.start()]))
         at = found.end()
-        if name in frames:
+        if name in frames or found["closed"]:
             if name.lower() in UNITS:
                 yield Piece("cut")
             elif name.lower() in DOCUMENTS and not found["end"]:

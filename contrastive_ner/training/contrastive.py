@@ -255,6 +255,7 @@ class ContrastiveTrainer(SentenceTrainer):
         # batches undivided.
         self.model_accepts_loss_kwargs = False
         self.label_classes = list(label_classes)
+        self._checked: list[Any] = []  # data sets that have their labels
         freeze_lowest_layers(self.model.encoder, self.args.freeze_layers)
         if self.args.freeze_encoder:
             freeze_encoder(self.model)
@@ -278,14 +279,19 @@ class ContrastiveTrainer(SentenceTrainer):
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             found = "none" if dataset is None else type(dataset).__name__
             raise ConfigError(f"{name}: expected a data set with a length, found {found}")
-        if any("labels" not in row for row in dataset):
-            raise ConfigError(f"{name}: expected labels in each row, found a row without any")
-        highest = max((max(row["labels"], default=0) for row in dataset), default=0)
+        if any(dataset is own for own in self._checked):
+            return
+        highest = 0
+        for row in dataset:
+            if "labels" not in row:
+                raise ConfigError(f"{name}: expected labels in each row, found a row without any")
+            highest = max(highest, int(max(row["labels"], default=0)))
         if highest >= len(self.label_classes):
             raise ConfigError(
                 f"label_classes has {len(self.label_classes)} classes: expected one for each label "
                 f"id, found the label {highest} in {name}"
             )
+        self._checked.append(dataset)
 
     def contrastive_loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
         """The configured loss: embeddings (..., D), classes (...) -> scalar."""
