@@ -267,7 +267,9 @@ def test_slashed_words_that_cannot_be_read_are_named(file: File, line: str) -> N
         read_records(path)
 
 
-@pytest.mark.parametrize("text", ["北京/NR 今天/NT 下雨/VV", "and/or yes/no", "John/NNP left/VBD"])
+@pytest.mark.parametrize(
+    "text", ["北京/NR 今天/NT 下雨/VV", "and/or yes/no", "John/NNP left/VBD", "day/night 1/nice"]
+)
 def test_slashes_without_entities_are_not_read(file: File, text: str) -> None:
     path = file(f"{text}\n", "a.txt")
     assert texts(path) == [text]

@@ -21,6 +21,7 @@ NUMBER = re.compile(r"\d{8}-\d\d-\d\d\d-\d\d\d(?:/m)?")  # of a sentence of the 
 # Parts of speech of persons, places and organisations; NR and NT of treebanks mean other things.
 ENTITY_PARTS = ("nr", "ns", "nt")
 LTP_PARTS = ("nh", "ns", "ni")  # of LTP, whose nt is a time
+PART = re.compile(r"(n[rst])[a-z0-9]{0,2}|(nh|ni)")  # with finer ones, such as nrf and nsf
 LONGEST_PART = 2  # characters of a surname or a given name
 
 
@@ -58,7 +59,7 @@ def _are_entities(counts: Counter[str]) -> bool:
 
 
 def _has_parts(counts: Counter[str]) -> bool:
-    return any(tag[:2] in (*ENTITY_PARTS, *LTP_PARTS) for tag in counts)
+    return any(map(PART.fullmatch, counts))
 
 
 def _cells(line: str) -> list[str]:
@@ -122,7 +123,7 @@ def _spans(words: Sequence[Word], parts: Sequence[str]) -> tuple[list[tuple[int,
     free = True  # whether the word before is no surname that was joined
     for i, word in enumerate(words):
         opened += [i] * word.begins
-        label = word.tag[:2]
+        label = word.tag[:2] if PART.fullmatch(word.tag) else ""
         before = words[i - 1] if i and free else None
         if label in parts:
             if label == "nr" and before is not None and _is_name(before, word):
@@ -138,7 +139,7 @@ def _spans(words: Sequence[Word], parts: Sequence[str]) -> tuple[list[tuple[int,
             if not opened:
                 raise DataError(f"the bracket ]{end} closes none; correct it")
             start = opened.pop()
-            if end[:2] in parts:
+            if PART.fullmatch(end) and end[:2] in parts:
                 spans.append((start, i + 1, end[:2]))
     if opened:
         raise DataError("a bracket [ is not closed in its line; correct it")
