@@ -110,7 +110,10 @@ def test_crossing_boundaries_are_shown_in_two_lines():
         (["--train", "train.jsonl", "--output", "train.jsonl"], "train.jsonl is an input"),
         (["--train", "train.jsonl", "--report", "texts.txt"], "texts.txt is an input"),
         (["--train", "train.jsonl", "--output", "x", "--report", "x"], "are one file, x"),
-        (["--train", "train.jsonl", "--output", "there.jsonl"], "there.jsonl exists"),
+        (
+            ["--train", "train.jsonl", "--output", "there.jsonl"],
+            "there.jsonl exists, and was",
+        ),
         (["--train", "train.jsonl", "--report", "there.jsonl"], "is no report"),
         (["--train", "train.jsonl", "--report", "-"], "--report is -"),
         (["--train", "train.jsonl", "--report", "gone/x.html"], "in a folder that is there"),
@@ -130,9 +133,7 @@ def test_outputs_never_replace_what_is_there(tmp_path, capsys, monkeypatch, opti
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_training_texts_are_read_as_their_configuration_says(
-    saved_tagger, tmp_path, capsys, monkeypatch
-):
+def test_training_texts_are_read_as_their_configuration_says(saved_tagger, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row = {"text": "张三去了", "entities": [{"start": 0, "end": 1, "label": "PER"}]}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
@@ -140,8 +141,8 @@ def test_training_texts_are_read_as_their_configuration_says(
     (tmp_path / "texts.txt").write_text(TEXTS[0], "utf-8")
     for _ in range(2):  # a report may be replaced
         command = ["explain", str(saved_tagger), "texts.txt", "--train", "mine.yaml"]
-        assert main([*command, "--output", "-"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert main([*command, "--output", "rows.jsonl"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
     words = {n["word"] for row in rows for m in row["entities"] for n in m["neighbours"]}
     assert words == {"张三"}
 

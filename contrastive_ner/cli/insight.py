@@ -1,8 +1,10 @@
 """explain, audit, select: what a model's space says about data."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +201,8 @@ def check_outputs(arguments: argparse.Namespace, *inputs: str) -> None:
     """Refuse outputs that would replace what is there, before a model is loaded.
 
     Raises:
-        ConfigError: the report or the output is an input, or a folder; both are one file; the
-            output exists; or the report does, and is no report.
+        ConfigError: the report or the output is an input, or a folder; both are one file; or one of
+            them exists, and was not written by these commands.
     """
     report, output = Path(arguments.report), arguments.output
     if str(report) == "-":
@@ -212,10 +214,25 @@ def check_outputs(arguments: argparse.Namespace, *inputs: str) -> None:
             raise ConfigError(f"{place}: expected a file in a folder that is there")
     if len({place.resolve() for place in places}) < len(places):
         raise ConfigError(f"--report and --output are one file, {report}: choose another")
-    if len(places) > 1 and places[1].exists():
-        raise ConfigError(f"{places[1]} exists: remove it, or choose another --output")
+    if len(places) > 1 and places[1].exists() and not is_output(places[1]):
+        raise ConfigError(
+            f"{places[1]} exists, and was not written by these commands: choose another --output"
+        )
     if report.is_file() and not is_report(report):
         raise ConfigError(f"{report} exists and is no report: choose another --report")
+
+
+def is_output(path: Path) -> bool:
+    """Whether a file has rows of these commands, by what no annotated text has."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in islice(file, 100)]
+        entities = [m for row in rows for m in row.get("entities", ())]
+        return any({"suspicion", "doubt"} & row.keys() for row in rows) or any(
+            "neighbours" in m for m in entities
+        )
+    except (ValueError, AttributeError, TypeError):
+        return False
 
 
 def is_report(path: Path) -> bool:
