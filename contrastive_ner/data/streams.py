@@ -145,20 +145,20 @@ def _makes_whole_texts(path: str, kind: str, layout: Layout, keep_entities: bool
     """Whether several rows of a source make one text, or have mentions that are asked for."""
     if kind != "datasets" and not Path(path).is_file():
         return False
-    read = {"jsonl": first_row, "parquet": parquet_rows, "datasets": dataset_rows}[kind]
-    row = next(iter(read(path)), None)
-    if not isinstance(row, Mapping) or kind == "jsonl":
-        return is_mrc(row)
+    if kind == "jsonl":
+        return is_mrc(first_row(path, layout.encoding))
+    read = parquet_rows if kind == "parquet" else dataset_rows
+    row: Mapping[str, Any] = next(iter(read(path)), {})
     has_mentions = keep_entities and bool({*ENTITY_KEYS, *TAG_KEYS} & row.keys())
     return has_mentions or token_columns(row, layout.keys) is not None
 
 
-def first_row(path: str) -> Iterator[Any]:
-    """The first row of a JSON file; none if it cannot be read."""
+def first_row(path: str, encoding: str) -> Any:
+    """The first row of a JSON file; None if it cannot be read."""
     with suppress(DataError):
-        for place in read_json(path):
-            yield from rows_in(place.value, ROW_KEYS)[:1]
-            return
+        for place in read_json(path, encoding):
+            return next(iter(rows_in(place.value, ROW_KEYS)), None)
+    return None
 
 
 # -- files of lines

@@ -160,7 +160,7 @@ class NerTrainer:
             ConfigError: the run began with other data, or another configuration.
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.data_dir) as folder:
+        with tempfile.TemporaryDirectory(dir=self.data_dir, prefix=".new-") as folder:
             for split, data in self._data.items():
                 if data is not None and not isinstance(data, str | Path):
                     write_rows(data, Path(folder) / f"{split}.jsonl", f"{split} data set")
