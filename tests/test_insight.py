@@ -114,7 +114,7 @@ def test_crossing_boundaries_are_shown_in_two_lines():
             ["--train", "train.jsonl", "--output", "there.jsonl"],
             "there.jsonl exists, and was",
         ),
-        (["--train", "train.jsonl", "--report", "there.jsonl"], "is no report"),
+        (["--train", "train.jsonl", "--report", "there.jsonl"], "is not a report"),
         (["--train", "train.jsonl", "--report", "-"], "--report is -"),
         (["--train", "train.jsonl", "--report", "gone/x.html"], "in a folder that is there"),
     ],

@@ -219,7 +219,7 @@ def check_outputs(arguments: argparse.Namespace, *inputs: str) -> None:
             f"{places[1]} exists, and was not written by these commands: choose another --output"
         )
     if report.is_file() and not is_report(report):
-        raise ConfigError(f"{report} exists and is no report: choose another --report")
+        raise ConfigError(f"{report} exists and is not a report: choose another --report")
 
 
 def is_output(path: Path) -> bool:

@@ -69,7 +69,9 @@ class Reading:
         fit = all(start in starts and end in ends for start, end in spans)
         within = all(end <= len(tokens) for _, end in spans)
         edges = [at for span in spans for at in span]
-        cuts = any(text[:at][-1:].isalnum() and text[at : at + 1].isalnum() for at in edges)
+        cuts = any(
+            text[max(at - 1, 0) : at].isalnum() and text[at : at + 1].isalnum() for at in edges
+        )
         self.by_characters += not within and (fit or not cuts)
         self.by_words += within and not fit and cuts
 

@@ -126,7 +126,7 @@ def find_shape(name: str, layout: Layout, report: ReadReport) -> Shape | None:
 
 
 def _check_layers(name: str, number: int, shape: Shape, rows: Sequence[Sequence[str]]) -> None:
-    """DataError if two tag columns hold mostly the same mentions, such as gold and predicted ones.
+    """DataError if two tag columns share many mentions, such as gold and predicted ones.
 
     Nested mentions are seldom alike in place and type; a single one may have been written twice.
     """
