@@ -305,7 +305,7 @@ def test_types_that_compete_are_tested_as_they_are_fitted(
         start = other.types.vectors[2]
         scale = other.heads.log_scale[2].detach().exp()
         for label in types:
-            texts = read_examples(other, character_tok, label, rows)[0]
+            texts = read_examples(other, character_tok, [label], rows)[label][0]
             windows = [w for n, text in enumerate(texts) if n != out for w in text.windows]
             vector = start[other.config.labels.index(label)]
             other.fit_label(label, fit_vector(vector, scale, windows))

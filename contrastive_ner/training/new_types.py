@@ -92,7 +92,7 @@ def add_types(
     check_examples(examples, types, model.config.labels)
     with as_it_was_on_error(model):
         # All errors of the examples come before the first change.
-        read = {label: read_examples(model, tokenizer, label, examples) for label in types}
+        read = read_examples(model, tokenizer, [*types], examples)
         model.add_labels(types, tokenizer)
         return fit_types(model, tokenizer, read)
 
@@ -246,48 +246,71 @@ class ExampleText(NamedTuple):
 
 
 def read_examples(
-    model: Any, tokenizer: Any, label: str, examples: Sequence[Record]
-) -> tuple[list[ExampleText], SpanReport]:
-    """The examples of a type, as the model sees them, and counts of the mentions.
+    model: Any, tokenizer: Any, types: Sequence[str], examples: Sequence[Record]
+) -> dict[str, tuple[list[ExampleText], SpanReport]]:
+    """The examples of each type, as the model sees them, and counts of the type's mentions.
 
     Raises:
-        DataError: no mention is one that the model can find.
+        DataError: no mention of a type is one that the model can find.
     """
     config = model.config
     reader = text_reader(
         tokenizer, label_unit=config.label_unit, max_window_tokens=config.max_window_tokens
     )
-    total = SpanReport(max_width=config.max_span_width)
-    texts = []
+    width = config.max_span_width
+    texts: dict[str, list[ExampleText]] = {label: [] for label in types}
+    totals = {label: SpanReport(max_width=width) for label in types}
     for document in join_documents(examples):
-        own = [mention for mention in document.record.entities if mention.label == label]
-        record = replace(document.record, entities=own)
-        features, report = span_features(
-            [record],
-            reader,
-            [label],
-            max_width=config.max_span_width,
-            overlap=config.max_span_width,
+        windows: list[WindowSpans] = []
+        for label in types:
+            own = [mention for mention in document.record.entities if mention.label == label]
+            record = replace(document.record, entities=own)
+            features, report = span_features(
+                [record], reader, [label], max_width=width, overlap=width
+            )
+            windows = windows or read_windows(model, features)  # the same for all types
+            gold = own if config.decoding == "nested" else outermost(own)[0]
+            texts[label].append(ExampleText(record, gold, with_gold(windows, features)))
+            totals[label] += report
+    for label, total in totals.items():
+        left_out = (
+            f"{total.misaligned} not on word boundaries{first_of(total.places)}, {total.too_wide} "
+            f"wider than max_span_width, {total.max_width} tokens"
         )
-        total += report
-        gold = own if config.decoding == "nested" else outermost(own)[0]
-        texts.append(ExampleText(record, gold, read_windows(model, features)))
-    left_out = (
-        f"{total.misaligned} not on word boundaries{first_of(total.places)}, {total.too_wide} "
-        f"wider than max_span_width, {total.max_width} tokens"
-    )
-    if not total.mentions:
-        raise DataError(
-            f"examples: expected mentions of {label!r} that the model can find, found {left_out}"
-        )
-    if total.misaligned or total.too_wide:
-        log.warning("%s: mentions left out: %s", label, left_out)
-    return texts, total
+        if not total.mentions:
+            raise DataError(
+                f"examples: expected mentions of {label!r} that the model can find, found "
+                f"{left_out}"
+            )
+        if total.misaligned or total.too_wide:
+            log.warning("%s: mentions left out: %s", label, left_out)
+    return {label: (texts[label], totals[label]) for label in types}
+
+
+class WindowSpans(NamedTuple):
+    """What the model makes of a window: vectors (N, D) of its spans, (D,) of its first token.
+
+    `places` gives the number of a span by its first and last token.
+    """
+
+    spans: Tensor
+    opening: Tensor
+    places: dict[tuple[int, int], int]
+
+
+def with_gold(windows: Sequence[WindowSpans], features: Sequence[dict]) -> list[ExampleWindow]:
+    """The windows of a text with the mentions of a type, from its features with that type alone."""
+    found = []
+    for window, feature in zip(windows, features, strict=True):
+        numbers = [window.places.get((first, last)) for _, first, last in feature["labels"]]
+        gold = [number for number in numbers if number is not None]
+        found.append(ExampleWindow(window.spans, window.opening, gold))
+    return found
 
 
 @torch.no_grad()
-def read_windows(model: Any, features: Sequence[dict]) -> list[ExampleWindow]:
-    """The windows of a text, from its features with a single type."""
+def read_windows(model: Any, features: Sequence[dict]) -> list[WindowSpans]:
+    """The windows of a text, read by the model; the labels of the features do not matter."""
     collate = SpanCollator(model.config.encoder_config.pad_token_id or 0)
     windows = []
     for begin in range(0, len(features), WINDOWS_AT_ONCE):
@@ -298,16 +321,17 @@ def read_windows(model: Any, features: Sequence[dict]) -> list[ExampleWindow]:
             parts = model.heads(hidden.to(model.heads.start.weight.dtype))
             width = min(model.config.max_span_width, hidden.shape[1])
             spans = candidate_spans(batch["word_mask"], batch["word_end_mask"], width)
-            for row, feature in enumerate(part):
+            for row in range(len(part)):
                 cells = spans[row].nonzero()  # (N, 2) first token, width - 1
                 opening = torch.tensor([[0, 0]], device=cells.device)
                 cells = torch.cat([opening, cells])
                 cells = torch.cat([torch.full_like(cells[:, :1], row), cells], dim=1)
                 vectors = model.heads.span_vectors(parts, cells)
-                at = {(first, wide): n for n, (_, first, wide) in enumerate(cells[1:].tolist())}
-                gold = [at.get((first, last - first)) for _, first, last in feature["labels"]]
-                found = [number for number in gold if number is not None]
-                windows.append(ExampleWindow(vectors[1:], vectors[0], found))
+                places = {
+                    (first, first + wide): number
+                    for number, (_, first, wide) in enumerate(cells[1:].tolist())
+                }
+                windows.append(WindowSpans(vectors[1:], vectors[0], places))
     return windows
 
 
