@@ -235,8 +235,9 @@ def pooled_f1(pooled: Mapping[int, np.ndarray]) -> list[float]:
 def folds_table(measurements: Runs) -> list[str]:
     """Configurations over all folds of a data set: pooled scores, and differences to `crf`.
 
-    Of `benchmarks.folds`. Runs without test have scores on dev alone. A configuration with a share
-    of the training texts, such as `nerco_25`, is compared with `crf_25`.
+    Of `benchmarks.folds`. Runs without test have scores on dev alone. A configuration changed by
+    keys, such as `nerco_long`, is compared with `crf_long` where that was measured; one with a
+    share of the training texts, such as `nerco_25`, with `crf_25`.
     """
     lines = header(
         "data", "configuration", "dev F1", "dev F1, last epoch", "F1", "minutes a run", "seeds"
@@ -253,7 +254,9 @@ def folds_table(measurements: Runs) -> list[str]:
         lines.append(row_of(*cells))
     lines += ["", *header("data", "difference", "F1", "95 % interval", "seeds")]
     for (data, config), ours in pooled.items():
-        base = "crf" + "".join(re.findall(r"_\d+$", config))
+        base = re.sub("^[^_]+", "crf", config)
+        if (data, base) not in pooled:
+            base = "crf" + "".join(re.findall(r"_\d+$", config))
         control = pooled.get((data, base), {})
         shared = [seed for seed in ours if seed in control]
         if config != base and shared:

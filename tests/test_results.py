@@ -132,6 +132,14 @@ def test_folds_are_pooled_and_compared_over_complete_seeds():
         made["config"]["output_dir"] = made["config"]["output_dir"].replace("-f", "_25-f")
     rows = [line.strip("| ").split(" | ") for line in folds_table(found)]
     assert rows[-1][:2] == ["weibo", "nerco_25 - crf_25"]
+    for made in found:
+        made["config"]["output_dir"] = made["config"]["output_dir"].replace("nerco_", "nerco_x_")
+    rows = [line.strip("| ").split(" | ") for line in folds_table(found)]
+    assert rows[-1][:2] == ["weibo", "nerco_x_25 - crf_25"]
+    for made in found:
+        made["config"]["output_dir"] = made["config"]["output_dir"].replace("crf_", "crf_x_")
+    rows = [line.strip("| ").split(" | ") for line in folds_table(found)]
+    assert rows[-1][:2] == ["weibo", "nerco_x_25 - crf_x_25"]
 
 
 def test_shares_of_the_training_texts_are_nested_and_random():
