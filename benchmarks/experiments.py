@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contrastive_ner.files import read_json
-from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.config import RunConfig
 from contrastive_ner.training.run import encoder_hash
+from contrastive_ner.training.settings import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -25,7 +25,8 @@ from contrastive_ner.data.readers import read_files
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.writers import write_records
 from contrastive_ner.files import expand
-from contrastive_ner.training.config import RunConfig, layout_of, load_config
+from contrastive_ner.training.config import RunConfig, layout_of
+from contrastive_ner.training.settings import load_config
 
 DEV = 8  # one in so many of the texts that are not test
 

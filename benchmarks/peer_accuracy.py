@@ -25,7 +25,8 @@ from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.records import Mention, Record, entity_types
 from contrastive_ner.data.writers import write_records
 from contrastive_ner.files import fresh_folder, write_json
-from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.settings import load_config
 
 LEARNER = peers.ROOT / "benchmarks" / "peer_learner.py"
 TITLES = {

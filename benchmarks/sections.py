@@ -45,7 +45,6 @@ from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.pipeline_ner import NerPipeline
 from contrastive_ner.serving.inference import load_pipeline
-from contrastive_ner.training.config import load_config
 from contrastive_ner.training.losses import pairwise_contrastive_loss
 from contrastive_ner.training.phases import (
     ready_for_training,
@@ -53,6 +52,7 @@ from contrastive_ner.training.phases import (
     stage2_trainer,
     use_bf16,
 )
+from contrastive_ner.training.settings import load_config
 from contrastive_ner.training.task import Task, load_data, prepare_task
 
 ROOT = Path(__file__).resolve().parent.parent

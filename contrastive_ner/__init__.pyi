@@ -65,7 +65,6 @@ from .training.binder import SpanCounts as SpanCounts
 from .training.calibration import calibrate as calibrate
 from .training.characters import character_tokenizer as character_tokenizer
 from .training.config import RunConfig as RunConfig
-from .training.config import load_config as load_config
 from .training.contrastive import (
     ContrastiveTrainer as ContrastiveTrainer,
 )
@@ -91,5 +90,6 @@ from .training.losses import (
     supervised_contrastive_loss as supervised_contrastive_loss,
 )
 from .training.new_types import add_types as add_types
+from .training.settings import load_config as load_config
 
 __version__: str

@@ -15,7 +15,7 @@ from pathlib import Path
 from contrastive_ner.cli import main
 from contrastive_ner.evaluation.report import score_table
 from contrastive_ner.files import read_json
-from contrastive_ner.training.config import load_config
+from contrastive_ner.training.settings import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("nerco", "crf", "ce")

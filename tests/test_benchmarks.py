@@ -35,9 +35,10 @@ from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.files import write_json
 from contrastive_ner.serving.inference import load_pipeline
-from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.config import RunConfig
 from contrastive_ner.training.losses import pairwise_contrastive_loss
 from contrastive_ner.training.run import encoder_hash
+from contrastive_ner.training.settings import load_config
 
 TINY_STEP = {"batch_size": 4, "batches": 2, "repetitions": 2}
 

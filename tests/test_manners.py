@@ -28,9 +28,10 @@ from contrastive_ner.serving import predict as predict_module
 from contrastive_ner.serving.outputs import FileOutput
 from contrastive_ner.serving.predict import Job
 from contrastive_ner.training import progress
-from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.config import RunConfig
 from contrastive_ner.training.progress import EpochLines, reporters
 from contrastive_ner.training.run import check_run_dir, data_hashes
+from contrastive_ner.training.settings import load_config
 
 
 @pytest.mark.parametrize(

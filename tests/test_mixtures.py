@@ -20,8 +20,8 @@ from contrastive_ner.models.modeling_binder import BinderModel, binder_losses
 from contrastive_ner.models.windows_ner import Span
 from contrastive_ner.training.batches import EpochBatches, SetBatches, SpanCollator
 from contrastive_ner.training.binder import SpanCounts, of_own_types
-from contrastive_ner.training.config import load_config
 from contrastive_ner.training.mixtures import joint_types
+from contrastive_ner.training.settings import load_config
 
 TYPES = {
     "people": {"PER": "人物：人的名字，如张三。"},

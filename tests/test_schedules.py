@@ -14,12 +14,13 @@ from transformers import Trainer
 from contrastive_ner.cli import main
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.training import phases
-from contrastive_ner.training.config import RunConfig, load_config
+from contrastive_ner.training.config import RunConfig
 from contrastive_ner.training.schedules import (
     ClipValues,
     Unfreezing,
     make_optimizer,
 )
+from contrastive_ner.training.settings import load_config
 
 PAPER = {"optimizer": "sgd", "schedule": "constant", "clip_value": 5.0}
 FULL_ALONE = {"stage1_epochs": 0, "head_epochs": 0}

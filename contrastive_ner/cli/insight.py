@@ -26,7 +26,8 @@ from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import atomic_writer, expand
 from contrastive_ner.logs import log, quiet_libraries
 from contrastive_ner.serving.inference import load_pipeline
-from contrastive_ner.training.config import layout_of, load_config
+from contrastive_ner.training.config import layout_of
+from contrastive_ner.training.settings import load_config
 
 
 def add_insight_commands(commands: Any) -> None:

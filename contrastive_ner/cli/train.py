@@ -25,7 +25,7 @@ from contrastive_ner.serving.inference import (
     evaluate_sets,
     load_pipeline,
 )
-from contrastive_ner.training.config import RunConfig, is_first_process, load_config
+from contrastive_ner.training.config import RunConfig, is_first_process
 from contrastive_ner.training.run import (
     Alignment,
     assemble_model,
@@ -39,6 +39,7 @@ from contrastive_ner.training.run import (
     prepare,
     saved_config,
 )
+from contrastive_ner.training.settings import load_config
 from contrastive_ner.training.task import Data, Task
 
 

@@ -20,8 +20,9 @@ from contrastive_ner.errors import ConfigError, DataError, shown
 from contrastive_ner.files import atomic_writer, expand, read_json, sha256
 from contrastive_ner.models.pipeline_ner import NerPipeline
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
-from contrastive_ner.training.config import RunConfig, config_from, is_first_process, layout_of
+from contrastive_ner.training.config import RunConfig, is_first_process, layout_of
 from contrastive_ner.training.run import check_run_dir, first_process_first, saved_config
+from contrastive_ner.training.settings import config_from
 from contrastive_ner.training.start import is_trained
 
 Data = str | Path | Iterable[Any]
