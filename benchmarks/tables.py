@@ -372,7 +372,9 @@ def ablation_table(groups: Groups, measurements: list[dict[str, Any]]) -> list[s
             .replace("_", " ")
         )
         runs.setdefault(name, {})[metrics["seed"]] = metrics
-    lines = header("what changes", "dev F1", "beside nerco", "k-NN F1 after stage one", "seeds")
+    lines = header(
+        "what changes", "dev F1", "difference to nerco", "k-NN F1 after stage one", "seeds"
+    )
     seeds = {metrics["seed"] for metrics in measurements}
     for name, every in runs.items():
         own = {seed: run for seed, run in sorted(every.items()) if seed in seeds}

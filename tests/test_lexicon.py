@@ -613,7 +613,7 @@ def test_a_lexicon_that_is_not_the_models_own_is_refused(saved, tiny_tagger, cha
         NercoForTokenClassification.from_pretrained(saved)
     path.unlink()
     ner = NercoForTokenClassification.from_pretrained(saved).pipeline(character_tok)
-    with pytest.raises(InputError, match=r"lexicon\.txt is not beside its weights"):
+    with pytest.raises(InputError, match=r"lexicon\.txt is not next to its weights"):
         ner(TEXT)
     assert ner(TEXT, lexicon=WORDS)
     plain = tiny_tagger.pipeline(character_tok)

@@ -1,4 +1,4 @@
-"""Mentions marked in texts, words with slashes, rows a type, and tables with a token a row."""
+"""Mentions marked in texts, words with slashes, rows per type, tables with one token per row."""
 
 import json
 from collections.abc import Callable
@@ -400,7 +400,7 @@ def test_few_equal_mentions_are_enough_and_one_is_not(file: File) -> None:
         read_records(file(half, "a.txt"))
 
 
-# -- a token a row, with a schema
+# -- one token per row, with a schema
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_documents_end_sentences(tmp_path: Path, kind: str) -> None:
     table = pyarrow.table({
@@ -497,7 +497,7 @@ def test_no_command_writes_over_its_input(
     assert (tmp_path / "a.jsonl").read_text("utf-8") == content
 
 
-# -- a token a row, with a schema
+# -- one token per row, with a schema
 def test_parquet_with_a_token_a_row(tmp_path: Path) -> None:
     table = {
         "Sentence #": ["Sentence: 1", None, "Sentence: 2", None],

@@ -163,7 +163,7 @@ def test_what_is_no_batch_or_no_option_is_refused(saved_tagger):
         data.map(tagger, batched=True, input_columns=["text"])
     counted = data.map(tagger, batched=True, with_indices=True)
     assert rounded(counted["entities"]) == expected(saved_tagger, TEXTS[:2])
-    with pytest.raises(ConfigError, match="coverage is no option of batches"):
+    with pytest.raises(ConfigError, match="coverage is not an option of batches"):
         BatchTagger(saved_tagger, coverage=True)
 
 

@@ -30,9 +30,9 @@ def add_lexicon_command(commands: Any) -> None:
     command = commands.add_parser(
         "lexicon",
         help="build or merge files of words for lexicon_fusion, and show what they cover",
-        description="Build a lexicon, a file with a word a line, for models with lexicon_fusion. "
-        "Words from all sources are merged; of a word's types, the first counts, and of words from "
-        "training data those without a fold.",
+        description="Build a lexicon, a file with one word per line, for models with "
+        "lexicon_fusion. Words from all sources are merged; of a word's types, the first counts, "
+        "and of words from training data those without a fold.",
     )
     several: Any = {"nargs": "+", "default": [], "metavar": "FILE"}
     command.add_argument("files", nargs="*", metavar="FILE", help="lexicons")

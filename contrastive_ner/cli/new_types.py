@@ -47,7 +47,7 @@ def add_new_types_command(commands: Any) -> None:
     command.add_argument(
         "--output",
         metavar="FOLDER",
-        help="folder to write; it must not exist [MODEL-added, beside the model]",
+        help="folder to write; it must not exist [MODEL-added, next to the model]",
     )
     add_layout_options(command)
     add_trust_option(command)

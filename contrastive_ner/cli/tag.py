@@ -70,7 +70,7 @@ def add_tagging_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--allow_no_entities",
         action="store_true",
-        help="score texts without any gold mention, too",
+        help="also score texts without any gold mention",
     )
     evaluate.add_argument(
         "--unseen_types",

@@ -176,7 +176,7 @@ def _checked_row(
 
 
 def _is_comment(line: str, cells: Sequence[str], shape: Shape, *, begins: bool) -> bool:
-    """Whether a line that begins with # is no row: it lacks the shape of one.
+    """Whether a line that begins with # is not a row: it lacks the shape of one.
 
     In mid-sentence only lines that no row could be are comments.
     """

@@ -1,4 +1,4 @@
-"""The fields of a row beside its text, which predictions carry through."""
+"""The fields of a row besides its text, which predictions carry through."""
 
 import json
 import math

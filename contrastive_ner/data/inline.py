@@ -1,4 +1,4 @@
-"""Texts whose mentions are marked in them, a text a line.
+"""Texts whose mentions are marked in them, one text per line.
 
 The marks are braces, {{PER:Anna}} (Boson), elements, <PER>Anna</PER> or <ENAMEX TYPE="PER">, or
 links, [Anna](PER) (Rasa). Braces and elements may be nested.
@@ -111,8 +111,8 @@ def _listed(lines: Sequence[tuple[int, str]], report: ReadReport) -> Sequence[tu
     first = lines[0][1]
     if first.startswith(("version:", "nlu:")):
         raise DataError(
-            f"{report.path}: this looks like YAML of Rasa: expected Markdown, or a text a line; "
-            "convert it to JSONL with offsets"
+            f"{report.path}: this looks like YAML of Rasa: expected Markdown, or one text per "
+            "line; convert it to JSONL with offsets"
         )
     items = [(number, found[1]) for number, line in lines if (found := ITEM.fullmatch(line))]
     marked = [line for _, line in lines if marks_of([line])]

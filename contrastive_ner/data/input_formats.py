@@ -23,7 +23,7 @@ from contrastive_ner.errors import DataError
 
 
 class AmbiguousError(DataError):
-    """A file whose format cannot be told."""
+    """A file whose format cannot be detected."""
 
 
 def input_format(path: str, encoding: str = "utf-8", text_column: str = "text") -> str:
@@ -48,7 +48,7 @@ def input_format(path: str, encoding: str = "utf-8", text_column: str = "text") 
     except DataError:  # missing file or bad first row: reading reports it
         found = "jsonl" if suffix in JSON_SUFFIXES else "columns"
     if found == "brat" and suffix == ".txt":
-        return "text"  # beside annotations, but named itself
+        return "text"  # next to annotations, but named itself
     if found == "inline":
         return inline_or_text(path, encoding)
     if found != "columns":

@@ -147,7 +147,7 @@ def rows_in(value: Any, keys: frozenset[str]) -> list[Any]:
     }
     if len(found) > 1 and {key.lower() for key in found} & SPLITS:
         raise DataError(f"found the splits {', '.join(found)} in one file: write a file for each")
-    # An object beside annotation is a part of what that annotates; a list of rows is not.
+    # An object next to annotation is a part of what that annotates; a list of rows is not.
     is_part = any(
         key != other and other in value
         for key in found

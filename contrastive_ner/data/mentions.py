@@ -96,7 +96,7 @@ def raw_mentions(item: Any, keys: Mapping[str, str]) -> list[Raw]:
     """The mentions of one entry of a list: several if it has several labels or places.
 
     Raises:
-        DataError: the entry is no mention.
+        DataError: the entry is not a mention.
     """
     if isinstance(item, dict):
         return _of_dict(item, keys)
@@ -188,7 +188,7 @@ def check_label(label: Any, found: Any) -> str:
     """The label.
 
     Raises:
-        DataError: it is no name of an entity type.
+        DataError: it is not the name of an entity type.
     """
     if not isinstance(label, str) or not label.strip():
         raise DataError(f"expected integer offsets and a label, found {shown(found)}")

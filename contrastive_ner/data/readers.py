@@ -208,10 +208,10 @@ def run_joiner(reports: Sequence[ReadReport], layout: Layout) -> str | None:
 def detect_format(name: str, encoding: str = "utf-8") -> str:
     """Detect the format from the name and the first rows.
 
-    A folder is brat if it holds .ann files, else a data set, as is a name with "@" that is no file.
-    JSON with an object in "label" is CLUENER, other JSON is JSONL. The first lines tell WebAnno and
-    CoNLL-2012, and tables of whole texts in CSV; words with slashes and texts with marks are told
-    by more of them; what is left is columns.
+    A folder is brat if it holds .ann files, else a data set, as is a name with "@" that is not a
+    file. JSON with an object in "label" is CLUENER, other JSON is JSONL. WebAnno, CoNLL-2012 and
+    tables of whole texts in CSV are recognised by the first lines, words with slashes and texts
+    with marks by more of them; what is left is columns.
     """
     path = Path(name)
     if path.is_dir():

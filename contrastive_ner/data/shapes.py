@@ -313,12 +313,12 @@ def _named_columns(
     ends = lowered.index("misc") if "misc" in lowered else None  # HIPE
     token = next((c for c, name in enumerate(lowered) if name in TOKEN_ALONE), shape.token)
     if layout.token_column == 0 and token not in shape.tags:
-        told = tuple(
+        apart = tuple(
             c
             for c, name in enumerate(lowered)
             if SENTENCE_NAME.fullmatch(name) or name in DOCUMENT_NAMES
         )
-        sentence = tuple(c for c in told if c != token) or tuple(
+        sentence = tuple(c for c in apart if c != token) or tuple(
             c for c in shape.sentence if c != token
         )
         numbers = shape.numbers if shape.numbers not in (*sentence, token) else None
@@ -392,7 +392,7 @@ def likely_format(line: str) -> tuple[str, str]:
     ):
         return "found a whole sentence in a cell", "write one token and its tag a row"
     if re.match(r"\s*<\w+|<\?xml", line) or re.search(r"</\w+>", line):
-        return "this looks like XML", "set format=inline if it has a sentence a line"
+        return "this looks like XML", "set format=inline if it has one sentence per line"
     if cells and all(re.fullmatch(r".+/[A-Za-z][\w-]*", cell) for cell in cells):
         return "this looks like token/tag", "set format=slashed if the tags are of entities"
     if line.count(",") and is_tag_like([line.rpartition(",")[2].strip()]):
@@ -400,7 +400,7 @@ def likely_format(line: str) -> tuple[str, str]:
     if cells and all(is_tag_like([cell]) for cell in cells):
         return "found tags alone", "write one token and its tag a row"
     if re.match(r"[TRENAM]\d+\t", line):
-        return "this looks like brat's annotations", "name the file .ann, beside its .txt"
+        return "this looks like brat's annotations", "name the file .ann, next to its .txt"
     if line.count("\t") > 1:
         return "no column holds tags such as O and B-PER", "set token_column and tag_columns"
     if len(cells) > 2 or (len(cells) == 1 and len(line) > 8):

@@ -1,4 +1,4 @@
-"""Words with a tag each behind a slash, a sentence a line.
+"""Words, each with a tag after a slash, one sentence per line.
 
 Tags are those of entities (`Anna/PERSON left/O`, `张/B-PER 三/I-PER`), or parts of speech of which
 some name entities, as in the People's Daily of 1998: `江/nr 泽民/nr`, `[中国/ns 政府/n]nt`.
@@ -120,7 +120,7 @@ def _spans(words: Sequence[Word], parts: Sequence[str]) -> tuple[list[tuple[int,
     spans: list[tuple[int, int, str]] = []
     opened: list[int] = []
     names = 0
-    free = True  # whether the word before is no surname that was joined
+    free = True  # whether the word before is not a surname that was joined
     for i, word in enumerate(words):
         opened += [i] * word.begins
         label = word.tag[:2] if PART.fullmatch(word.tag) else ""

@@ -1,4 +1,4 @@
-"""Stand-off annotation: brat (.txt beside .ann) and PubTator."""
+"""Stand-off annotation: brat (.txt next to .ann) and PubTator."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def read_brat(name: str, layout: Layout, report: ReadReport) -> Iterator[Record]
         source = file.with_suffix(".txt")
         for part in (file, source):
             if not part.is_file():
-                raise DataError(f"{part}: no such file; brat has a .txt beside each .ann")
+                raise DataError(f"{part}: no such file; brat has a .txt next to each .ann")
         text = read_text(str(source), layout.encoding)
         mentions: dict[Mention, None] = {}
         for number, line in read_lines(str(file), layout.encoding):

@@ -202,7 +202,7 @@ class Source(NamedTuple):
 
 
 def json_rows(source: Source) -> Iterator[Row]:
-    """Texts of JSON: a row a line, where a bad line is one bad row; or any other JSON."""
+    """Texts of JSON: one row per line, where a bad line is one bad row; or any other JSON."""
     values = json_values(source)
     first = list(itertools.islice(values, ROWS_TO_TELL))
     rows = [row for place in first if isinstance(place, Place) for row in _rows(source, place)]
@@ -226,7 +226,7 @@ def _rows(source: Source, place: Place) -> list[Any]:
 
 
 def json_values(source: Source) -> Iterator[Place | BadRow]:
-    """The values of a JSON file; of a file with a value a line, bad lines too."""
+    """The values of a JSON file; of a file with one value per line, bad lines too."""
     path, encoding = source.path, source.layout.encoding
     plain = encoding_of(path, encoding) == "utf-8-sig"
     try:

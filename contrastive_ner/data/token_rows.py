@@ -1,4 +1,4 @@
-"""Tables with a schema that have a token a row: Parquet and data sets of `datasets`."""
+"""Tables with a schema that have one token per row: Parquet and data sets of `datasets`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class Columns(NamedTuple):
 
 
 def token_columns(row: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> Columns | None:
-    """The columns of a table with a token a row, by its first row; None if it is another one.
+    """The columns of a table with one token per row, by its first row; None if it is another one.
 
     Args:
         keys: other names of the columns `tokens` and `tags`.
@@ -38,10 +38,10 @@ def token_columns(row: Mapping[str, Any], keys: Mapping[str, str] | None = None)
     if token not in row or tag not in row or not isinstance(row[token], str):
         return None
     if len(row[token].split()) > 1 < len(str(row[tag]).split()):
-        return None  # a sentence a row
-    told = (names[own] for own in names if SENTENCE_NAME.fullmatch(own))
+        return None  # one sentence per row
+    apart = (names[own] for own in names if SENTENCE_NAME.fullmatch(own))
     document = next((names[own] for own in names if own in DOCUMENT_NAMES), None)
-    return Columns(token, tag, tuple(own for own in told if own not in (token, tag)), document)
+    return Columns(token, tag, tuple(own for own in apart if own not in (token, tag)), document)
 
 
 def sentences_of(places: Iterable[Place], columns: Columns, reading: Reading) -> Iterator[Sentence]:
@@ -52,8 +52,8 @@ def sentences_of(places: Iterable[Place], columns: Columns, reading: Reading) ->
     """
     if not columns.sentence:
         raise DataError(
-            f"{reading.name}: found a token a row and no column that tells the sentences; add one "
-            "called sentence_id"
+            f"{reading.name}: found one token per row and no column that tells the sentences "
+            "apart; add one called sentence_id"
         )
     named = " or ".join(map(repr, columns.sentence))
     reading.report.note(f"a sentence ends where {named} changes")

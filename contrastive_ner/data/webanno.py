@@ -1,4 +1,4 @@
-"""WebAnno TSV 3, which INCEpTION exports: a token a row, a column for each feature of a layer."""
+"""WebAnno TSV 3, which INCEpTION exports: one token per row, one column per feature of a layer."""
 
 import re
 from collections.abc import Iterator, Sequence

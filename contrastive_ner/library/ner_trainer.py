@@ -35,7 +35,7 @@ class NerTrainer:
 
     `train` runs the phases of the method, fits the scores on `eval_dataset`, and writes the run's
     directory with `metrics.json` and `model/` (weights, code, card). Killed and called again, it
-    goes on where it was. The data are written to `OUTPUT_DIR-data/`, beside `train.yaml`, with
+    goes on where it was. The data are written to `OUTPUT_DIR-data/`, next to `train.yaml`, with
     which the command line starts the same run.
 
     Args:

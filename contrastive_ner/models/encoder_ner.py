@@ -111,7 +111,7 @@ class SafePreTrainedModel(PreTrainedModel):
         """
 
     def _load_beside(self, place: Any, where: dict[str, Any]) -> None:
-        """Called then, to read what else is beside the weights. `where`: arguments of `PLACE`."""
+        """Called then, to read what else is next to the weights. `where`: arguments of `PLACE`."""
 
     def keep_calibration(self) -> None:
         """Take the calibration in the configuration for that of the weights in force."""

@@ -1,4 +1,4 @@
-"""Lexicon fusion in torch: its settings, the files beside a model, and the adapter.
+"""Lexicon fusion in torch: its settings, the files next to a model, and the adapter.
 
 The lattice layer is in `flat_ner`. This file travels with the weights.
 
@@ -48,10 +48,10 @@ class LexiconConfig(StrictConfig):
         lexicon_types: types of words that the model was trained with; others count as none.
         lexicon_dropout: share of the words that training hides, a text at a time.
         lexicon_absent: share of the texts that training reads without any word.
-        lexicon: of the lexicon beside the weights: words, longest_word and sha256.
+        lexicon: of the lexicon next to the weights: words, longest_word and sha256.
         lattice_heads: flat: number of attention heads.
         lattice_head_size: flat: size of each; heads times size numbers describe a token.
-        lattice: flat: facts of the `Vocabulary` beside the weights.
+        lattice: flat: facts of the `Vocabulary` next to the weights.
 
     They are in config.json only if there is a fusion. Raises `InputError` for invalid values.
     """
@@ -126,7 +126,7 @@ class LexiconConfig(StrictConfig):
 
 # ---------------------------------------------------------------------------------------- the model
 class LexiconModel:
-    """What a model with `lexicon_fusion` has besides its weights: the lexicon beside them."""
+    """What a model with `lexicon_fusion` has besides its weights: the lexicon next to them."""
 
     base_model: Any
     config: Any
@@ -176,7 +176,7 @@ class LexiconModel:
         return {name: time for name, time in known.items() if name not in (LEXICON, LATTICE)}
 
     def _load_beside(self, place: Any, where: Mapping[str, Any]) -> None:
-        """Read the lexicon beside the weights, and the vocabulary of a lattice layer.
+        """Read the lexicon next to the weights, and the vocabulary of a lattice layer.
 
         There may be no lexicon: users can be asked to fetch it.
 

@@ -15,7 +15,7 @@ from .lexicon_ner import Lexicon
 from .matching_ner import LexiconReader, WordAt
 from .windows_ner import InputError, TextReader
 
-LATTICE = "lattice.txt"  # beside the weights
+LATTICE = "lattice.txt"  # next to the weights
 LATTICE_INPUTS = ("lattice_chars", "lattice_words")  # see `lattice_arrays`
 PADDING, UNKNOWN = 0, 1  # numbers; those of a vocabulary follow
 NOTHING = (PADDING, PADDING)
@@ -49,7 +49,7 @@ class Vocabulary:
         return found
 
     def content(self) -> str:
-        """The text of the file: an entry a line, an empty line, a pair a line."""
+        """The text of the file: one entry per line, an empty line, one pair per line."""
         return "".join(f"{name}\n" for name in (*self.entries, "", *self.bigrams))
 
     def write(self, path: str | Path) -> None:

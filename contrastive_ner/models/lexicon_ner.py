@@ -4,8 +4,8 @@ Sections: words, files, use by a model. A lexicon belongs to no model: one that 
 (`lexicon_fusion` in its configuration) can be given another at any call. This file uses only the
 standard library and travels with the weights and with exported models.
 
-A file has a word a line, in UTF-8. A tab and a type may follow, and another tab and the only fold
-of the training data that has the word, as 3/10: its number and how many there are.
+A file has one word per line, in UTF-8. A tab and a type may follow, and another tab and the only
+fold of the training data that has the word, as 3/10: its number and how many there are.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from .windows_ner import InputError
 
-LEXICON = "lexicon.txt"  # beside the weights
+LEXICON = "lexicon.txt"  # next to the weights
 FUSIONS = ("none", "adapter", "flat")
 MAX_WORD_LENGTH = 16  # characters of the longest word, unless configured otherwise
 LONGEST_WORD = 63  # that may be configured
@@ -394,7 +394,7 @@ def own_lexicon(model: Any) -> Any:
     """The lexicon of a model. InputError if it reads words and has none."""
     if model.lexicon is None:
         raise InputError(
-            f"the model reads the words of a lexicon, and has none ({LEXICON} is not beside its "
+            f"the model reads the words of a lexicon, and has none ({LEXICON} is not next to its "
             "weights, or it was saved without): give lexicon=FILE (False: none; --lexicon on the "
             "command line)"
         )

@@ -160,7 +160,7 @@ def lexicon_arrays(rows: Sequence[Sequence[Any]], width: int) -> dict[str, Any]:
         `lexicon_words` and `lexicon_tags` (B, T, K): for each token the numbers of the K longest
         words that cover it, longest first, and its tags in them; 0 where there are fewer.
         `word_chars` (U, 8) and `word_types` (U,): token ids and types of the words by their
-        numbers; number 0 is no word, and `NO_CHAR` no token.
+        numbers; number 0 means no word, and `NO_CHAR` no token.
     """
     numbers: dict[tuple, int] = {((), 0): 0}
     places: list[tuple[int, int, int]] = []

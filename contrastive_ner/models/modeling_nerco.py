@@ -399,7 +399,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         what it found before, until they are trained. Make optimisers afterwards.
 
         Raises:
-            InputError: a type is there already, or is no name.
+            InputError: a type is there already, or is not a name.
         """
         wrong = [
             t for t in types if not isinstance(t, str) or not t or t in self.config.entity_types

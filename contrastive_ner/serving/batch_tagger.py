@@ -60,7 +60,9 @@ class BatchTagger:
     ) -> None:
         for name in ("coverage", "is_split_into_words", "delimiter"):
             if name in options:
-                raise ConfigError(f"{name} is no option of batches: expected texts and mentions")
+                raise ConfigError(
+                    f"{name} is not an option of batches: expected texts and mentions"
+                )
         self.text_column, self.only_new = text_column, only_new
         self.job = Job(
             str(model),
@@ -126,7 +128,7 @@ class BatchTagger:
         yield from map(self, frames)
 
     def entities(self, texts: list[Any]) -> list[list[dict[str, Any]] | None]:
-        """The mentions of each text; None for what is no text."""
+        """The mentions of each text; None for what is not a text."""
         if self._tagger is None:
             if os.getpid() != IMPORTED_IN:  # threads of torch stand still in a forked process
                 import torch

@@ -1,6 +1,6 @@
 """A page to try a model: a text in, its mentions marked. Needs gradio: the extra `demo`.
 
-This file is also the app.py of a Space (`push --space`), beside a folder `model`: it imports
+This file is also the app.py of a Space (`push --space`), next to a folder `model`: it imports
 nothing else of the project. Sections: HTML, the page.
 """
 
@@ -233,7 +233,7 @@ def look() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve the page of the model in the folder beside this file, as a Space does."""
+    """Serve the page of the model in the folder next to this file, as a Space does."""
     from transformers import pipeline
 
     # The code in the folder was checked when the Space was made.

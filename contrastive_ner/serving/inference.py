@@ -83,7 +83,7 @@ def load_pipeline(
         return pipeline
     except (InputError, ConfigError, OSError, KeyboardInterrupt, SystemExit):
         raise
-    # A damaged configuration or tokenizer can raise anything, also a panic, which is no Exception.
+    # A damaged configuration or tokenizer can raise anything, even a panic (not an Exception).
     except BaseException as error:
         raise ConfigError(
             f"{folder} cannot be loaded: its files are damaged ({type(error).__name__}: {error}); "

@@ -42,7 +42,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Number of the step in a checkpoint's name; 0 if the name is no checkpoint's."""
+    """Number of the step in a checkpoint's name; 0 if the name is not that of a checkpoint."""
     digits = checkpoint.name.removeprefix("checkpoint-")
     return int(digits) if digits.isdecimal() and digits.isascii() else 0
 
@@ -282,7 +282,7 @@ class LogSteps(TrainerCallback):
 
 
 class Sealing(TrainerCallback):
-    """Seals each checkpoint once it is complete; the best one is looked for beside the newest."""
+    """Seals each checkpoint once it is complete; the best one is looked for next to the newest."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Where the best checkpoint is now, wherever the run directory was when it was written."""

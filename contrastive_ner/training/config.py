@@ -78,7 +78,7 @@ class RunConfig:
         "encoder with a vector for each word; paper); not for binder",
     )
     lexicon_file: str = option(
-        "", "lexicon: a word a line, a tab and a type where there is one; saved with the model"
+        "", "lexicon: one word per line, with a tab and a type if it has one; saved with the model"
     )
     max_word_length: int = option(
         MAX_WORD_LENGTH, "lexicon: characters of the longest word; longer ones are left out"

@@ -35,7 +35,7 @@ FOLDS = 10
 PRIOR, THRESHOLD_PRIOR = 0.5, 0.01
 STEPS = 200  # of the minimisation, at most
 WINDOWS_AT_ONCE = 16
-# What a model remembers of its weights, beside its configuration and buffers.
+# What a model remembers of its weights, besides its configuration and buffers.
 STATE = (
     "_must_encode", "_stored_state", "_fitted_state", "_fitted_digest", "_unfit_state",
     "_calibrated",
@@ -56,7 +56,7 @@ def add_types(
         tokenizer: of the model.
         types: {entity type: description}.
         examples: texts with all their mentions of the new types; those of other types of the model
-            may be there, too. Texts without mentions help, as they show what is none.
+            may also be there. Texts without mentions help: all their spans are negatives.
 
     Returns:
         For each type: `texts`, `mentions` (those that were learnt), `folds` (how often it was
@@ -65,8 +65,8 @@ def add_types(
         description alone on all examples).
 
     Raises:
-        ConfigError: the model is no BINDER model, has one threshold for all types, or an adapter;
-            or there are no types.
+        ConfigError: the model is not a BINDER model, has one threshold for all types, or an
+            adapter; or there are no types.
         DataError: the examples have no mention of a type, none that the model could find, or
             mentions of a type that neither the model nor `types` has.
         InputError: a type is there already; a description is blank or too long; or the model was
@@ -127,8 +127,8 @@ def check_examples(
     if unknown:
         raise DataError(
             f"examples: expected mentions of {', '.join(types)} and of the model's types "
-            f"({', '.join(known)}), found also {', '.join(unknown)}; describe them, too, or take "
-            "them out"
+            f"({', '.join(known)}), found also {', '.join(unknown)}; describe them as well, or "
+            "take them out"
         )
     for label in types:
         if label not in found:

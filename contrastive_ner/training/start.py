@@ -22,7 +22,7 @@ def source_of(config: RunConfig, types: Sequence[str]) -> RunConfig:
     """The configuration with the encoder and the text unit of `init_model`, if there is one.
 
     Raises:
-        ConfigError: `init_model` is no model that this run can start from.
+        ConfigError: `init_model` is not a model that this run can start from.
     """
     if not config.init_model:
         return config
@@ -149,7 +149,7 @@ def trained_model(config: RunConfig) -> Any:
 
 
 def continue_tagger(model: Any, config: RunConfig) -> None:
-    """Copy classifier rows and transitions of the labels that the trained tagger has, too."""
+    """Copy classifier rows and transitions of the labels that the trained tagger also has."""
     import torch
 
     if not config.init_model:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WIDEST_SPAN = 30  # BINDER's limit in decoding
 LEAST_OVERLAP = 16  # overlap of BINDER's windows, in tokens
-# Keys of the configuration that are fields of the model, too.
+# Keys of the configuration that are also fields of the model.
 BINDER_FIELDS = (
     "type_encoder",
     "types_per_batch",
