@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, arguments, corpus
-from test_binder import small_config
+from test_binder import random_batch, small_config, small_model
 from test_survival import assert_same_outcome, struck
 
 from contrastive_ner.cli import main
@@ -17,9 +17,8 @@ from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.models.modeling_binder import BinderModel, binder_losses
-from contrastive_ner.models.windows_ner import Span
 from contrastive_ner.training.batches import EpochBatches, SetBatches, SpanCollator
-from contrastive_ner.training.binder import SpanCounts, of_own_types
+from contrastive_ner.training.binder import SpanCounts, decode_own
 from contrastive_ner.training.mixtures import joint_types
 from contrastive_ner.training.settings import load_config
 
@@ -172,18 +171,54 @@ def test_scores_are_the_mean_of_the_sets() -> None:
     assert (scores["f1/a"], scores["f1/b"]) == (1.0, pytest.approx(1 / 3))
     assert scores["f1"] == pytest.approx(2 / 3)
     assert scores["precision"] == pytest.approx(3 / 5)
-    model = BinderModel(small_config(2))
-    labels = model.config.labels
-    rows = [[Span(0, 1, labels[0], 0.9), Span(1, 2, labels[1], 0.8)]] * 2
-    kept = of_own_types(rows, model, torch.tensor([[True, False], [False, True]]))
-    assert [[span.label for span in row] for row in kept] == [[labels[0]], [labels[1]]]
     feature = {"input_ids": [1], "word_mask": [True], "word_end_mask": [True], "labels": []}
     batch = SpanCollator(0)([{**feature, "type_mask": [True, False], "data_set": 1}])
     assert batch["type_mask"].dtype == torch.bool
     assert batch["data_set"].tolist() == [1]
 
 
+def test_types_of_another_set_do_not_compete_in_decoding() -> None:
+    model = small_model(several_labels=False)
+    batch = random_batch(model, rows=4)
+    labels, masks = model.config.labels, [batch["word_mask"], batch["word_end_mask"]]
+    with torch.no_grad():
+        outputs = model(batch["input_ids"], batch["attention_mask"])
+    own = torch.tensor([[True, False, True], [False, True, False]] * 2)
+    found = decode_own(model, outputs, *masks, own)
+    for row, counts in enumerate(own.tolist()):
+        others = [label for label, is_own in zip(labels, counts, strict=True) if not is_own]
+        assert found[row] == model.decode(outputs, *masks, types=model.types.remove(*others))[row]
+    assert any(map(len, found))
+    together = model.decode(outputs, *masks)
+    assert decode_own(model, outputs, *masks) == together
+    kept = [
+        [span for span in spans if counts[labels.index(span.label)]]
+        for spans, counts in zip(together, own.tolist(), strict=True)
+    ]
+    assert found != kept, "the types compete: without it, this test shows nothing"
+
+
 # -------------------------------------------------------------------------------------------- runs
+def test_the_best_epoch_is_chosen_by_what_evaluate_counts(
+    sets: dict[str, Any], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """Two sets name the same mentions differently; a blank text and documents are in dev."""
+    humans: dict[str, Any] = {"types_file": str(tmp_path / "humans.yaml")}
+    Path(humans["types_file"]).write_text("types: {HUMAN: 人的姓名。}", "utf-8")
+    for split in ("train", "dev"):
+        rows = Path(sets["people"][f"{split}_file"]).read_text("utf-8").replace("PER", "HUMAN")
+        humans[f"{split}_file"] = str(tmp_path / f"{split}.jsonl")
+        blank = '{"text": " ", "entities": []}\n' * (split == "dev")
+        Path(humans[f"{split}_file"]).write_text(rows + blank, "utf-8")
+    both = {"people": sets["people"], "humans": humans}
+    run_dir = tmp_path / "runs" / "mixed"
+    assert main(command(both, tiny_encoder, run_dir, stage2_epochs=6)) == 0
+    metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
+    own = [scores["all_mentions"]["f1"] for scores in metrics["dev"]["sets"].values()]
+    assert max(own) > 0.3
+    assert metrics["phases"]["full"]["best"] == pytest.approx(sum(own) / 2)
+
+
 def test_a_run_on_two_sets_scores_each_with_its_own_types(
     sets: dict[str, Any], tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 from contrastive_ner.data.documents import Document
 from contrastive_ner.evaluation.metrics import precision_recall_f1
 from contrastive_ner.models.encoder_ner import IGNORED
-from contrastive_ner.models.modeling_binder import CUT
+from contrastive_ner.models.modeling_binder import CUT, BinderOutput
 from contrastive_ner.models.windows_ner import Prepared, Tokenized, Window, flat_spans
 from contrastive_ner.training.batches import SetBatches
 from contrastive_ner.training.contrastive import SentenceTrainer
@@ -76,11 +76,11 @@ class BinderTrainer(SentenceTrainer):
             return loss, None, None
         word_mask, word_end_mask = inputs["word_mask"], inputs["word_end_mask"]
         if self.documents is None or numbers is None:
-            types = inputs.get("type_mask")
-            gold = inputs["labels"]
+            gold, types = inputs["labels"], inputs.get("type_mask")
             counts = span_counts(self.model, outputs, word_mask, word_end_mask, gold, types)
         else:
-            decoded = self.model.decode(outputs, word_mask, word_end_mask)
+            types = inputs.get("type_mask")
+            decoded = decode_own(self.model, outputs, word_mask, word_end_mask, types)
             is_flat = self.model.config.decoding == "flat"
             counts = self.documents.add(numbers.tolist(), decoded, is_flat).to(word_mask.device)
         if own_set is not None:
@@ -101,7 +101,7 @@ def span_counts(
     outputs: of the model's forward pass; word_mask, word_end_mask (B, L), labels (B, M, 3);
     type_mask (B, E), the types that count in each window.
     """
-    decoded = of_own_types(model.decode(outputs, word_mask, word_end_mask), model, type_mask)
+    decoded = decode_own(model, outputs, word_mask, word_end_mask, type_mask)
     if model.config.decoding == "flat":
         decoded = [flat_spans(spans) for spans in decoded]
     gold = gold_spans(labels, word_mask, model.config.labels)
@@ -114,15 +114,35 @@ def span_counts(
     return torch.tensor(counts, device=word_mask.device)
 
 
-def of_own_types(decoded: list[list[Any]], model: Any, type_mask: Tensor | None) -> list[list[Any]]:
-    """The spans of each row whose types count there: type_mask (B, E); None: all."""
+def decode_own(
+    model: Any,
+    outputs: Any,
+    word_mask: Tensor,
+    word_end_mask: Tensor,
+    type_mask: Tensor | None = None,
+    **options: Any,
+) -> list[list[Any]]:
+    """`model.decode`, where the types that count may differ from row to row.
+
+    Types compete for a span, so that the others must not take part.
+
+    type_mask (B, E), the types that count in each row; None: all. `options` are those of `decode`.
+    """
     if type_mask is None:
-        return decoded
-    ids = model.config.label2id
-    return [
-        [span for span in spans if own[ids[span.label]]]
-        for spans, own in zip(decoded, type_mask.tolist(), strict=True)
-    ]
+        return model.decode(outputs, word_mask, word_end_mask, **options)
+    decoded: list[list[Any]] = [[] for _ in word_mask]
+    rows_of: dict[tuple[bool, ...], list[int]] = {}
+    for row, own in enumerate(type_mask.tolist()):
+        rows_of.setdefault(tuple(own), []).append(row)
+    types = model.types
+    for own, rows in rows_of.items():
+        others = [label for label, counts in zip(types.labels, own, strict=True) if not counts]
+        part = BinderOutput(last_hidden_state=outputs.last_hidden_state[rows])
+        masks = word_mask[rows], word_end_mask[rows]
+        found = model.decode(part, *masks, types=types.remove(*others), **options)
+        for row, spans in zip(rows, found, strict=True):
+            decoded[row] = spans
+    return decoded
 
 
 def gold_spans(
@@ -195,7 +215,7 @@ class Place(NamedTuple):
 
 
 class DocumentCounts(SpanCounts):
-    """Scores of whole documents, as `evaluate` counts them: all gold mentions, each once.
+    """Scores of whole documents, as the `all_mentions` of `evaluate`: all gold mentions, each once.
 
     A gold mention that no token boundary matches, that is too wide or that no window holds is
     missed. Of overlapping windows, the one in which a span is farther from an edge decides, and
@@ -204,11 +224,21 @@ class DocumentCounts(SpanCounts):
     Args:
         documents: the evaluation data.
         rows: their tokens and windows; of the features, row i, with `number` i, is window i.
+        sets: names of the data sets, if there are several; see `SpanCounts`.
+        set_of: for each document, the number of its set.
     """
 
-    def __init__(self, documents: Sequence[Document], rows: Sequence[Prepared]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        rows: Sequence[Prepared],
+        *,
+        sets: Sequence[str] = (),
+        set_of: Sequence[int] = (),
+    ) -> None:
+        super().__init__(sets)
         self.documents, self.texts = documents, [row.tokenized for row in rows]
+        self.set_of = set_of or [0] * len(documents)
         self.gold = [{m[:3] for m in document.record.entities} for document in documents]
         self.places = [
             place for number, row in enumerate(rows) for place in places_of(number, row.windows)
@@ -252,14 +282,17 @@ class DocumentCounts(SpanCounts):
                 by_document.setdefault(self.places[number].document, []).extend(spans)
             for number, spans in by_document.items():
                 counts = *self._right_and_found(number, flat_spans(spans)), 0
-                self.totals[0] += torch.tensor(counts)
-            self.totals[0, 2] += sum(map(len, self.gold))
+                self.totals[self.set_of[number]] += torch.tensor(counts)
+            for number, gold in zip(self.set_of, self.gold, strict=True):
+                self.totals[number, 2] += len(gold)
             self.waiting = {}
         return super().__call__(prediction, compute_result)
 
 
 def places_of(document: int, windows: Sequence[Window]) -> list[Place]:
-    """The windows of a document, with the limits of what belongs to each."""
+    """The windows of a document, with the limits of what belongs to each; a blank one has none."""
+    if not windows:
+        return []
     limits = [window.last + following.first for window, following in pairwise(windows)]
     lower, upper = [float("-inf"), *limits], [*limits, float("inf")]
     return [

@@ -24,7 +24,7 @@ from contrastive_ner.models.lattice_ner import fused_reader
 from contrastive_ner.models.lexicon_ner import own_lexicon
 from contrastive_ner.models.pipeline_ner import text_reader
 from contrastive_ner.training.batches import SpanCollator, TagCollator, model_inputs
-from contrastive_ner.training.binder import gold_spans, of_own_types
+from contrastive_ner.training.binder import decode_own, gold_spans
 from contrastive_ner.training.decoding import decoding_model
 from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.task import Task
@@ -154,8 +154,8 @@ def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict
     gold: list[set[tuple[int, int, str]]] = []
     for batch in batches:
         outputs = model(batch["input_ids"], batch["attention_mask"])
-        found = model.decode(outputs, batch["word_mask"], batch["word_end_mask"], min_score=FLOOR)
-        decoded += of_own_types(found, model, batch.get("type_mask"))
+        masks = batch["word_mask"], batch["word_end_mask"]
+        decoded += decode_own(model, outputs, *masks, batch.get("type_mask"), min_score=FLOOR)
         gold += gold_spans(batch["labels"], batch["word_mask"], model.config.labels)
     scores, right = mention_scores(decoded, gold)
     if len(scores) < LEAST_MENTIONS or right.all() or not right.any():

@@ -321,7 +321,7 @@ def _check_types(records: Sequence[Record], types: Sequence[str]) -> None:
 
 
 def set_features(
-    data: Any, split: str, reader: TextReader, **limits: int
+    data: Any, split: str, reader: TextReader, **limits: Any
 ) -> tuple[list[dict], SpanReport]:
     """Span features of several data sets, with the number of the set and the mask of its types.
 

@@ -29,7 +29,7 @@ from contrastive_ner.logs import log
 from contrastive_ner.models.encoder_ner import computes_in_bfloat16
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
-from contrastive_ner.training.binder import BinderTrainer, SpanCounts
+from contrastive_ner.training.binder import BinderTrainer
 from contrastive_ner.training.checkpoints import (
     GracefulStop,
     LogSteps,
@@ -308,14 +308,13 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         greater_is_better=True,
         batch_eval_metrics=True,
     )
-    counts = task.documents or SpanCounts(list(config.data_sets or {}))
     trainer = BinderTrainer(
         model=model,
         args=arguments,
         train_dataset=task.features["train"],
         eval_dataset=task.features["dev"],
         data_collator=task.collator,
-        compute_metrics=counts,
+        compute_metrics=task.documents,
         callbacks=[EarlyStoppingCallback(config.stage2_patience)],
         optimizers=(two_rate_optimizer(config, model, config.stage2_head_learning_rate), None),
     )

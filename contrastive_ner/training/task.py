@@ -453,19 +453,26 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         1, min(widths.max_width, WIDEST_SPAN, config.max_window_tokens // 2)
     )
     overlap = config.window_overlap or min(max(width, LEAST_OVERLAP), reader.capacity - 1)
-    documents = None
-    if data.sets:
-        limits = {"max_width": width, "overlap": overlap}
-        built = {split: set_features(data, split, reader, **limits) for split in ("train", "dev")}
-    else:
-        built = {
-            split: span_features(records[split], reader, data.types, max_width=width, overlap=own)
-            for split, own in (("train", overlap), ("dev", None))
-        }
-        for number, row in enumerate(built["dev"][0]):
-            row["number"] = number
-        texts = [record.text for record in records["dev"]]
-        documents = DocumentCounts(joined["dev"], prepare(reader, texts, min_overlap=width))
+    built = {}
+    for split, own in (("train", overlap), ("dev", None)):
+        limits: dict[str, Any] = {"max_width": width, "overlap": own}
+        built[split] = (
+            set_features(data, split, reader, **limits)
+            if data.sets
+            else span_features(records[split], reader, data.types, **limits)
+        )
+    for number, row in enumerate(built["dev"][0]):
+        row["number"] = number
+    documents = DocumentCounts(
+        joined["dev"],
+        prepare(reader, [record.text for record in records["dev"]], min_overlap=width),
+        sets=list(data.sets),
+        set_of=[
+            number
+            for number, own in enumerate(data.sets.values())
+            for _ in join_documents(own.records["dev"])
+        ],
+    )
     reports = {split: report for split, (_, report) in built.items()}
     if "test" in records:
         reports["test"] = span_widths(records["test"], reader, width)
