@@ -20,6 +20,18 @@ UNSPACED = (
 )  # fmt: skip
 
 
+def is_chinese(texts: Iterable[str]) -> bool:
+    """Whether at least a quarter of the characters in 500 texts, drawn evenly, are ideographs.
+
+    >>> is_chinese(["张三去了北京"]), is_chinese(["Anna left"])
+    (True, False)
+    """
+    every = list(texts)
+    count = min(len(every), 500)
+    drawn = [every[number * len(every) // count] for number in range(count)]
+    return 4 * sum(map(is_ideograph, "".join(drawn))) >= sum(map(len, drawn))
+
+
 def is_ideograph(character: str) -> bool:
     """Whether a character is a CJK ideograph."""
     return "\u3400" <= character <= "\u9fff" or "\U00020000" <= character <= "\U0003fffd"

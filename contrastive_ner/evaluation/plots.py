@@ -58,12 +58,15 @@ def plot_embeddings(
         points = centred @ directions[:2].T  # (N, 2)
         # A single token has no second component.
         points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
-        for number, name in enumerate(names):
+        for number in range(len(names)):
             own = points[classes == number]
             colour = "lightgray" if number == 0 else palette[(number - 1) % len(palette)]
-            axis.scatter(own[:, 0], own[:, 1], s=4, color=colour, label=name, linewidths=0)
+            axis.scatter(own[:, 0], own[:, 1], s=4, color=colour, linewidths=0)
         axis.set(title=title, xticks=[], yticks=[])
-    axes[0][-1].legend(fontsize=6, markerscale=2, loc="best")
+    # Names as they are: matplotlib leaves out those that begin with _, and reads $ as mathematics.
+    points, legend = axes[0][-1].collections, axes[0][-1].legend
+    for text in legend(points, names, fontsize=6, markerscale=2, loc="best").get_texts():
+        text.set_parse_math(False)
     _save(figure, path)
 
 

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from contrastive_ner.data.records import Record
+from contrastive_ner.errors import UserError
 from contrastive_ner.evaluation.report import breakdown_table
 from contrastive_ner.files import expand, read_json, sha256
 from contrastive_ner.hub.repository import MODELING_FILES, NAME_TO_COME, travelling_files
@@ -223,25 +225,39 @@ def widget(example: dict[str, Any]) -> dict[str, Any]:
 def spread_line(metrics: dict[str, Any]) -> str:
     """Mean and standard deviation of F1 over all complete runs that differ only in the seed.
 
-    Empty if there is only this one.
+    Configuration, data and encoder are the same. Empty if there is only this one.
     """
     config = metrics["config"]
     if "{seed}" not in config["output_dir"]:
         return ""
     template = config["output_dir"].replace("{method}", config["method"])
     runs = {metrics["seed"]: metrics}
+    own = apart_from_seed(metrics)
     for path in Path(expand(template.replace("{seed}", "0"))).parent.glob(
         f"{Path(template).name.replace('{seed}', '*')}/metrics.json"
     ):
-        other = read_json(path)
-        if {**other["config"], "seed": 0} == {**config, "seed": 0}:
-            runs[other["seed"]] = other
+        with suppress(OSError, UserError, KeyError, TypeError, AttributeError):  # not a run's
+            other = read_json(path)
+            if apart_from_seed(other) == own:
+                runs[int(other["seed"])] = other
     if len(runs) == 1:
         return ""
     split = "test" if "test" in metrics else "dev"
     values = [100 * run[split]["micro"]["f1"] for run in runs.values() if split in run]
     seeds = ", ".join(map(str, sorted(runs)))
     return f"{split} F1 over seeds {seeds}: {mean(values):.1f} ± {stdev(values):.1f}"
+
+
+def apart_from_seed(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What two runs have in common that differ in the seed alone."""
+    return {
+        "config": {**metrics["config"], "seed": 0},
+        "encoder": metrics["encoder_sha256"],
+        "data": {
+            split: {key: value for key, value in entry.items() if key != "alignment"}
+            for split, entry in metrics["data"].items()
+        },
+    }
 
 
 def _splits(metrics: dict[str, Any]) -> list[str]:

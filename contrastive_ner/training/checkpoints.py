@@ -357,17 +357,21 @@ class GracefulStop(StopSignals, TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Request a checkpoint if a signal has arrived."""
-        number = self.received or 0
-        if args.world_size > 1:  # all processes stop after the same step
-            shared = torch.tensor([number], device=args.device)
-            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-            number = int(shared)
-        if number:
+        if number := self.agreed(args):
             self.stopping = number
             # The end of an epoch evaluates and saves in any case: the checkpoint then knows how
             # good the epoch was.
             if not float(state.epoch).is_integer():
                 control.should_save = True
+
+    def agreed(self, args: Any) -> int:
+        """The signal that one of the processes received, 0 if none: all stop at the same point."""
+        number = self.received or 0
+        if args.world_size > 1:
+            shared = torch.tensor([number], device=args.device)
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+            number = int(shared)
+        return number
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Raise `Interrupted` once the requested checkpoint is written."""

@@ -362,6 +362,12 @@ class RunConfig:
                 "start_weight, end_weight and span_weight are 0: expected at least one above 0, as "
                 "nothing would be learned"
             )
+        if self.stage2_unfreeze_epoch > self.full_epochs:
+            raise ConfigError(
+                f"stage2_unfreeze_epoch is {self.stage2_unfreeze_epoch}, and the full phase has "
+                f"{self.full_epochs} epochs: the encoder would never be trained; expected at most "
+                f"{self.full_epochs}"
+            )
         if self.max_window_tokens < 8:
             raise ConfigError(f"max_window_tokens is {self.max_window_tokens}: expected at least 8")
         if not 2 <= self.max_word_length <= LONGEST_WORD:
@@ -372,6 +378,11 @@ class RunConfig:
             raise ConfigError(
                 f"lattice_vectors or lattice_bigram_vectors is given, and lexicon_fusion is "
                 f"{self.lexicon_fusion}: expected flat, or no vectors"
+            )
+        if self.method == "binder" and 2 * self.max_span_width > self.max_window_tokens:
+            raise ConfigError(
+                f"max_span_width is {self.max_span_width}: expected at most half of "
+                f"max_window_tokens, {self.max_window_tokens // 2}"
             )
         if self.method == "binder" and self.lexicon_fusion != "none":
             raise ConfigError(
@@ -388,6 +399,25 @@ class RunConfig:
             raise ConfigError(
                 f"output_dir is {self.output_dir!r}: only {{method}} and {{seed}} are filled in"
             )
+
+    def remarks(self) -> list[str]:
+        """Keys that are set and have no effect."""
+        found = []
+        if self.documents_of and self.method != "binder":
+            found.append(
+                f"documents_of has no effect: method={self.method} reads each text by itself"
+            )
+        if self.stage2_contrastive_weight and self.method == "binder":
+            found.append("stage2_contrastive_weight has no effect: BINDER's loss is contrastive")
+        if self.equal_types and self.data_sets is None:
+            found.append("equal_types has no effect without data_sets")
+        return found
+
+    @property
+    def full_epochs(self) -> int:
+        """Epochs of the full phase; all methods but nerco add those of nerco's other phases."""
+        others = 0 if self.method == "nerco" else self.stage1_epochs + self.head_epochs
+        return self.stage2_epochs + others
 
     @property
     def sets(self) -> dict[str, "RunConfig"]:

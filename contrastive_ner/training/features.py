@@ -341,3 +341,16 @@ def set_features(
         features += [{**feature, "type_mask": mask, "data_set": number} for feature in found]
         total += report
     return features, total
+
+
+def overlapping(records: Sequence[Record]) -> bool:
+    """Whether any mention lies inside or across another one."""
+    return any(outermost(record.entities)[1] for record in records)
+
+
+def twice_labelled(records: Sequence[Record]) -> bool:
+    """Whether any span has two types."""
+    return any(
+        len({m[:3] for m in record.entities}) > len({m[:2] for m in record.entities})
+        for record in records
+    )

@@ -29,6 +29,7 @@ from contrastive_ner.logs import log
 from contrastive_ner.models.encoder_ner import computes_in_bfloat16
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
+from contrastive_ner.signals import Interrupted
 from contrastive_ner.training.binder import BinderTrainer
 from contrastive_ner.training.checkpoints import (
     GracefulStop,
@@ -94,7 +95,7 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
 
     Raises:
         ConfigError: training diverged.
-        Interrupted: on SIGTERM or Ctrl-C, after a checkpoint was written.
+        Interrupted: on SIGTERM or Ctrl-C, after a checkpoint was written or the phase finished.
         OSError: the disk is full; earlier checkpoints are intact.
     """
     folder = config.run_dir / name
@@ -114,11 +115,12 @@ def run_phase(config: RunConfig, name: str, make_trainer: Callable[[Path], Train
             trainer.add_callback(stop)
             trainer.add_callback(Stopwatch())
             resume(trainer, newest_checkpoint(folder))
-        if trainer.is_world_process_zero():
-            with full_disk_explained(folder):
+            if trainer.is_world_process_zero():
                 done = leave_model(trainer, folder)
-            log.info("%s: %s", name, summary(done))
-        trainer.accelerator.wait_for_everyone()
+                log.info("%s: %s", name, summary(done))
+            trainer.accelerator.wait_for_everyone()
+            if signal := stop.agreed(trainer.args):  # after the last step
+                raise Interrupted(signal, f"finished {name}; run the same command again to go on")
     if is_first_process() and not config.keep_checkpoints:
         for checkpoint in checkpoints(folder):
             shutil.rmtree(checkpoint)
@@ -223,7 +225,7 @@ def stage2_trainer(task: Task, folder: Path, start: Path | None, *, head_only: b
     # paper's criterion, is 0 in all of them.
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_loss" if head_only else "eval_f1"),
-        num_train_epochs=config.head_epochs if head_only else full_epochs(config),
+        num_train_epochs=config.head_epochs if head_only else config.full_epochs,
         per_device_train_batch_size=config.stage2_batch_size,
         gradient_accumulation_steps=config.stage2_gradient_accumulation,
         warmup_steps=config.stage2_warmup,
@@ -277,14 +279,7 @@ def phases_of(config: RunConfig) -> dict[str, int]:
     """The epochs of each phase of a run, in their order."""
     stages = {"stage1": config.stage1_epochs, "head": config.head_epochs}
     first = stages if config.method == "nerco" else {}
-    return {**{name: n for name, n in first.items() if n}, "full": full_epochs(config)}
-
-
-def full_epochs(config: RunConfig) -> int:
-    """Epochs of the full phase; all methods but nerco add those of nerco's other phases."""
-    return config.stage2_epochs + (
-        0 if config.method == "nerco" else config.stage1_epochs + config.head_epochs
-    )
+    return {**{name: n for name, n in first.items() if n}, "full": config.full_epochs}
 
 
 # ------------------------------------------------------------------------------------------- BINDER
@@ -301,7 +296,7 @@ def binder_trainer(task: Task, folder: Path) -> BinderTrainer:
         add_lora(encoders_of(model), config.lora_rank)
     arguments = TrainingArguments(
         **shared_arguments(config, folder, "eval_f1"),
-        num_train_epochs=full_epochs(config),
+        num_train_epochs=config.full_epochs,
         per_device_train_batch_size=config.stage2_batch_size,
         gradient_accumulation_steps=config.stage2_gradient_accumulation,
         warmup_steps=config.stage2_warmup,

@@ -160,10 +160,10 @@ def check_run_dir(config: RunConfig) -> bytes | None:
 
 
 def is_same(key: str, old: Any, new: Any) -> bool:
-    """Whether a value of a run's identity has stayed; a hash that one side lacks says nothing."""
-    if key == "report_to":  # changes no result
+    """Whether a value of a run's identity has stayed; one that a side lacks says nothing."""
+    if key in ("report_to", "keep_checkpoints", "eval_batch_size"):  # change no result
         return True
-    if key == "encoder_sha256":
+    if key in ("encoder_sha256", "order_of_sets"):
         return old == new or None in (old, new)
     if key == "data_sha256" and isinstance(old, dict) and old.keys() == new.keys():
         return all(old[path] == new[path] or None in (old[path], new[path]) for path in new)
@@ -174,6 +174,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     """What must stay the same for a run to go on: its configuration, data and encoder."""
     return {
         **config.to_dict(),
+        "order_of_sets": list(config.data_sets or {}),  # numbers the types; dicts do not compare it
         "data_sha256": data_hashes(config),
         "encoder_sha256": encoder_hash(config),
     }

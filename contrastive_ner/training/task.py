@@ -1,14 +1,13 @@
 """Build a task from a configuration: data, entity types, tokenizer, encoder and features."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrastive_ner.data.joining import is_ideograph
+from contrastive_ner.data.joining import is_chinese
 from contrastive_ner.data.layout import ReadReport
 from contrastive_ner.data.readers import read_files
-from contrastive_ner.data.records import Record, entity_types, outermost
+from contrastive_ner.data.records import Record, entity_types
 from contrastive_ner.data.schemes import bio_labels
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import expand, fresh_folder, move_folder, seal
@@ -140,9 +139,11 @@ def prepare_task(
     """
     from contrastive_ner.models.pipeline_ner import text_reader
 
+    for remark in config.remarks():
+        log.warning(remark)
     lexicon = load_lexicon(config)
     source = source_of(config, data.types)
-    tokenizer, label_unit = load_tokenizer(source, data.records["train"])
+    tokenizer, label_unit = load_tokenizer(source, data)
     encoder, tokenizer = prepare_encoder(source, tokenizer, label_unit)
     reader = text_reader(
         tokenizer, label_unit=label_unit, max_window_tokens=config.max_window_tokens
@@ -208,10 +209,6 @@ def load_data(config: RunConfig) -> Data:
         log.info("%s: %d texts, %d mentions", split, len(records[split]), mentions)
         for remark in report.remarks():
             log.info("%s: %s", split, remark)
-    if config.documents_of and config.method != "binder":
-        log.warning(
-            "documents_of has no effect: method=%s reads each text by itself", config.method
-        )
     types = entity_types(records["train"])
     if not types:
         raise DataError(
@@ -338,9 +335,7 @@ def encoder_tokenizer(place: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_tokenizer(
-    config: RunConfig, train: Sequence[Record]
-) -> tuple["PreTrainedTokenizerBase", str]:
+def load_tokenizer(config: RunConfig, data: Data) -> tuple["PreTrainedTokenizerBase", str]:
     """The encoder's tokenizer, and the label unit: "token" for character text, otherwise "word".
 
     Raises:
@@ -365,14 +360,19 @@ def load_tokenizer(
         raise ConfigError(
             f"max_window_tokens is {config.max_window_tokens}: the encoder reads {longest} at most"
         )
-    character = is_chinese(train) if config.text_unit == "auto" else config.text_unit == "character"
+    chosen = config.text_unit == "character"
+    character = reads_characters(data) if config.text_unit == "auto" else chosen
     return tokenizer, "token" if character else "word"
 
 
-def is_chinese(records: Sequence[Record]) -> bool:
-    """Whether at least a quarter of the characters in the first 500 texts are ideographs."""
-    sample = "".join(record.text for record in records[:500])
-    return 4 * sum(map(is_ideograph, sample)) >= len(sample)
+def reads_characters(data: Data) -> bool:
+    """Whether texts are read by characters, not by words; of several sets, all alike."""
+    character = is_chinese(record.text for record in data.records["train"])
+    for name, own in data.sets.items():
+        if is_chinese(record.text for record in own.records["train"]) != character:
+            unit = "character" if character else "word"
+            log.warning("data set %s: read by %s, as all are; see text_unit", name, unit)
+    return character
 
 
 def prepare_encoder(
@@ -443,7 +443,13 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
     from contrastive_ner.data.documents import join_documents
     from contrastive_ner.models.windows_ner import prepare
     from contrastive_ner.training.binder import DocumentCounts
-    from contrastive_ner.training.features import set_features, span_features, span_widths
+    from contrastive_ner.training.features import (
+        overlapping,
+        set_features,
+        span_features,
+        span_widths,
+        twice_labelled,
+    )
 
     joined = {split: join_documents(own) for split, own in data.records.items()}
     records = {split: [document.record for document in own] for split, own in joined.items()}
@@ -488,16 +494,3 @@ def build_span_features(config: RunConfig, data: Data, reader: "TextReader") -> 
         else config.several_labels == "true",
     }
     return {split: features for split, (features, _) in built.items()}, reports, fields, documents
-
-
-def overlapping(records: Sequence[Record]) -> bool:
-    """Whether any mention lies inside or across another one."""
-    return any(outermost(record.entities)[1] for record in records)
-
-
-def twice_labelled(records: Sequence[Record]) -> bool:
-    """Whether any span has two types."""
-    return any(
-        len({m[:3] for m in record.entities}) > len({m[:2] for m in record.entities})
-        for record in records
-    )
