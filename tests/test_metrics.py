@@ -28,6 +28,7 @@ from contrastive_ner.evaluation.metrics import (
     precision_recall_f1,
     span_scores,
     text_counts,
+    touching,
     training_scores,
 )
 
@@ -549,3 +550,29 @@ def test_every_error_is_listed_with_its_context():
         "predicted": {"start": 50, "end": 52, "label": "ORG", "text": "小明", "score": 0.75},
     }
     assert (missed["kind"], missed["text"], missed["predicted"]) == ("missed", "好好", None)
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 12), st.integers(1, 6), st.sampled_from("AB")).map(
+        lambda own: (own[0], own[0] + own[1], own[2])
+    ),
+    max_size=8,
+)
+
+
+@given(SPANS, SPANS)
+@PROPERTY
+def test_touching_spans_are_those_that_share_a_character(spans, others):
+    near = touching(spans)
+    for start, end, label in others:
+        expected = [s for s in sorted(spans) if max(s[0], start) < min(s[1], end)]
+        assert near((start, end, label)) == expected
+
+
+def test_many_errors_in_one_text_take_linear_time():
+    """Ten thousand times ten thousand comparisons would take minutes."""
+    count = 10_000
+    gold = [[(4 * i, 4 * i + 2, "A") for i in range(count)]]
+    found = [[(4 * i + 1, 4 * i + 3, "A") for i in range(count)]]
+    assert error_breakdown(found, gold)["gold"]["boundary"] == count
+    assert confusions(found, gold) == {"A": {"(border)": count}}

@@ -22,12 +22,15 @@ def pairs(found: set[Span], wanted: set[Span]) -> list[tuple[Span | None, Span |
     >>> pairs({(0, 2, "PER"), (7, 9, "LOC")}, {(0, 2, "ORG"), (3, 5, "PER")})
     [((0, 2, 'ORG'), (0, 2, 'PER')), ((3, 5, 'PER'), None), (None, (7, 9, 'LOC'))]
     """
+    from contrastive_ner.evaluation.metrics import touching
+
     gold, predicted = wanted - found, found - wanted
+    near = touching(predicted)
 
     def closeness(g: Span, p: Span) -> tuple[bool, int, bool]:
         return g[:2] != p[:2], -(min(g[1], p[1]) - max(g[0], p[0])), g[2] != p[2]
 
-    candidates = [(g, p) for g in gold for p in predicted if g[0] < p[1] and p[0] < g[1]]
+    candidates = [(g, p) for g in gold for p in near(g)]
     result: list[tuple[Span | None, Span | None]] = []
     for g, p in sorted(candidates, key=lambda pair: (closeness(*pair), pair)):
         if g in gold and p in predicted:

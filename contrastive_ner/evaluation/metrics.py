@@ -7,8 +7,10 @@ A prediction is correct if its start, end and label equal those of a gold mentio
 Sections: scores, kinds of errors, scores of groups (length, seen in training), the metric.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import datasets
@@ -226,16 +228,35 @@ def error_breakdown(
     wrong: Counter[str] = Counter()
     unfound: Counter[str] = Counter()
     for found, wanted in span_sets(predictions, references):
-        wrong.update(
-            error_name(mention, wanted - found) or "spurious" for mention in found - wanted
-        )
-        unfound.update(
-            error_name(mention, found - wanted) or "missed" for mention in wanted - found
-        )
+        spurious, missed = found - wanted, wanted - found
+        for own, others, name, counts in (
+            (spurious, missed, "spurious", wrong),
+            (missed, spurious, "missed", unfound),
+        ):
+            near = touching(others)
+            counts.update(error_name(mention, near(mention)) or name for mention in own)
     return {
         "predictions": {name: wrong[name] for name in (*PARTIAL, "spurious")},
         "gold": {name: unfound[name] for name in (*PARTIAL, "missed")},
     }
+
+
+def touching(spans: Iterable[Span]) -> Callable[[Span], list[Span]]:
+    """A function that gives the spans which overlap another one, without a look at all of them.
+
+    >>> touching([(0, 2, "PER"), (1, 9, "ORG"), (5, 6, "PER")])((2, 5, "LOC"))
+    [(1, 9, 'ORG')]
+    """
+    ordered = sorted(spans)
+    starts = [span[0] for span in ordered]
+    # The largest end up to each span: it never falls.
+    ends = list(accumulate((span[1] for span in ordered), max))
+
+    def near(span: Span) -> list[Span]:
+        first, last = bisect_right(ends, span[0]), bisect_left(starts, span[1])
+        return [other for other in ordered[first:last] if other[1] > span[0]]
+
+    return near
 
 
 def error_name(mention: Span, others: Iterable[Span]) -> str | None:

@@ -13,6 +13,7 @@ from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.data.schemes import spans_to_tags
 from contrastive_ner.errors import DataError
 from contrastive_ner.evaluation.confusions import SHOWN, first_of, place_of
+from contrastive_ner.evaluation.metrics import touching
 from contrastive_ner.models.lattice_ner import LATTICE_INPUTS
 from contrastive_ner.models.modeling_binder import CUT
 from contrastive_ner.models.windows_ner import TextReader, Tokenized, prepare
@@ -287,11 +288,12 @@ def span_features(
     found = aligned_mentions(records, [row.tokenized for row in rows], report)
     features = []
     for (_, text, windows), mentions in zip(rows, found, strict=True):
+        near = touching(mentions)
         for window in windows:
             shift = len(reader.prefix) - text.first_token[window.first]
             text_end = len(window.input_ids) - len(reader.suffix)
             labels = []
-            for first, last, label in mentions:
+            for first, last, label in near((window.first, window.last, "")):
                 start = (
                     text.first_token[first] + shift if window.first <= first < window.last else CUT
                 )

@@ -139,8 +139,6 @@ def prepare_task(
     """
     from contrastive_ner.models.pipeline_ner import text_reader
 
-    for remark in config.remarks():
-        log.warning(remark)
     lexicon = load_lexicon(config)
     source = source_of(config, data.types)
     tokenizer, label_unit = load_tokenizer(source, data)
@@ -191,8 +189,13 @@ def load_data(config: RunConfig) -> Data:
         DataError: a file cannot be read, train has no entity, or a type does not occur in train or
             in the types file.
     """
-    if config.data_sets:
-        return load_sets(config)
+    for remark in config.remarks():
+        log.warning(remark)
+    return load_sets(config) if config.data_sets else load_set(config)
+
+
+def load_set(config: RunConfig) -> Data:
+    """`load_data` of a single data set."""
     if not config.train_file or not config.dev_file:
         raise ConfigError(
             "train_file and dev_file are needed: set them in the configuration or as key=value"
@@ -237,7 +240,7 @@ def load_sets(config: RunConfig) -> Data:
     loaded = {}
     for name, own in config.sets.items():
         log.info("data set %s", name)
-        loaded[name] = load_data(own)
+        loaded[name] = load_set(own)
     names, joint = joint_types(
         {name: data.descriptions for name, data in loaded.items()}, config.equal_types
     )
