@@ -16,6 +16,8 @@ from contrastive_ner.errors import ConfigError, UserError
 
 MOST_ALIASES = 10  # in a YAML file
 SAVED_DATA = ("state.json", "dataset_dict.json")  # of a folder of `datasets`
+UMASK = os.umask(0o077)  # it cannot be read without a change
+os.umask(UMASK)
 SEAL = "SHA256.json"  # size and SHA-256 of the other files of a folder
 
 
@@ -42,11 +44,28 @@ class atomic_writer:
         try:
             self.file.close()
             if kind is None and self.temporary is not None:
-                os.chmod(self.temporary, 0o644)
+                before = self.path.stat().st_mode & 0o777 if self.path.exists() else None
+                os.chmod(self.temporary, 0o666 & ~UMASK if before is None else before)
                 os.replace(self.temporary, self.path)
         finally:
             if self.temporary is not None:
                 Path(self.temporary).unlink(missing_ok=True)
+
+
+def for_everyone(folder: Path) -> None:
+    """Give the files of a folder the usual mode; libraries write some for the owner alone."""
+    for path in folder.iterdir():
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~UMASK)
+
+
+def outside(output: Path, model: Path) -> None:
+    """Raise ConfigError if an output lies in a model's folder, which then could not be used."""
+    if model.is_dir() and output.resolve().is_relative_to(model.resolve()):
+        raise ConfigError(
+            f"{output} lies in the model's folder, whose files must be those of the model: choose "
+            "another place"
+        )
 
 
 def write_json(values: Any, path: Path) -> None:

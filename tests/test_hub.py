@@ -26,6 +26,7 @@ from contrastive_ner.errors import RepositoryError
 from contrastive_ner.hub import clean_process
 from contrastive_ner.hub import repository as checks
 from contrastive_ner.hub.bundle import entry_faults, unpack_bundle, write_bundle
+from contrastive_ner.hub.metadata import set_metadata
 from contrastive_ner.hub.repository import (
     MANIFEST,
     faults_of,
@@ -470,7 +471,7 @@ def test_a_push_sends_what_changed_and_removes_what_is_gone(hub, repository, tmp
 
 
 def test_a_card_that_the_hub_refuses_is_not_uploaded(hub, repository, tmp_path):
-    checks.set_metadata(repository / "README.md", {"base_model": "a folder of mine"})
+    set_metadata(repository / "README.md", {"base_model": "a folder of mine"})
     write_manifest(repository)
     done = push(hub, repository, tmp_path / "cache")
     assert done.returncode != 0
@@ -642,8 +643,9 @@ def test_push_needs_a_license(models, capsys):
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path, capsys):
-    (tmp_path / "config.json").write_text("{}")
-    assert main(["bundle", str(tmp_path), str(tmp_path / "m.zip")]) == 2
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert main(["bundle", str(tmp_path / "model"), str(tmp_path / "m.zip")]) == 2
     assert "model.safetensors is missing" in capsys.readouterr().err
     assert main(["bundle", str(tmp_path), "m.tar"]) == 2
     assert "ends in .zip" in capsys.readouterr().err

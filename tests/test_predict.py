@@ -163,7 +163,7 @@ BAD = {
         {1: "found [0, inf]"},
     ),
     "quotes.csv": (
-        'id,text\n1,"好"\n2,"好"的\n3,好\n4,好,的\n5\n6,"的\n7,的\n'.encode(),
+        'id,text\n1,"好"\n2,"好"的\n3,好\n4,好,的\n5\n6,"的\n'.encode(),
         {
             2: "not valid CSV",
             4: "expected 2 cells as in the header, found 3",

@@ -15,7 +15,14 @@ from contrastive_ner.cli.options import (
 )
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.errors import ConfigError, DataError
-from contrastive_ner.files import expand, fresh_folder, move_folder, read_json, write_json
+from contrastive_ner.files import (
+    expand,
+    for_everyone,
+    fresh_folder,
+    move_folder,
+    read_json,
+    write_json,
+)
 from contrastive_ner.hub.repository import MANIFEST, OF_THE_HUB, WEIGHTS, write_manifest
 from contrastive_ner.serving.inference import load_pipeline
 from contrastive_ner.training.config import layout_of
@@ -143,6 +150,7 @@ def write_model(
             card.write_text("\n".join([text, *lines, ""]), "utf-8")
         if (folder / MANIFEST).is_file():
             write_manifest(partial)
+        for_everyone(partial)
         move_folder(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

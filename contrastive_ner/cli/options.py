@@ -6,14 +6,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from contrastive_ner.data.layout import FORMATS, Layout
 from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
-from contrastive_ner.errors import ConfigError, DataError
+from contrastive_ner.errors import ConfigError, DataError, UserError
 from contrastive_ner.files import WatchedFiles, expand, files_of, sha256
 from contrastive_ner.hub.download import model_folder
 from contrastive_ner.training.config import RunConfig, layout_of
@@ -94,11 +94,31 @@ def with_default(text: str, default: Any) -> str:
 
 
 def refuse_inputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -> None:
-    """Refuse an output that would replace an input. ConfigError names it."""
-    taken = {Path(expand(name)).resolve() for name in inputs if name not in (None, "", "-")}
+    """Refuse an output that would replace an input or another output, or be an input next time.
+
+    Raises:
+        ConfigError: it names the output.
+    """
+    taken: set[Path] = set()
+    for name in inputs:
+        if name in (None, "", "-"):
+            continue
+        place = expand(name)
+        with suppress(UserError):  # reading it reports that
+            files = files_of(place)
+            taken |= {Path(place).resolve(), *(Path(file).resolve() for file in files)}
+    written: set[Path] = set()
     for name in outputs:
-        if name not in (None, "", "-") and Path(name).resolve() in taken:
+        if name in (None, "", "-"):
+            continue
+        path = Path(name).resolve()
+        if path in taken:
             raise ConfigError(f"{name} is an input: choose another file to write")
+        if path.parent in taken and files_of(str(path.parent)) != [str(path.parent)]:
+            raise ConfigError(f"{name} is in a folder of inputs: choose another one to write to")
+        if path in written:
+            raise ConfigError(f"{name} is named twice: choose a file for each output")
+        written.add(path)
 
 
 def add_lexicon_option(command: argparse.ArgumentParser) -> None:
@@ -216,10 +236,13 @@ def input_file(arguments: argparse.Namespace) -> Iterator[str]:
         check_plain(path)
         yield path
         return
+    if sys.stdin is None:
+        raise ConfigError("- is standard input, which is closed: give the name of a file")
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "standard input"
         with given.open("wb") as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
+        given = given.rename(given.with_name(given.name + suffix_for(given, arguments)))
         try:
             yield str(given)
         except DataError as error:
@@ -244,6 +267,22 @@ def input_files(arguments: argparse.Namespace) -> Iterator[list[str]]:
     for file in files:
         check_plain(file)
     yield files
+
+
+def suffix_for(path: Path, arguments: argparse.Namespace) -> str:
+    """The end of a name by which a file without name is detected; "" if its content tells."""
+    with path.open("rb") as file:
+        start = file.readline(100_000)
+    for magic, suffix in ((b"PAR1", ".parquet"), (b"\x1f\x8b", ".gz")):
+        if start.startswith(magic):
+            return suffix
+    header = start.decode("utf-8-sig", "replace").strip()
+    column = getattr(arguments, "text_column", "text")
+    for delimiter, suffix in ((",", ".csv"), (";", ".csv"), ("\t", ".tsv")):
+        cells = [cell.strip().strip('"') for cell in header.split(delimiter)]
+        if len(cells) > 1 and column in cells and all(cells):
+            return suffix
+    return ""
 
 
 def check_plain(path: str) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 
 from contrastive_ner.cli.options import add_trust_option
 from contrastive_ner.errors import ConfigError, RepositoryError
-from contrastive_ner.files import sha256
+from contrastive_ner.files import outside, sha256
 from contrastive_ner.hub.clean_process import check_loads
+from contrastive_ner.hub.metadata import has_license
 from contrastive_ner.hub.repository import (
     MANIFEST,
     code_differs,
     code_versions,
     faults_of,
-    has_license,
     package,
 )
 from contrastive_ner.logs import quiet_libraries
@@ -97,6 +97,12 @@ def add_push_options(command: argparse.ArgumentParser) -> None:
         "--message", default="Upload model", metavar="TEXT", help="commit message [Upload model]"
     )
     command.add_argument(
+        "--replace",
+        action="store_true",
+        help="push to a repository that holds other things than a model of this project, which "
+        "are removed from the branch",
+    )
+    command.add_argument(
         "--dry_run", action="store_true", help="show what would be uploaded; upload nothing"
     )
     command.add_argument(
@@ -130,6 +136,7 @@ def checked_push(arguments: argparse.Namespace) -> str:
 
     space = None if arguments.space is None else Path(arguments.space)
     if space is not None:
+        outside(space, Path(arguments.model))
         check_space(space)
     with packaged(arguments) as folder:
         if space is not None:
@@ -144,6 +151,7 @@ def checked_push(arguments: argparse.Namespace) -> str:
                 tag=arguments.tag,
                 message=arguments.message,
                 dry_run=arguments.dry_run,
+                replace=arguments.replace,
                 space=space is not None,
             )
         except BaseException:  # also Ctrl-C: the same command can be given again
@@ -181,6 +189,9 @@ def command_bundle(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.suffix != ".zip":
         raise ConfigError(f"{output}: expected a file name that ends in .zip")
+    if output.exists():
+        raise ConfigError(f"{output} exists; remove it or choose another name")
+    outside(output, Path(arguments.model))
     with packaged(arguments) as folder:
         write_bundle(folder, output)
     print(f"{output}: {output.stat().st_size:,} bytes, SHA-256 {sha256(output)}")
@@ -224,6 +235,8 @@ def command_verify(arguments: argparse.Namespace) -> int:
     """Check a repository against its manifest, and load or unpack it if asked."""
     from contrastive_ner.hub.download import opened
 
+    if arguments.unpack:
+        outside(Path(arguments.unpack), Path(arguments.model))
     with opened(arguments.model, arguments.revision) as (folder, name):
         faults = faults_of(folder)
         if faults:

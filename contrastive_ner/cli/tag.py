@@ -30,7 +30,7 @@ from contrastive_ner.cli.options import (
 from contrastive_ner.data.layout import Layout
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.several import several_rows, share_of
-from contrastive_ner.data.streams import Rows
+from contrastive_ner.data.streams import Rows, source_format
 from contrastive_ner.data.writers import json_line
 from contrastive_ner.devices import chosen_precision
 from contrastive_ner.errors import ConfigError, DataError
@@ -338,7 +338,12 @@ def chosen_rows(files: list[str], arguments: argparse.Namespace) -> Rows:
     """The rows of the input, or of a share of it, and their number if it is to be known."""
 
     def opened() -> Rows:
-        return several_rows(files, lambda file: open_source(file, arguments))
+        layout, column = layout_of(arguments), arguments.text_column
+        return several_rows(
+            files,
+            lambda file: open_source(file, arguments),
+            lambda file: source_format(file, layout, column),
+        )
 
     source = opened()
     if arguments.shard is None:

@@ -17,7 +17,13 @@ from typing import Any, NamedTuple
 from contrastive_ner.data.joining import joiner_of, token_kinds
 from contrastive_ner.data.records import Mention, Record, outermost
 from contrastive_ner.data.spacy_docs import write_docs
-from contrastive_ner.data.writers import json_line, keep_aligned, tokens_of, write_records
+from contrastive_ner.data.writers import (
+    in_one_piece,
+    json_line,
+    keep_aligned,
+    tokens_of,
+    write_records,
+)
 from contrastive_ner.errors import DataError
 from contrastive_ner.files import atomic_writer
 
@@ -204,7 +210,7 @@ def _brat(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]
             for ending, content in ((".txt", text), (".ann", "".join(mentions))):
                 with (folder / (name + ending)).open("w", encoding="utf-8", newline="") as file:
                     file.write(content)
-        types = sorted({m.label for record in records for m in record.entities})
+        types = sorted({in_one_piece(m.label) for own in records for m in own.entities})
         sections = ["[entities]", *types, "[relations]", "[events]", "[attributes]", ""]
         (folder / "annotation.conf").write_text("\n".join(sections), encoding="utf-8")
         os.replace(folder, path)
@@ -221,7 +227,7 @@ def brat_line(text: str, number: int, mention: Mention) -> str:
     parts[-1] = (parts[-1][0], mention.end)
     places = ";".join(f"{start} {end}" for start, end in parts)
     surface = " ".join(re.sub(r"[\r\n\t]", " ", text[start:end]) for start, end in parts)
-    return f"T{number}\t{mention.label} {places}\t{surface}\n"
+    return f"T{number}\t{in_one_piece(mention.label)} {places}\t{surface}\n"
 
 
 def _spacy(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:

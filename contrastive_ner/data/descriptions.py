@@ -111,6 +111,11 @@ def _entity_type(label: Any, entry: Any, default: str, path: str | Path) -> Enti
             f"{path}: types: expected text as a label, found {_found(label)}; "
             "quote it (YAML reads NO, on and 1 as other types)"
         )
+    if label != label.strip() or len(label.splitlines()) > 1 or "\t" in label:
+        raise DataError(
+            f"{path}: types: expected a label in one line without tabs and white space around it, "
+            f"found {_found(label)}"
+        )
     where = f"{path}: types.{label}"
     values = (
         {"description": entry}

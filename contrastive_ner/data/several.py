@@ -8,8 +8,12 @@ from contrastive_ner.data.streams import Row, Rows
 from contrastive_ner.errors import DataError
 
 
-def several_rows(files: Sequence[str], read: Callable[[str], Rows]) -> Rows:
-    """The rows of files, one after another; `read` opens one.
+def several_rows(
+    files: Sequence[str], read: Callable[[str], Rows], format_of: Callable[[str], str]
+) -> Rows:
+    """The rows of files, one after another; `read` opens one, `format_of` detects its format.
+
+    All files are looked at before the first one is tagged.
 
     A record of several files has the field `file`, unless it has one of its own, and its document
     is called FILE:DOC, since files may use the same names.
@@ -17,22 +21,30 @@ def several_rows(files: Sequence[str], read: Callable[[str], Rows]) -> Rows:
     Raises:
         DataError: the files have different formats or tag schemes.
     """
-    if len(files) == 1:
-        return read(files[0])
     first = read(files[0])
+    if len(files) == 1:
+        return first
+    for file in files[1:]:
+        check_alike(files[0], first.format, file, format_of(file))
 
     def rows() -> Iterator[Row]:
         for number, file in enumerate(files):
             source = first if number == 0 else read(file)
-            if (source.format, source.scheme) != (first.format, first.scheme):
-                raise DataError(
-                    f"{file}: expected {first.format} {first.scheme} as in {files[0]}, found "
-                    f"{source.format} {source.scheme}; tag files of different formats apart"
-                )
+            kind = f"{source.format} {source.scheme}"
+            check_alike(files[0], f"{first.format} {first.scheme}", file, kind)
             for row in source.rows:
                 yield in_file(file, row) if isinstance(row, Record) else row
 
     return Rows(rows(), first.format, first.scheme)
+
+
+def check_alike(first: str, expected: str, file: str, found: str) -> None:
+    """Raise DataError if a file has another format than the first one."""
+    if found != expected:
+        raise DataError(
+            f"{file}: expected {expected} as in {first}, found {found}; tag files of different "
+            "formats apart"
+        )
 
 
 def in_file(file: str, record: Record) -> Record:

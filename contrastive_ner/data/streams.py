@@ -8,6 +8,7 @@ import csv
 import itertools
 import json
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -103,8 +104,12 @@ def read_rows(
     return found._replace(rows=regrouped(found.rows, layout.documents_of, Path(path).stem))
 
 
-def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: bool) -> Rows:
-    """`read_rows` of texts in the documents of the source."""
+def source_format(path: str, layout: Layout, text_column: str = "text") -> str:
+    """The format of a source: as the layout says, else as its name and content tell.
+
+    Raises:
+        DataError: there is no such file, or it may be plain text or columns.
+    """
     kind = layout.format
     if kind == "auto":
         kind = input_format(path, layout.encoding, text_column)
@@ -112,6 +117,14 @@ def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: b
         raise DataError(
             f"{path}: format: expected one of {', '.join(INPUT_FORMATS)}, found {kind!r}"
         )
+    if kind != "datasets" and not Path(path).exists():
+        raise DataError(f"{path}: no such file")
+    return kind
+
+
+def rows_in_source(path: str, layout: Layout, text_column: str, keep_entities: bool) -> Rows:
+    """`read_rows` of texts in the documents of the source."""
+    kind = source_format(path, layout, text_column)
     if kind in WORDS_ALONE and not keep_entities:
         report = ReadReport(path=path)
         sentences = list(WORDS_ALONE[kind](path, layout, report, mentions=False))
@@ -272,32 +285,78 @@ def csv_rows(
     with opened(path, "rt", **how) as file:
         delimiter = delimiter_of(file.readline().rstrip("\r\n"), path, given)
         file.seek(0)
+        lines = Lines(file)
         # Strict: otherwise a misplaced quote would vanish, and an unclosed one would silently
         # swallow the rest of the file.
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        options: dict[str, Any] = {"delimiter": delimiter, "strict": True}
+        reader = csv.reader(lines, **options)
         try:
-            width = len(reader.fieldnames or ())
+            names = next(reader, [])
         except csv.Error as error:
             raise DataError(f"{path}: the header cannot be read as CSV ({error})") from error
+        check_names(path, names)
         for number in itertools.count(1):
+            lines.taken.clear()
             try:
-                row: dict[Any, Any] = next(reader)
+                cells: list[Any] = next(reader)
+                while not cells:  # an empty line
+                    cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 yield BadRow(number, f"not valid CSV: {error}")
+                lines.again(lines.taken[1:])
+                reader = csv.reader(lines, **options)
                 continue
-            if None in row:  # such as an unquoted text with a comma: its tail would be lost
+            if len(cells) > len(names) or (lines.again_left and len(cells) < len(names)):
+                # Such as an unquoted text with a comma, whose tail would be lost.
                 yield BadRow(
                     number,
-                    f"expected {width} cells as in the header, found {width + len(row[None])}; "
+                    f"expected {len(names)} cells as in the header, found {len(cells)}; "
                     "quote text that contains the delimiter",
                 )
-            else:
-                yield {
-                    name: cell if cell is None or cell.isascii() else utf8_or_bytes(cell)
-                    for name, cell in row.items()
-                }
+                continue
+            cells += [None] * (len(names) - len(cells))
+            yield {
+                name: cell if cell is None or cell.isascii() else utf8_or_bytes(cell)
+                for name, cell in zip(names, cells, strict=True)
+            }
+
+
+class Lines:
+    """Lines of a file for `csv.reader`, of which some may be read again.
+
+    A quote that is never closed takes in the lines after it, which are rows of their own.
+    """
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self.file = iter(file)
+        self.taken: list[str] = []
+        self.waiting: deque[str] = deque()
+        self.again_left = False  # whether the last row was of lines that are read again
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.again_left = bool(self.waiting)
+        line = self.waiting.popleft() if self.waiting else next(self.file)
+        self.taken.append(line)
+        return line
+
+    def again(self, lines: Iterable[str]) -> None:
+        """Give lines once more, before those that follow."""
+        self.waiting.extendleft(reversed([*lines]))
+
+
+def check_names(path: str, names: Sequence[str]) -> None:
+    """Raise DataError if two columns of a table have the same name: one would be lost."""
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path}: expected different names of columns, found {', '.join(twice)} more than "
+            "once; rename or remove them"
+        )
 
 
 def utf8_or_bytes(cell: str) -> str | bytes:

@@ -71,10 +71,25 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
                 )
             layers += [["O"] * len(tokens)] * (width - len(layers))
             for i, (start, end) in enumerate(tokens):
-                yield "\t".join([record.text[start:end], *(layer[i] for layer in layers)]) + "\n"
+                token = without_surrogates(record.text[start:end])
+                yield "\t".join([token, *(layer[i] for layer in layers)]) + "\n"
             yield "\n"
     else:
         raise DataError(f"format: expected jsonl, cluener or columns, found {format!r}")
+
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which UTF-8 cannot encode."""
+    return text if text.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def in_one_piece(label: str) -> str:
+    """A label for formats that cannot hold white space in it.
+
+    >>> in_one_piece("natural person")
+    'natural_person'
+    """
+    return "_".join(label.split())
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -112,7 +127,7 @@ def tag_layers(record: Record, scheme: str) -> list[list[str]]:
                     f"record {record.id!r}: {mention} does not fall on token boundaries; "
                     "write jsonl instead"
                 )
-        spans = [(starts[m.start], ends[m.end], m.label) for m in kept]
+        spans = [(starts[m.start], ends[m.end], in_one_piece(m.label)) for m in kept]
         layers.append(spans_to_tags(spans, len(tokens), scheme))
     return layers
 

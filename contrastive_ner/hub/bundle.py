@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,18 +17,19 @@ def write_bundle(folder: Path, bundle: Path) -> None:
 
     The archive stores no times, and does not compress: weights are hardly compressible.
     """
-    partial = bundle.with_name(f".{bundle.name}-partial")
     bundle.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(folder.iterdir()):
-            entry = zipfile.ZipInfo(f"{bundle.stem}/{path.name}")
-            entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            with (
-                path.open("rb") as source,
-                archive.open(entry, "w", force_zip64=path.stat().st_size >= 2**31) as target,
-            ):
-                shutil.copyfileobj(source, target)
-    os.replace(partial, bundle)
+    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as scratch:
+        partial = Path(scratch) / bundle.name
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(folder.iterdir()):
+                entry = zipfile.ZipInfo(f"{bundle.stem}/{path.name}")
+                entry.external_attr = (stat.S_IFREG | 0o644) << 16
+                with (
+                    path.open("rb") as source,
+                    archive.open(entry, "w", force_zip64=path.stat().st_size >= 2**31) as target,
+                ):
+                    shutil.copyfileobj(source, target)
+        os.replace(partial, bundle)
 
 
 def unpack_bundle(bundle: Path, folder: Path) -> None:

@@ -10,20 +10,17 @@ import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contrastive_ner import __version__, models
 from contrastive_ner.errors import RepositoryError
 from contrastive_ner.files import fresh_folder, read_json, sha256
+from contrastive_ner.hub.metadata import read_card, set_metadata
 from contrastive_ner.hub.tokenizer_files import file_faults
 from contrastive_ner.hub.weights import tensor_faults, weight_faults
 from contrastive_ner.models.checks_ner import KERNELS, size_fault, values_of
 from contrastive_ner.models.lattice_ner import LATTICE
 from contrastive_ner.models.lexicon_ner import LEXICON
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
-
 
 MODELS = Path(models.__file__).resolve().parent
 MANIFEST = "MANIFEST.sha256"
@@ -279,20 +276,32 @@ def use_faults(folder: Path) -> list[str]:
     Refused are pickles, pipes, devices, links (but those of the Hub's cache), and files that do not
     belong; documents that no loading reads may stay. Code is looked at by `check_code`.
     """
-    cache = folder.resolve().parent.parent / "blobs"
-    faults, names = [], []
+    faults, names = link_faults(folder), []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name.startswith("."):
+        if name.startswith(".") or f"{name}: is a link" in faults:
             continue
-        if path.is_symlink() and path.resolve().parent != cache:
-            faults.append(f"{name}: is a link")
-        elif not path.is_dir():
+        if not path.is_dir():
             names.append(name)
             if not path.is_file():
                 faults.append(f"{name}: is not a regular file")
     faults += name_faults(names)
     return faults or file_faults(folder)
+
+
+def link_faults(folder: Path) -> list[str]:
+    """Links of a folder, which may lead to anything; but those of the Hub's cache are its files."""
+    return [
+        f"{path.relative_to(folder).as_posix()}: is a link"
+        for path in sorted(folder.rglob("*"))
+        if not path.name.startswith(".") and path.is_symlink() and not is_cached(path)
+    ]
+
+
+def is_cached(link: Path) -> bool:
+    """Whether a link in a snapshot of the Hub's cache leads to the file of that cache."""
+    blobs = link.parent.resolve().parent.parent / "blobs"
+    return link.resolve().parent == blobs and link.is_file()
 
 
 def name_faults(names: Iterable[str]) -> list[str]:
@@ -302,7 +311,7 @@ def name_faults(names: Iterable[str]) -> list[str]:
         for name in names
         if not name.endswith((".py", *UNREAD)) and name not in (*SAVED_BY_OTHERS, MANIFEST)
     }
-    lacking = tuple(f"{name} is missing" for name in (*REQUIRED, "model.safetensors"))
+    lacking = tuple(f"{name} is missing" for name in (*DATA, "README.md", "model.safetensors"))
     return [fault for fault in content_faults(read) if fault not in lacking]
 
 
@@ -351,7 +360,7 @@ def faults_of(folder: Path) -> list[str]:
     faults = [
         f"{name}: is not a regular file"
         for name, path in zip(names, paths, strict=True)
-        if not stat.S_ISREG(path.lstat().st_mode)
+        if not (stat.S_ISREG(path.lstat().st_mode) or (path.is_symlink() and is_cached(path)))
     ]
     if faults:
         return faults
@@ -435,53 +444,25 @@ def package(
     names = sorted(
         path.relative_to(model_dir).as_posix() for path in model_dir.rglob("*") if not path.is_dir()
     )
-    faults = content_faults(names)
+    faults = link_faults(model_dir) + content_faults(names)
     if faults:
         raise RepositoryError(model_dir, faults)
     fresh_folder(folder)
     for name in names:
         if name not in (MANIFEST, OF_THE_HUB):
-            # Follows links: a snapshot in the Hub's cache consists of them.
+            # Follows the links of a snapshot in the Hub's cache.
             shutil.copyfile(model_dir / name, folder / name)
-    card = folder / "README.md"
-    if repo_id:
-        card.write_text(card.read_text("utf-8").replace(NAME_TO_COME, repo_id), "utf-8")
-    if metadata:
-        set_metadata(card, metadata)
-    write_manifest(folder)
-    faults = faults_of(folder)
+    try:
+        card = folder / "README.md"
+        read_card(card)
+        if repo_id:
+            card.write_text(card.read_text("utf-8").replace(NAME_TO_COME, repo_id), "utf-8")
+        if metadata:
+            set_metadata(card, metadata)
+        write_manifest(folder)
+        faults = faults_of(folder)
+    except RepositoryError as error:  # names the user's folder, not the copy
+        raise RepositoryError(model_dir, error.faults) from error
     if faults:
         raise RepositoryError(model_dir, faults)
     return folder
-
-
-def set_metadata(card_file: Path, metadata: Mapping[str, Any]) -> None:
-    """Set fields of a card's metadata; its text stays unchanged."""
-    card = read_card(card_file)
-    for name, value in metadata.items():
-        setattr(card.data, name, value)
-    card.save(card_file)
-
-
-def has_license(folder: Path) -> bool:
-    """Whether a repository's card names a license."""
-    return bool(read_card(folder / "README.md").data.to_dict().get("license"))
-
-
-def read_card(card_file: Path) -> "ModelCard":
-    """Read a model card, whose metadata a person may have edited.
-
-    Raises:
-        RepositoryError: the metadata is not valid YAML.
-    """
-    import yaml
-    from huggingface_hub import ModelCard
-
-    try:
-        return ModelCard.load(card_file)
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise RepositoryError(
-            card_file.parent,
-            [f"{card_file.name}: the metadata between the --- lines is not valid YAML ({said})"],
-        ) from error

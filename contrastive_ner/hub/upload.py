@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from contrastive_ner.errors import ConfigError
+from contrastive_ner.errors import ConfigError, RepositoryError
 from contrastive_ner.files import sha256
-from contrastive_ner.hub.repository import OF_THE_HUB
+from contrastive_ner.hub.repository import DOCUMENTS, MANIFEST, OF_THE_HUB, read_manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -104,8 +104,16 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
-def changes(api: "HfApi", place: Place, folder: Path, revision: str) -> tuple[list[str], list[str]]:
-    """Names of files that are new or changed in `folder`, and of files only in the repository."""
+class Changes(NamedTuple):
+    """Names of files that are new or changed, of those only in the repository, of all in it."""
+
+    changed: list[str]
+    gone: list[str]
+    there: list[str]
+
+
+def changes(api: "HfApi", place: Place, folder: Path, revision: str) -> Changes:
+    """What a push of `folder` would change in a repository."""
     from huggingface_hub.hf_api import RepoFile
 
     there = {
@@ -121,7 +129,32 @@ def changes(api: "HfApi", place: Place, folder: Path, revision: str) -> tuple[li
         )
         if not same:
             changed.append(name)
-    return changed, sorted(set(there) - {*names_in(folder), OF_THE_HUB})
+    return Changes(changed, sorted(set(there) - {*names_in(folder), OF_THE_HUB}), sorted(there))
+
+
+def check_own(api: "HfApi", place: Place, revision: str, found: Changes) -> None:
+    """Check that a push removes nothing but what an earlier one wrote, as its manifest tells.
+
+    Raises:
+        ConfigError: it would, or the repository holds something else than such a model.
+    """
+    try:
+        path = None
+        if MANIFEST in found.there:
+            path = api.hf_hub_download(place.repo_id, MANIFEST, revision=revision)
+        ours = set() if path is None else {*read_manifest(Path(path).parent), MANIFEST}
+    except RepositoryError:
+        ours = set()
+    # What the Hub's page makes of a new repository.
+    begun = {OF_THE_HUB, "README.md", *DOCUMENTS}
+    foreign = found.gone if ours else sorted({*found.there} - begun)
+    if foreign := [name for name in foreign if name not in ours]:
+        listed = ", ".join(foreign[:5]) + ", ..." * (len(foreign) > 5)
+        raise ConfigError(
+            f"{place.repo_id} holds files that no push of this project wrote ({listed}): nothing "
+            "was uploaded; choose another name, or give --replace, which removes them from the "
+            "branch"
+        )
 
 
 def push(
@@ -135,6 +168,7 @@ def push(
     message: str = "Upload model",
     dry_run: bool = False,
     space: bool = False,
+    replace: bool = False,
 ) -> str:
     """Upload a packaged repository in one commit, or in none without changes; returns a report.
 
@@ -148,10 +182,11 @@ def push(
         tag: tag for the commit; an existing tag is never moved.
         dry_run: only report what would be uploaded.
         space: it is a Space.
+        replace: remove files that no push wrote; without it, they are an error (but in a Space).
 
     Raises:
-        ConfigError: no such repository, no write access, no network, someone else pushed in the
-            meantime, the tag names another commit.
+        ConfigError: files that no push wrote would be removed, no such repository, no write
+            access, no network, someone else pushed in the meantime, the tag names another commit.
     """
     from huggingface_hub import HfApi
 
@@ -166,7 +201,10 @@ def push(
         if private:
             check_private(api, place)
         head = head_of(api, place, branch, may_be_new=dry_run)
-        changed, gone = changes(api, place, folder, head)
+        found = changes(api, place, folder, head)
+        changed, gone = found.changed, found.gone
+        if not (replace or space):
+            check_own(api, place, head, found)
         is_tagged = tag is not None and has_tag(api, place, tag, None if changed or gone else head)
         if dry_run:
             return (

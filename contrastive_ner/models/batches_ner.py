@@ -5,6 +5,7 @@ This file travels with the weights and with exported models.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
+from numbers import Integral
 from typing import Any
 
 from .windows_ner import InputError, Prepared, Window
@@ -35,8 +36,9 @@ def in_batches(
     Raises:
         InputError: a text is not a string, or `batch_size` is less than 1.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}: expected at least 1")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise InputError(f"batch_size is {batch_size!r}: expected at least 1, a whole number")
+    batch_size = int(batch_size)
     iterator = enumerate(texts)
     while buffer := list(islice(iterator, batch_size * BATCHES_AHEAD)):
         for number, text in buffer:

@@ -4,6 +4,7 @@ This file travels with the weights.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,8 +147,8 @@ def check_descriptions(descriptions: Any) -> None:
             "expected {entity type: [text, ...]}"
         )
     for label, texts in descriptions.items():
-        if not isinstance(label, str) or not label:
-            raise InputError(f"entity type {label!r}: expected a name")
+        if not isinstance(label, str) or not label or re.search("[\t\r\n\0]", label):
+            raise InputError(f"entity type {label!r}: expected a name in one line, without tabs")
         if not isinstance(texts, list) or not texts:
             raise InputError(
                 f"the texts of entity type {label!r} are {texts!r}: "
@@ -174,7 +175,9 @@ def description_ids(
         InputError: a text is longer than the encoder's input.
     """
     longest = longest_input(config, tokenizer)
-    rows = [tokenizer(text)["input_ids"] for text in texts]
+    # As `TextReader` reads texts.
+    readable = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]
+    rows = [tokenizer(text)["input_ids"] for text in readable]
     for row in rows:
         if len(row) > longest:
             raise InputError(

@@ -15,6 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, NamedTuple
 
 DECODINGS = ("nested", "flat")
@@ -260,7 +261,7 @@ def prepare(
     """
     least = min(min_overlap, reader.capacity - 1)
     overlap = max(reader.capacity // 4, least) if stride is None else stride
-    if not least <= overlap < reader.capacity:
+    if not isinstance(overlap, Integral) or not least <= overlap < reader.capacity:
         raise InputError(
             f"stride is {stride}: expected {least} to {reader.capacity - 1} tokens of overlap"
         )
@@ -383,7 +384,11 @@ def check_options(
     top_k: Any = None,
 ) -> None:
     """Raise `InputError` for an invalid value. None means not given; see `NerPipeline`."""
-    if isinstance(ignore_labels, str):
+    if ignore_labels is not None and (
+        isinstance(ignore_labels, str)
+        or not isinstance(ignore_labels, Iterable)
+        or not all(isinstance(label, str) for label in ignore_labels)
+    ):
         raise InputError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
     choices = (("decoding", decoding, DECODINGS), ("long_text", long_text, LONG_TEXTS))
     for name, given, known in choices:

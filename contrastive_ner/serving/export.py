@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from contrastive_ner.data.records import Record
 from contrastive_ner.errors import ConfigError
-from contrastive_ner.files import read_json, sha256, write_json
+from contrastive_ner.files import outside, read_json, sha256, write_json
 from contrastive_ner.hub.weights import weights_sha256
 from contrastive_ner.models import batches_ner, crf_ner, lexicon_ner, matching_ner, windows_ner
 from contrastive_ner.models.matching_ner import INPUTS, Entry, WordAt, lexicon_arrays
@@ -164,6 +164,7 @@ def export(
             read; its graph finds other mentions.
     """
     target = Path(output)
+    outside(target, Path(model_dir))
     if target.exists():
         raise ConfigError(f"{target} exists; choose another folder")
     check_packages()

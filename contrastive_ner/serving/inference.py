@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -286,19 +287,24 @@ def evaluate_sets(pipeline: "NerPipeline", sets: Mapping[str, DataSet]) -> dict[
     """
     joined = Found([], [], 0)
     own_scores: dict[str, Any] = {}
-    unseen: Counter[str] = Counter()
+    unseen: dict[str, int] = {}
+    records: list[Record] = []
     for name, own in sets.items():
         refuse = own.unseen_types != "missed"
         lacking = mentions_of_unseen_types(own.records, set(own.types), refuse=refuse)
         found = tag_records(pipeline, own.records, types=own.types)
         own_scores[name] = score_found(pipeline, own.records, found, own.train, lacking)
-        unseen.update(lacking)
+        # Another set may know a type of that name.
+        apart = {label: f"{name}:{label}" for label in lacking}
+        unseen |= {apart[label]: count for label, count in lacking.items()}
+        for record in own.records:
+            entities = [m._replace(label=apart.get(m.label, m.label)) for m in record.entities]
+            records.append(replace(record, entities=entities))
         joined = Found(
             joined.mentions + found.mentions,
             joined.coverage + found.coverage,
             joined.across + found.across,
         )
-    records = [record for own in sets.values() for record in own.records]
     train = [record for own in sets.values() for record in own.train]
     scores = score_found(pipeline, records, joined, train, dict(sorted(unseen.items())))
     return {**scores, "sets": own_scores}

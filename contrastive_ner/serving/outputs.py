@@ -1,6 +1,7 @@
 """Where `predict` writes: standard output, or a file that appears complete and can be resumed."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -19,11 +20,13 @@ PIECE = 1 << 20  # bytes that are hashed at a time
 class Output(Protocol):
     """Where output goes.
 
-    `done` is the number of rows already written, `input_sha256` a hash of these rows of the input:
-    of an output that is resumed, as it was saved; set it before `write`.
+    `done` is the number of rows already written, `size` that of their bytes (0 for a stream),
+    `input_sha256` a hash of these rows of the input: of an output that is resumed, as it was saved;
+    set it before `write`.
     """
 
     done: int
+    size: int
     input_sha256: str
     how_to_resume: str  # for messages about a job that ends early
     how_to_begin_anew: str
@@ -39,15 +42,20 @@ class Output(Protocol):
 
 
 class StreamOutput:
-    """Standard output, a device, or the target of a link; rows are visible at once."""
+    """Standard output, a device, or the target of a link; rows are visible at once.
 
-    done = 0
+    It is UTF-8 whatever the locale says: what reads it expects that.
+    """
+
+    done = size = 0
     input_sha256 = ""
     how_to_resume = "output to a stream cannot be resumed"
     how_to_begin_anew = "discard the output and run the command again"
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", newline="\n")
 
     def write(self, text: str, rows: int) -> None:
         """Write and flush."""
@@ -216,7 +224,8 @@ class FileOutput:
         if self.converted.is_dir():
             shutil.rmtree(self.converted)
         self.converted.unlink(missing_ok=True)
-        if not self.progress.exists():  # nothing was written
+        if not self.size:  # nothing was written: the next job may be another one
+            self.progress.unlink(missing_ok=True)
             self.partial.unlink(missing_ok=True)
         self.lock.release()
 

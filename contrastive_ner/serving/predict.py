@@ -269,6 +269,11 @@ def predict(
     started = time.monotonic()
     try:
         counts = tag_into(target, source, job, processes, strict, engine)
+        if target.done and not target.size and not counts["texts"]:
+            raise DataError(
+                f"expected texts to tag, found none in {target.done} rows; see the reasons above, "
+                "--text_column and --encoding"
+            )
         if watched is not None and (changed := watched.changed()):
             raise DataError(
                 f"{', '.join(changed[:3])} changed while it was read: the output may mix two "

@@ -402,6 +402,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         pipeline = OnnxPipeline(precision=arguments.precision, threads=arguments.threads)
         lexicon = False if arguments.lexicon == "none" else arguments.lexicon
+        if arguments.file == "-" and sys.stdin is None:
+            raise ValueError("standard input is closed: give the name of a file")
         with (
             open(sys.stdin.fileno() if arguments.file == "-" else arguments.file, "rb") as file,
             # A file of its own, closed here, so that errors on closing are reported.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.extras import need
-from contrastive_ner.hub.repository import read_card
+from contrastive_ner.hub.metadata import read_card
 from contrastive_ner.serving import demo
 
 APP = "app.py"

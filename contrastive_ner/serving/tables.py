@@ -7,15 +7,16 @@ are: hence two passes. The formats of annotation tools take all records into mem
 import csv
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from contrastive_ner.data.conversion import convert_records
 from contrastive_ner.data.fields import RECORD_FIELDS, as_text
 from contrastive_ner.data.records import Mention, Record
+from contrastive_ner.data.writers import without_surrogates
 from contrastive_ner.logs import log
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def rows_of(lines: Path) -> Iterator[dict[str, Any]]:
 def storable(value: Any) -> Any:
     """A value without lone surrogates."""
     if isinstance(value, str):
-        return re.sub("[\ud800-\udfff]", "\ufffd", value)
+        return without_surrogates(value)
     if isinstance(value, dict):
         return {storable(name): storable(item) for name, item in value.items()}
     return [storable(item) for item in value] if isinstance(value, list) else value
@@ -68,7 +69,9 @@ def write_csv(lines: Path, target: Path, delimiter: str = ",") -> None:
         found.update(dict.fromkeys(row))
     names = names_of(found)
     with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        # The writer quotes cells with characters of the line end: with "\n", not those with "\r".
+        ends = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
+        writer = csv.writer(ends, delimiter=delimiter, lineterminator="\r\n")
         writer.writerow(names)
         writer.writerows([as_text(row.get(name)) for name in names] for row in rows_of(lines))
         sync(file)

@@ -16,6 +16,7 @@ from contrastive_ner.files import (
     file_hash,
     files_of,
     folder_hash,
+    for_everyone,
     fresh_folder,
     read_json,
     write_json,
@@ -235,6 +236,7 @@ def assemble_model(task: Task, trained: Path) -> Path:
     calibrate_run(model, task)
     model.save_pretrained(folder)
     encoder_tokenizer(task.encoder).save_pretrained(folder)
+    for_everyone(folder)
     return folder
 
 

@@ -35,6 +35,12 @@ def source_of(config: RunConfig, types: Sequence[str]) -> RunConfig:
     }
     if config.method == "binder":  # all types share the weights
         parts["new"] = parts.pop("new, with fresh weights")
+        if fitted := [label for label in kept if label in (saved.get("fits") or {})]:
+            log.warning(
+                "%s: fitted to examples in init_model, which ends as its weights change; their "
+                "descriptions are learnt",
+                ", ".join(fitted),
+            )
     log.info(
         "going on from %s: types %s",
         config.init_model,
@@ -78,6 +84,12 @@ def check_start(config: RunConfig) -> dict[str, Any]:
     if kind == "binder":
         if saved.get("type_encoder") == "none":
             raise ConfigError(f"init_model {name} was exported without its type encoder")
+        kind_of_types = saved.get("type_encoder", "untied")
+        if config.type_encoder == "tied" and kind_of_types != "tied":
+            raise ConfigError(
+                f"type_encoder is tied: init_model has a type encoder of its own, which would be "
+                f"lost; set type_encoder={kind_of_types}"
+            )
         size = saved.get("projection_size")
         own_width = config.width_embedding_size or config.projection_size
         for name, wanted, found in (
