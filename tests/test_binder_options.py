@@ -212,6 +212,8 @@ def test_a_run_passes_the_keys_on(files: Path, tiny_encoder: Path, tmp_path: Pat
     for name, value in (("threshold", "token"), ("width_embedding_size", 0)):
         with pytest.raises(ConfigError, match=f"{name} is .*: that of init_model is .*; set it"):
             check_start(replace(same, **{name: value}))
+    with pytest.raises(ConfigError, match="a type encoder of its own, which would be lost"):
+        check_start(replace(same, type_encoder="tied"))
 
 
 @pytest.mark.slow

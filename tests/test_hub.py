@@ -826,3 +826,42 @@ def test_a_space_needs_a_new_folder_and_gradio(models, tmp_path, capsys, monkeyp
     monkeypatch.setitem(sys.modules, "gradio", object())
     assert main(command) == 2
     assert capsys.readouterr().err.endswith(f"{tmp_path} exists; choose another folder\n")
+
+
+def test_a_push_removes_nothing_that_no_push_wrote(hub, repository, tmp_path):
+    """A mistyped name, or files that someone added on the repository's page."""
+
+    def add(repo_id: str, *names: str) -> None:
+        own = hub.repositories[repo_id]
+        kept = {name: {"sha256": hub.keep(name.encode()), "lfs": False} for name in names}
+        before = own.read(own.resolve("main"))["files"]
+        own.commit({**before, **kept}, "main", f"Add {names}")
+
+    hub.create("tester/model", private=False)
+    add("tester/model", "README.md", ".gitattributes", "LICENSE")  # as the Hub's page begins one
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+    content = hub.files("tester/model")
+    add("tester/model", "NOTES.txt", "handler.py")
+    for options in ({}, {"dry_run": True}):
+        refused = push(hub, repository, tmp_path / "cache", **options)
+        assert refused.returncode != 0
+        assert "files that no push of this project wrote (NOTES.txt, handler.py)" in refused.stderr
+        assert "--replace" in refused.stderr
+    assert {*hub.files("tester/model")} == {*content, "NOTES.txt", "handler.py"}
+    done = push(hub, repository, tmp_path / "cache", replace=True)
+    assert done.returncode == 0, done.stderr
+    assert hub.files("tester/model").keys() == content.keys()
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+def test_another_model_is_not_replaced_by_mistake(manifest, hub, repository, tmp_path):
+    """Also where its files have the names of ours, or it has a manifest of another kind."""
+    hub.create("tester/model", private=False)
+    names = ["README.md", "config.json", "model.safetensors", *[MANIFEST] * manifest]
+    own = hub.repositories["tester/model"]
+    files = {name: {"sha256": hub.keep(b"{}"), "lfs": False} for name in names}
+    own.commit(files, "main", "Another model")
+    refused = push(hub, repository, tmp_path / "cache")
+    assert refused.returncode != 0
+    assert "no push of this project wrote" in refused.stderr
+    assert hub.files("tester/model").keys() == {*names}

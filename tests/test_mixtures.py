@@ -13,10 +13,12 @@ from test_binder import random_batch, small_config, small_model
 from test_survival import assert_same_outcome, struck
 
 from contrastive_ner.cli import main
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.models.modeling_binder import BinderModel, binder_losses
+from contrastive_ner.serving.inference import DataSet, evaluate_sets, load_pipeline
 from contrastive_ner.training.batches import EpochBatches, SetBatches, SpanCollator
 from contrastive_ner.training.binder import SpanCounts, decode_own
 from contrastive_ner.training.mixtures import joint_types
@@ -216,6 +218,17 @@ def test_the_best_epoch_is_chosen_by_what_evaluate_counts(
     metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
     own = [scores["all_mentions"]["f1"] for scores in metrics["dev"]["sets"].values()]
     assert max(own) > 0.3
+    # `humans` does not know PER, `people` does.
+    pipeline = load_pipeline(run_dir / "model")
+    known = {name: dict(pipeline.model.types.descriptions) for name in both}
+    del known["people"]["HUMAN"], known["humans"]["PER"]
+    test, _ = read_records(sets["people"]["test_file"])
+    joint = evaluate_sets(
+        pipeline, {name: DataSet(test, test, known[name], "missed") for name in both}
+    )
+    mentions = sum(len(record.entities) for record in test)
+    assert joint["unseen_types"] == {"humans:PER": mentions}
+    assert joint["per_type"]["PER"]["gold"] == joint["per_type"]["humans:PER"]["gold"] == mentions
     assert metrics["phases"]["full"]["best"] == pytest.approx(sum(own) / 2)
 
 
