@@ -25,25 +25,24 @@ def several_rows(
     if len(files) == 1:
         return first
     for file in files[1:]:
-        check_alike(files[0], first.format, file, format_of(file))
+        check_alike(files[0], first, file, format_of(file), first.scheme)
 
     def rows() -> Iterator[Row]:
         for number, file in enumerate(files):
             source = first if number == 0 else read(file)
-            kind = f"{source.format} {source.scheme}"
-            check_alike(files[0], f"{first.format} {first.scheme}", file, kind)
+            check_alike(files[0], first, file, source.format, source.scheme)
             for row in source.rows:
                 yield in_file(file, row) if isinstance(row, Record) else row
 
     return Rows(rows(), first.format, first.scheme)
 
 
-def check_alike(first: str, expected: str, file: str, found: str) -> None:
-    """Raise DataError if a file has another format than the first one."""
-    if found != expected:
+def check_alike(first: str, rows: Rows, file: str, format: str, scheme: str) -> None:
+    """Raise DataError if a file has another format or tag scheme than the first one."""
+    if (format, scheme) != (rows.format, rows.scheme):
         raise DataError(
-            f"{file}: expected {expected} as in {first}, found {found}; tag files of different "
-            "formats apart"
+            f"{file}: expected {rows.format} {rows.scheme} as in {first}, found {format} {scheme}; "
+            "tag files of different formats apart"
         )
 
 
