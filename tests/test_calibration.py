@@ -321,6 +321,10 @@ def test_a_library_user_can_fit_the_scores(model, character_tok):
     assert model.training
     with pytest.raises(cn.ConfigError, match="need tokenizer="):
         cn.calibrate(model, records)
+    with pytest.raises(cn.ConfigError, match="the data have text, entities: expected features"):
+        cn.calibrate(model, [{"text": "张三", "entities": []}])
+    with pytest.raises(cn.ConfigError, match="batch_size is 0"):
+        cn.calibrate(model, data, batch_size=0)
     assert cn.calibrate(model, records[:0], tokenizer=character_tok) == {}
     assert not calibrated(model)
 

@@ -449,6 +449,13 @@ def test_a_push_makes_one_commit_and_an_unchanged_one_makes_none(hub, repository
     assert hub.repositories["tester/model"].tags == {"v1": commit}
 
 
+@pytest.mark.parametrize("tag", ["bad tag", "-v1", "v1..2", "v1.lock", "v1/", "a:b", ""])
+def test_a_name_that_no_tag_has_is_refused_before_the_commit(tag, hub, repository, tmp_path):
+    done = push(hub, repository, tmp_path / "cache", tag=tag)
+    assert "expected the name of a tag of git" in done.stderr
+    assert hub.requests == []
+
+
 def test_a_push_sends_what_changed_and_removes_what_is_gone(hub, repository, tmp_path):
     (repository / "LICENSE").write_text("free")
     write_manifest(repository)

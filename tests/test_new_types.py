@@ -436,7 +436,8 @@ def test_one_example_and_crossing_mentions(
     crossing = [Mention(0, 4, "A"), Mention(2, 6, "A"), Mention(4, 8, "A"), Mention(0, 8, "A")]
     rows = [Record("1", text, crossing), Record("2", text, crossing), Record("3", text[:4], [])]
     with caplog.at_level(logging.WARNING, "contrastive_ner"):
-        report = add_types(model, character_tok, {"A": "地方的名字"}, rows)["A"]
+        report = add_types(model, character_tok, {"A": "人物：人的名字。"}, rows)["A"]
+    assert "A is described as PER is" in caplog.text
     assert (report["texts"], report["mentions"], report["folds"]) == (3, 6, 0)  # equal texts
     assert "2 wider than max_span_width" in caplog.text
 

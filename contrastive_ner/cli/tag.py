@@ -238,7 +238,7 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
         read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     )
     pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    errors: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] | None = [] if arguments.errors else None
     options = tagging_options(arguments)
     if "lexicon" in options:
         options["lexicon"] = lexicon_option(pipeline, options["lexicon"])
@@ -260,7 +260,7 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
         print(f"{len(places)} mentions not on token boundaries{first_of(places)}")
     for remark in report.remarks():
         print(f"{report.path}: {remark}")
-    if arguments.errors:
+    if errors is not None:
         with atomic_writer(arguments.errors) as file:
             file.writelines(map(json_line, errors))
     if arguments.output:

@@ -1,6 +1,7 @@
 """The Hub: pushing a packaged repository; its errors in one line."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,7 @@ def push(
     """
     from huggingface_hub import HfApi
 
+    check_tag(tag)
     api = HfApi()
     with hub_explained(repo_id, "push"):
         place = Place(repo_id, "space" if space else None)
@@ -222,6 +224,17 @@ def push(
         page = f"{api.endpoint}/spaces/{place.repo_id}"
         use = page if space else f"load with revision={commit!r}, code_revision={commit!r}"
         return f"{done}\ncommit {commit}\n{use}"
+
+
+def check_tag(tag: str | None) -> None:
+    """Raise ConfigError if git allows no tag of this name: before the commit, not after it."""
+    if tag is not None and (
+        not tag
+        or re.search(r"[\s\0-\x1f\x7f~^:?*\[\\]|\.\.|@\{|//|/\.", tag)
+        or tag.startswith(("-", "/", "."))
+        or tag.endswith(("/", ".", ".lock"))
+    ):
+        raise ConfigError(f"--tag {tag!r}: expected the name of a tag of git, such as v1.0")
 
 
 def created(api: "HfApi", place: Place, branch: str, private: bool | None) -> Place:

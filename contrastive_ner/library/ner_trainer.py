@@ -136,7 +136,7 @@ class NerTrainer:
                 _check_columns("evaluation", dataset, self._columns)
                 write_rows(dataset, place)
             records, _ = read_records(place, layout_of(self.config))
-        return evaluate_records(self.pipeline, records)
+        return evaluate_records(self.pipeline, records, unseen_types=self.config.unseen_types)
 
     def push_to_hub(self, repository: str, *, license: str, **options: Any) -> str:
         """Check the model and upload it in one commit, as `contrastive-ner push`; returns a report.

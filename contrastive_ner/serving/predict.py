@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from contrastive_ner import __version__
 from contrastive_ner.data.dictionary import words
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import BadRow, Row, Rows, chunks
@@ -83,7 +84,8 @@ class Job:
         given["options"] = {
             name: own for name, own in self.options.items() if not hasattr(own, "facts")
         }
-        return {**given, "model": hashes}
+        # Another version may find other mentions.
+        return {**given, "model": hashes, "contrastive-ner": __version__}
 
 
 class Tagged(NamedTuple):

@@ -66,11 +66,18 @@ def calibrate(
     Raises:
         ConfigError: the model decodes no mentions, or records come without a tokenizer.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
     own = decoding_model(model)
     is_binder = own.config.model_type == "binder"
     rows = spread(dataset)
     if rows and isinstance(rows[0], Record):
         rows = spread(features_of(own, rows, tokenizer))
+    if rows and "input_ids" not in rows[0]:
+        raise ConfigError(
+            f"the data have {', '.join(map(str, rows[0]))}: expected features (input_ids, labels), "
+            "as of tag_features or span_features, or records, as of read_records"
+        )
     if data_collator is None:
         pad_token_id = own.config.encoder_config.pad_token_id or 0
         data_collator = (SpanCollator if is_binder else TagCollator)(pad_token_id)
