@@ -30,6 +30,7 @@ FORMATS_OF_NAMES = {
     ".bio": "columns",
     ".conll": "columns",
 }
+LONGEST_NAME = 40  # of a column, in a header without the name of a file
 LAYOUT_METAVARS = {
     "format": "FORMAT",
     "tag_scheme": "SCHEME",
@@ -280,7 +281,8 @@ def suffix_for(path: Path, arguments: argparse.Namespace) -> str:
     column = getattr(arguments, "text_column", "text")
     for delimiter, suffix in ((",", ".csv"), (";", ".csv"), ("\t", ".tsv")):
         cells = [cell.strip().strip('"') for cell in header.split(delimiter)]
-        if len(cells) > 1 and column in cells and all(cells):
+        # A sentence may have "text" between commas, but not only short pieces.
+        if len(cells) > 1 and column in cells and max(map(len, cells)) <= LONGEST_NAME:
             return suffix
     return ""
 

@@ -12,7 +12,7 @@ import re
 import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from numbers import Integral
@@ -386,7 +386,7 @@ def check_options(
     """Raise `InputError` for an invalid value. None means not given; see `NerPipeline`."""
     if ignore_labels is not None and (
         isinstance(ignore_labels, str)
-        or not isinstance(ignore_labels, Iterable)
+        or not isinstance(ignore_labels, Collection)  # not an iterator: it is read again
         or not all(isinstance(label, str) for label in ignore_labels)
     ):
         raise InputError(f"ignore_labels is {ignore_labels!r}: expected a list of entity groups")
