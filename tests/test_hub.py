@@ -860,6 +860,21 @@ def test_a_push_removes_nothing_that_no_push_wrote(hub, repository, tmp_path):
     assert hub.files("tester/model").keys() == content.keys()
 
 
+def test_a_card_that_was_edited_on_the_hub_is_not_replaced(hub, repository, tmp_path):
+    assert push(hub, repository, tmp_path / "cache").returncode == 0
+    own = hub.repositories["tester/model"]
+    files = own.read(own.resolve("main"))["files"]
+    edited = hub.files("tester/model")["README.md"] + b"\nEdited on its page.\n"
+    files["README.md"] = {"sha256": hub.keep(edited), "lfs": False}
+    own.commit(files, "main", "Edit")
+    refused = push(hub, repository, tmp_path / "cache")
+    assert "README.md was edited there since the last push" in refused.stderr
+    (repository / "README.md").write_bytes(edited)
+    write_manifest(repository)
+    assert push(hub, repository, tmp_path / "cache").returncode == 0, "the change was taken over"
+    assert hub.files("tester/model")["README.md"] == edited
+
+
 @pytest.mark.parametrize("manifest", [False, True])
 def test_another_model_is_not_replaced_by_mistake(manifest, hub, repository, tmp_path):
     """Also where its files have the names of ours, or it has a manifest of another kind."""

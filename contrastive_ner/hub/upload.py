@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,8 @@ from contrastive_ner.hub.repository import DOCUMENTS, MANIFEST, OF_THE_HUB, read
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+CARD = "README.md"
 
 
 @contextmanager
@@ -134,21 +136,27 @@ def changes(api: "HfApi", place: Place, folder: Path, revision: str) -> Changes:
 
 
 def check_own(api: "HfApi", place: Place, revision: str, found: Changes) -> None:
-    """Check that a push removes nothing but what an earlier one wrote, as its manifest tells.
+    """Check that a push replaces nothing but what an earlier one wrote, as its manifest tells.
 
     Raises:
         ConfigError: it would, or the repository holds something else than such a model.
     """
-    try:
-        path = None
-        if MANIFEST in found.there:
-            path = api.hf_hub_download(place.repo_id, MANIFEST, revision=revision)
-        ours = set() if path is None else {*read_manifest(Path(path).parent), MANIFEST}
-    except RepositoryError:
-        ours = set()
+
+    def there(name: str) -> Path:
+        return Path(api.hf_hub_download(place.repo_id, name, revision=revision))
+
+    ours: dict[str, str] = {}
+    if MANIFEST in found.there:
+        with suppress(RepositoryError):  # of something else
+            ours = {**read_manifest(there(MANIFEST).parent), MANIFEST: ""}
     # What the Hub's page makes of a new repository.
-    begun = {OF_THE_HUB, "README.md", *DOCUMENTS}
+    begun = {OF_THE_HUB, CARD, *DOCUMENTS}
     foreign = found.gone if ours else sorted({*found.there} - begun)
+    if CARD in ours and CARD in found.changed and sha256(there(CARD)) != ours[CARD]:
+        raise ConfigError(
+            f"{place.repo_id}: {CARD} was edited there since the last push: nothing was uploaded; "
+            "take its changes over, or give --replace, which removes them from the branch"
+        )
     if foreign := [name for name in foreign if name not in ours]:
         listed = ", ".join(foreign[:5]) + ", ..." * (len(foreign) > 5)
         raise ConfigError(

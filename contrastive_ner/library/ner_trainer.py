@@ -144,8 +144,8 @@ class NerTrainer:
         Args:
             repository: USER/NAME.
             license: of the model, such as "apache-2.0".
-            options: as those of the command: private, branch, tag, message, pull_request, dry_run,
-                language, dataset, base_model.
+            options: as those of the command: private, branch, tag, message, pull_request, replace,
+                dry_run, language, dataset, base_model.
         """
         self._check_trained()
         return upload(self.model_dir, repository, license=license, **options)
