@@ -18,6 +18,7 @@ import pytest
 from conftest import arguments, corpus
 
 from contrastive_ner.cli import main
+from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.streams import BadRow, csv_rows
 from contrastive_ner.data.writers import format_records, write_records
@@ -68,6 +69,8 @@ def test_no_output_replaces_an_input_or_another_output(trained, tmp_path, capsys
     assert main(command) == 2
     assert "is named twice" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in gold.iterdir()} == before
+    nowhere = ["--errors", "/dev/null", "--output", "/dev/null"]
+    assert main(["evaluate", str(trained), str(gold), *nowhere]) == 0
     other = ["--errors", str(tmp_path / "e.jsonl"), "--output", str(tmp_path / "s.json")]
     assert main(["evaluate", str(trained), str(gold), *other]) == 0
 
@@ -137,6 +140,14 @@ def test_a_snapshot_of_the_cache_is_verified_and_packaged(model, tmp_path):
     assert faults_of(snapshot) == []
     assert main(["verify", str(snapshot)]) == 0
     package(snapshot, tmp_path / "package")
+    (snapshot / "docs").mkdir()
+    shutil.copy(model / "README.md", blobs / "page")
+    (snapshot / "docs" / "page.md").symlink_to("../../../blobs/page")
+    (snapshot / ".git").mkdir()
+    (snapshot / ".git" / "hook").symlink_to("/etc/hostname")
+    assert isinstance(load_pipeline(snapshot)("张三"), list), "documents are not read"
+    shutil.rmtree(snapshot / "docs")
+    shutil.rmtree(snapshot / ".git")
     (snapshot / "NOTICE").symlink_to("/etc/hostname")
     assert faults_of(snapshot) == ["NOTICE: is not a regular file"]
 
@@ -207,6 +218,14 @@ def test_rows_after_an_unclosed_quote_are_read(delimiter, tmp_path):
     assert read == {"1": "甲", "3": "丙", "4": '丁"戊"', "5": '己"庚', "7": "壬"}
 
 
+def test_blank_lines_before_a_bad_row_count_for_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,id\n\n\n\n"a"b,1\nc,2\n\n\n"d,3\ne,4\n', "utf-8")
+    rows = list(csv_rows(str(path)))
+    assert [row.number for row in rows if isinstance(row, BadRow)] == [1, 3]
+    assert [row["text"] for row in rows if not isinstance(row, BadRow)] == ["c", "e"]
+
+
 def test_parts_of_a_broken_cell_are_not_rows(tmp_path):
     """The second line of a cell with a quote in the wrong place is no text of its own."""
     path = tmp_path / "a.csv"
@@ -253,6 +272,28 @@ def test_standard_input_is_detected_by_its_content(kind, trained, tmp_path, monk
     assert [row["text"] for row in lines_of(tmp_path / "out.jsonl")] == texts
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text, images\nAnna, Bob\nAnna left\nx, y, z\n",
+        "text,images\nAnna left\nx,y,z\n",
+        "a; text; b\n; c; d\n",
+        'text,"open\nAnna\n',
+    ],
+)
+def test_lines_that_look_like_a_header_are_texts(content, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
+    assert tagged("-", trained, tmp_path / "out.jsonl") == 0
+    assert [row["text"] for row in lines_of(tmp_path / "out.jsonl")] == content.splitlines()
+
+
+def test_columns_on_standard_input_are_not_texts(trained, tmp_path, monkeypatch, capsys):
+    content = "text\tner\nAnna\tB-PER\nleft\tO\n\nBob\tB-PER\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
+    assert tagged("-", trained, tmp_path / "out.jsonl") == 2
+    assert "--format" in capsys.readouterr().err
+
+
 def test_a_closed_standard_input_is_reported(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", None)
     assert tagged("-", trained, tmp_path / "out.jsonl") == 2
@@ -281,6 +322,8 @@ def test_a_job_without_any_text_fails(content, options, trained, tmp_path, capsy
     assert tagged(source, trained, tmp_path / "out.jsonl", *options) == 2
     assert "expected texts to tag, found none in" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
+    shard = ("--shard", "1/2")
+    assert tagged(source, trained, tmp_path / "one.jsonl", *options, *shard) == 0, "others may have"
     source.write_bytes(b"")
     assert tagged(source, trained, tmp_path / "out.jsonl", *options) == 0, "nothing is to be tagged"
 
@@ -304,15 +347,20 @@ def test_standard_output_is_utf_8_whatever_the_locale(trained, tmp_path):
     assert json.loads(done.stdout.decode("utf-8"))["text"] == "Zürich 张三"
 
 
-def test_labels_with_blanks_fit_into_columns_and_brat(tmp_path):
+def test_labels_with_blanks_fit_into_columns_and_brat(tmp_path, capsys):
     record = Record("0", "张三去", [Mention(0, 2, "natural  person")])
     written = "".join(format_records([record], "columns"))
     assert written.splitlines()[0] == "张\tB-natural_person"
     write_records([record], tmp_path / "in.jsonl")
     command = ["convert", str(tmp_path / "in.jsonl"), "--to", "brat", str(tmp_path / "brat")]
     assert main(command) == 0
+    assert "types with white space, written with _" in capsys.readouterr().out
     (annotations,) = (tmp_path / "brat").glob("*.ann")
     assert annotations.read_text("utf-8") == "T1\tnatural_person 0 2\t张三\n"
+    command = ["convert", str(tmp_path / "in.jsonl"), "--to", "datasets", str(tmp_path / "kept")]
+    assert main(command) == 0
+    (read,) = read_records(tmp_path / "kept")[0]
+    assert [m.label for m in read.entities] == ["natural  person"], "these can hold white space"
 
 
 @pytest.mark.parametrize("label", ["A\tB", "A\nB", " A"])

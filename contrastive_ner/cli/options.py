@@ -1,6 +1,7 @@
 """Options that several commands share, and how they are read."""
 
 import argparse
+import csv
 import json
 import shutil
 import sys
@@ -8,14 +9,17 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from contrastive_ner.data.layout import FORMATS, Layout
+from contrastive_ner.data.shapes import TAG_NAMES
 from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
 from contrastive_ner.errors import ConfigError, DataError, UserError
 from contrastive_ner.files import WatchedFiles, expand, files_of, sha256
 from contrastive_ner.hub.download import model_folder
+from contrastive_ner.logs import log
 from contrastive_ner.training.config import RunConfig, layout_of
 
 ANNOTATED_FORMATS = ("auto", *FORMATS)
@@ -30,7 +34,6 @@ FORMATS_OF_NAMES = {
     ".bio": "columns",
     ".conll": "columns",
 }
-LONGEST_NAME = 40  # of a column, in a header without the name of a file
 LAYOUT_METAVARS = {
     "format": "FORMAT",
     "tag_scheme": "SCHEME",
@@ -113,6 +116,8 @@ def refuse_inputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -
         if name in (None, "", "-"):
             continue
         path = Path(name).resolve()
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            continue  # a device, which is written through
         if path in taken:
             raise ConfigError(f"{name} is an input: choose another file to write")
         if path.parent in taken and files_of(str(path.parent)) != [str(path.parent)]:
@@ -277,14 +282,33 @@ def suffix_for(path: Path, arguments: argparse.Namespace) -> str:
     for magic, suffix in ((b"PAR1", ".parquet"), (b"\x1f\x8b", ".gz")):
         if start.startswith(magic):
             return suffix
-    header = start.decode("utf-8-sig", "replace").strip()
     column = getattr(arguments, "text_column", "text")
     for delimiter, suffix in ((",", ".csv"), (";", ".csv"), ("\t", ".tsv")):
-        cells = [cell.strip().strip('"') for cell in header.split(delimiter)]
-        # A sentence may have "text" between commas, but not only short pieces.
-        if len(cells) > 1 and column in cells and max(map(len, cells)) <= LONGEST_NAME:
+        if has_header(path, delimiter, column):
+            log.info("standard input is read as a table, by its header; --format text: as lines")
             return suffix
     return ""
+
+
+def has_header(path: Path, delimiter: str, column: str) -> bool:
+    """Whether a file begins with a header that names the column, and rows as wide follow.
+
+    A line of text may look like a header, and columns of tokens have one; both have other rows.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header, *rows = list(islice(filter(None, reader), 20)) or [[]]
+        except csv.Error:
+            return False
+    names = {name.lower() for name in header}
+    return (
+        len(header) > 1
+        and column in header
+        and not any(cell.startswith(" ") for row in (header, *rows) for cell in row)
+        and all(len(row) == len(header) for row in rows)
+        and not (len(header) == 2 and names & TAG_NAMES)
+    )
 
 
 def check_plain(path: str) -> None:

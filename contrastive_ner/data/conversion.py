@@ -70,7 +70,7 @@ def _conll(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str
     lost["identifiers"] = len(records)
     lost["empty texts"] = sum(not record.text.strip() for record in records)
     lost[OTHER_SPACE] = sum(_changed(kept))
-    write_records(kept, path, "columns", scheme)
+    write_records(_in_one_piece(kept, lost), path, "columns", scheme)
 
 
 def _cluener(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:
@@ -92,6 +92,17 @@ def _on_tokens(records: Sequence[Record], lost: Counter[str]) -> list[Record]:
     lost["mentions off token boundaries"] = sum(map(keep_aligned, copies))
     lost["documents"] = sum(record.doc is not None for record in records)
     return copies
+
+
+def _in_one_piece(records: Sequence[Record], lost: Counter[str]) -> list[Record]:
+    """Records whose types have no white space."""
+    renamed = [in_one_piece(record) for record in records]
+    lost["types with white space, written with _"] = sum(
+        before.label != after.label
+        for record, other in zip(records, renamed, strict=True)
+        for before, after in zip(record.entities, other.entities, strict=True)
+    )
+    return renamed
 
 
 def _flat(records: Sequence[Record], lost: Counter[str]) -> list[Record]:
@@ -193,6 +204,7 @@ def _lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 # -- brat, spaCy
 def _brat(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:
     """A folder of .txt and .ann files, and an annotation.conf with the types."""
+    records = _in_one_piece(records, lost)
     names = [record.id for record in records]
     usable = all(name and len(name) <= 100 and not BAD_IN_NAMES.search(name) for name in names)
     if not usable or sorted({*names}) != names:  # read in the order of their names
@@ -210,7 +222,7 @@ def _brat(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]
             for ending, content in ((".txt", text), (".ann", "".join(mentions))):
                 with (folder / (name + ending)).open("w", encoding="utf-8", newline="") as file:
                     file.write(content)
-        types = sorted({in_one_piece(m.label) for own in records for m in own.entities})
+        types = sorted({m.label for record in records for m in record.entities})
         sections = ["[entities]", *types, "[relations]", "[events]", "[attributes]", ""]
         (folder / "annotation.conf").write_text("\n".join(sections), encoding="utf-8")
         os.replace(folder, path)
@@ -227,7 +239,7 @@ def brat_line(text: str, number: int, mention: Mention) -> str:
     parts[-1] = (parts[-1][0], mention.end)
     places = ";".join(f"{start} {end}" for start, end in parts)
     surface = " ".join(re.sub(r"[\r\n\t]", " ", text[start:end]) for start, end in parts)
-    return f"T{number}\t{in_one_piece(mention.label)} {places}\t{surface}\n"
+    return f"T{number}\t{mention.label} {places}\t{surface}\n"
 
 
 def _spacy(records: Sequence[Record], path: Path, scheme: str, lost: Counter[str]) -> None:

@@ -300,6 +300,7 @@ def csv_rows(
             try:
                 cells: list[Any] = next(reader)
                 while not cells:  # an empty line
+                    lines.taken.clear()
                     cells = next(reader)
             except StopIteration:
                 return

@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def format_records(records: Sequence[Record], format: str, scheme: str = "BIO") 
                 )
             yield json_line({"text": record.text, "label": label})
     elif format == "columns":
-        layered = [tag_layers(record, scheme) for record in records]
+        layered = [tag_layers(in_one_piece(record), scheme) for record in records]
         width = max((len(layers) for layers in layered), default=1)
         for record, layers in zip(records, layered, strict=True):
             tokens = tokens_of(record)
@@ -83,13 +84,10 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
-def in_one_piece(label: str) -> str:
-    """A label for formats that cannot hold white space in it.
-
-    >>> in_one_piece("natural person")
-    'natural_person'
-    """
-    return "_".join(label.split())
+def in_one_piece(record: Record) -> Record:
+    """A record for formats whose types cannot hold white space, which becomes _."""
+    named = [m._replace(label="_".join(m.label.split())) for m in record.entities]
+    return replace(record, entities=named)
 
 
 def json_line(row: dict[str, Any]) -> str:
@@ -127,7 +125,7 @@ def tag_layers(record: Record, scheme: str) -> list[list[str]]:
                     f"record {record.id!r}: {mention} does not fall on token boundaries; "
                     "write jsonl instead"
                 )
-        spans = [(starts[m.start], ends[m.end], in_one_piece(m.label)) for m in kept]
+        spans = [(starts[m.start], ends[m.end], m.label) for m in kept]
         layers.append(spans_to_tags(spans, len(tokens), scheme))
     return layers
 

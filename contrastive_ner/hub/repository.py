@@ -291,17 +291,18 @@ def use_faults(folder: Path) -> list[str]:
 
 def link_faults(folder: Path) -> list[str]:
     """Links of a folder, which may lead to anything; but those of the Hub's cache are its files."""
-    return [
-        f"{path.relative_to(folder).as_posix()}: is a link"
+    links = {
+        path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if not path.name.startswith(".") and path.is_symlink() and not is_cached(path)
-    ]
+        if path.is_symlink() and not is_cached(path, folder)
+    }
+    return [f"{name}: is a link" for name in links if not name.startswith(".")]
 
 
-def is_cached(link: Path) -> bool:
-    """Whether a link in a snapshot of the Hub's cache leads to the file of that cache."""
-    blobs = link.parent.resolve().parent.parent / "blobs"
-    return link.resolve().parent == blobs and link.is_file()
+def is_cached(link: Path, snapshot: Path) -> bool:
+    """Whether a link in a snapshot of the Hub's cache leads to a file of that cache."""
+    blobs = snapshot.resolve().parent.parent / "blobs"
+    return link.is_symlink() and link.resolve().parent == blobs and link.is_file()
 
 
 def name_faults(names: Iterable[str]) -> list[str]:
@@ -311,7 +312,7 @@ def name_faults(names: Iterable[str]) -> list[str]:
         for name in names
         if not name.endswith((".py", *UNREAD)) and name not in (*SAVED_BY_OTHERS, MANIFEST)
     }
-    lacking = tuple(f"{name} is missing" for name in (*DATA, "README.md", "model.safetensors"))
+    lacking = tuple(f"{name} is missing" for name in (*REQUIRED, "model.safetensors"))
     return [fault for fault in content_faults(read) if fault not in lacking]
 
 
@@ -360,7 +361,9 @@ def faults_of(folder: Path) -> list[str]:
     faults = [
         f"{name}: is not a regular file"
         for name, path in zip(names, paths, strict=True)
-        if not (stat.S_ISREG(path.lstat().st_mode) or (path.is_symlink() and is_cached(path)))
+        if not (
+            stat.S_ISREG(path.lstat().st_mode) or (path.is_symlink() and is_cached(path, folder))
+        )
     ]
     if faults:
         return faults

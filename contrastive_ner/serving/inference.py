@@ -145,7 +145,11 @@ def check_model_folder(folder: Path) -> str:
             "model.safetensors (pickled weights are refused); the model of a run is in its "
             "subfolder model/"
         )
-    refused = use_faults(folder)
+    # Without the second one, texts would be read in another way.
+    tokenizer = [
+        n for n in ("tokenizer.json", "tokenizer_config.json") if not (folder / n).exists()
+    ]
+    refused = [*use_faults(folder), *(f"{name} is missing" for name in tokenizer)]
     if refused:
         raise RepositoryError(folder, refused)
     damaged = weight_faults(folder)

@@ -271,7 +271,8 @@ def predict(
     started = time.monotonic()
     try:
         counts = tag_into(target, source, job, processes, strict, engine)
-        if target.done and not target.size and not counts["texts"]:
+        is_share = "shard" in source_identity  # the others may have texts
+        if target.done and not target.size and not counts["texts"] and not is_share:
             raise DataError(
                 f"expected texts to tag, found none in {target.done} rows; see the reasons above, "
                 "--text_column and --encoding"

@@ -92,7 +92,7 @@ def add_types(
     check_examples(examples, types, model.config.labels)
     known = {texts[0].casefold(): name for name, texts in model.config.descriptions.items()}
     for label, text in types.items():
-        if other := known.get(text.casefold()):
+        if isinstance(text, str) and (other := known.get(text.casefold())):
             log.warning("%s is described as %s is; describe how the two differ", label, other)
     with as_it_was_on_error(model):
         # All errors of the examples come before the first change.
