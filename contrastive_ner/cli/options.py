@@ -366,8 +366,6 @@ def source_identity(arguments: argparse.Namespace, watched: WatchedFiles) -> dic
     if arguments.file == "-":  # a copy, with a new time in every process
         seen = sha256(watched.path)
     layout = {item.name: getattr(arguments, item.name) for item in fields(Layout)}
-    if layout["documents_of"] in (0, "0"):  # jobs of earlier versions do not have it
-        del layout["documents_of"]
     shard = {} if arguments.shard is None else {"shard": list(arguments.shard)}
     given = {"file": arguments.file, "seen": seen, "text_column": arguments.text_column}
     return {**given, **layout, **shard}

@@ -146,10 +146,9 @@ def check_model_folder(folder: Path) -> str:
             "subfolder model/"
         )
     # Without the second one, texts would be read in another way.
-    tokenizer = [
-        n for n in ("tokenizer.json", "tokenizer_config.json") if not (folder / n).exists()
-    ]
-    refused = [*use_faults(folder), *(f"{name} is missing" for name in tokenizer)]
+    needed = ("tokenizer.json", "tokenizer_config.json")
+    lacking = [f"{name} is missing" for name in needed if not (folder / name).exists()]
+    refused = use_faults(folder) + lacking
     if refused:
         raise RepositoryError(folder, refused)
     damaged = weight_faults(folder)
