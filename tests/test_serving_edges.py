@@ -67,7 +67,7 @@ def test_no_output_replaces_an_input_or_another_output(trained, tmp_path, capsys
     twice = str(tmp_path / "same.json")
     command = ["evaluate", str(trained), str(gold), "--errors", twice, "--output", twice]
     assert main(command) == 2
-    assert "is named twice" in capsys.readouterr().err
+    assert "two outputs are one file" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in gold.iterdir()} == before
     nowhere = ["--errors", "/dev/null", "--output", "/dev/null"]
     assert main(["evaluate", str(trained), str(gold), *nowhere]) == 0

@@ -213,8 +213,6 @@ def check_outputs(arguments: argparse.Namespace, *inputs: str) -> None:
     for place in places:
         if place.is_dir() or not place.absolute().parent.is_dir():
             raise ConfigError(f"{place}: expected a file in a folder that is there")
-    if len({place.resolve() for place in places}) < len(places):
-        raise ConfigError(f"--report and --output are one file, {report}: choose another")
     if len(places) > 1 and places[1].exists() and not is_output(places[1]):
         raise ConfigError(
             f"{places[1]} exists, and was not written by these commands: choose another --output"

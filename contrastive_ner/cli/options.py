@@ -123,7 +123,7 @@ def refuse_inputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -
         if path.parent in taken and files_of(str(path.parent)) != [str(path.parent)]:
             raise ConfigError(f"{name} is in a folder of inputs: choose another one to write to")
         if path in written:
-            raise ConfigError(f"{name} is named twice: choose a file for each output")
+            raise ConfigError(f"two outputs are one file, {name}: choose a file for each")
         written.add(path)
 
 

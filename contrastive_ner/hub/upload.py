@@ -185,8 +185,7 @@ def push(
 
     Args:
         repo_id: USER/NAME; the repository is created if it does not exist.
-        private: whether a new repository is private (None: the owner's default). True refuses an
-            existing public repository.
+        private: whether a new repository is private; True refuses an existing public one.
         pull_request: open a pull request instead of committing to the branch.
         tag: tag for the commit; an existing tag is never moved.
         dry_run: only report what would be uploaded.
@@ -211,16 +210,13 @@ def push(
         if private:
             check_private(api, place)
         head = head_of(api, place, branch, may_be_new=dry_run)
-        found = changes(api, place, folder, head)
-        changed, gone = found.changed, found.gone
+        changed, gone, _ = found = changes(api, place, folder, head)
         if not (replace or space):
             check_own(api, place, head, found)
         is_tagged = tag is not None and has_tag(api, place, tag, None if changed or gone else head)
         if dry_run:
-            return (
-                f"{repo_id}, {branch}: {len(changed)} files would change, {len(gone)} would be "
-                "removed\n" + listing(folder, changed, gone)
-            )
+            planned = f"{len(changed)} files would change, {len(gone)} would be removed"
+            return f"{repo_id}, {branch}: {planned}\n" + listing(folder, changed, gone)
         if not changed and not gone:
             commit, done = head, f"{place.repo_id} is unchanged; no commit was made"
         else:
@@ -229,9 +225,14 @@ def push(
             commit, done = commit_changes(api, place, folder, changed, gone, **given)
         if tag is not None and not is_tagged:
             api.create_tag(**place._asdict(), tag=tag, revision=commit)
-        page = f"{api.endpoint}/spaces/{place.repo_id}"
-        use = page if space else f"load with revision={commit!r}, code_revision={commit!r}"
-        return f"{done}\ncommit {commit}\n{use}"
+        return f"{done}\ncommit {commit}\n{how_to_use(api, place, commit)}"
+
+
+def how_to_use(api: "HfApi", place: Place, commit: str) -> str:
+    """The page of a Space, or how to load a model."""
+    if place.repo_type == "space":
+        return f"{api.endpoint}/spaces/{place.repo_id}"
+    return f"load with revision={commit!r}, code_revision={commit!r}"
 
 
 def check_tag(tag: str | None) -> None:

@@ -172,8 +172,7 @@ def export(
     pipeline = load_pipeline(model_dir, trust_remote_code=trust_remote_code)
     if types is not None and pipeline.model.config.model_type != "binder":
         raise ConfigError(
-            "types can be given to a BINDER model only; this model tags the types that it was "
-            "trained on"
+            "types can be given to a BINDER model only; this model tags the types of its training"
         )
     encoded = None if types is None else pipeline.model.encode_types(types, pipeline.tokenizer)
     options = {} if encoded is None else {"types": encoded}

@@ -382,7 +382,8 @@ class RunConfig:
         if self.method == "binder" and 2 * self.max_span_width > self.max_window_tokens:
             raise ConfigError(
                 f"max_span_width is {self.max_span_width}: expected at most half of "
-                f"max_window_tokens, {self.max_window_tokens // 2}"
+                f"max_window_tokens, {self.max_window_tokens // 2}; raise max_window_tokens or "
+                "lower max_span_width"
             )
         if self.method == "binder" and self.lexicon_fusion != "none":
             raise ConfigError(

@@ -16,7 +16,7 @@ from contrastive_ner.evaluation.confusions import SHOWN, first_of, place_of
 from contrastive_ner.evaluation.metrics import touching
 from contrastive_ner.models.lattice_ner import LATTICE_INPUTS
 from contrastive_ner.models.modeling_binder import CUT
-from contrastive_ner.models.windows_ner import TextReader, Tokenized, prepare
+from contrastive_ner.models.windows_ner import TextReader, Tokenized, Window, prepare
 
 # --------------------------------------------------------------------------------------------- tags
 PUNCTUATION = frozenset("。！？；!?;\n，,、：:.")
@@ -290,25 +290,29 @@ def span_features(
     for (_, text, windows), mentions in zip(rows, found, strict=True):
         near = touching(mentions)
         for window in windows:
-            shift = len(reader.prefix) - text.first_token[window.first]
-            text_end = len(window.input_ids) - len(reader.suffix)
-            labels = []
-            for first, last, label in near((window.first, window.last, "")):
-                start = (
-                    text.first_token[first] + shift if window.first <= first < window.last else CUT
-                )
-                end = (
-                    text.last_token[last - 1] + shift if window.first < last <= window.last else CUT
-                )
-                if end >= text_end:  # inside a word longer than a window
-                    end = CUT
-                if (start, end) != (CUT, CUT):
-                    labels.append([ids[label], start, end])
+            inside = near((window.first, window.last, ""))
+            labels = [
+                [ids[label], *ends]
+                for first, last, label in inside
+                if (ends := ends_in_window(first, last, window, text, reader)) != (CUT, CUT)
+            ]
             masks = {"word_mask": window.word_mask, "word_end_mask": window.word_end_mask}
             features.append({"input_ids": window.input_ids, **masks, "labels": labels})
     report.windows = len(features)
     report.mentions = report.widths.total() - report.too_wide
     return features, report
+
+
+def ends_in_window(
+    first: int, last: int, window: Window, text: Tokenized, reader: TextReader
+) -> tuple[int, int]:
+    """First and last token of a mention over positions [first, last); CUT where it is cut off."""
+    shift = len(reader.prefix) - text.first_token[window.first]
+    start = text.first_token[first] + shift if window.first <= first < window.last else CUT
+    end = text.last_token[last - 1] + shift if window.first < last <= window.last else CUT
+    if end >= len(window.input_ids) - len(reader.suffix):  # inside a word longer than a window
+        end = CUT
+    return start, end
 
 
 def _check_types(records: Sequence[Record], types: Sequence[str]) -> None:
