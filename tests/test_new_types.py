@@ -425,6 +425,15 @@ def test_a_model_with_an_adapter_is_refused(
         model.export_frozen(tmp_path / "frozen")
 
 
+def test_a_type_may_have_several_descriptions(
+    saved_binder: Saved, character_tok: PreTrainedTokenizerFast
+) -> None:
+    model = saved_binder[1]
+    several = {label: [text, "第几"] for label, text in ORDINAL.items()}
+    assert add_types(model, character_tok, several, examples(2))["ORDINAL"]["mentions"] == 2
+    assert model.config.descriptions["ORDINAL"] == several["ORDINAL"]
+
+
 def test_one_example_and_crossing_mentions(
     saved_binder: Saved, character_tok: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -227,7 +227,7 @@ def test_blank_lines_before_a_bad_row_count_for_nothing(tmp_path):
 
 
 def test_parts_of_a_broken_cell_are_not_rows(tmp_path):
-    """The second line of a cell with a quote in the wrong place is no text of its own."""
+    """Lines of a cell with a misplaced quote are rows only if they have all cells of one."""
     path = tmp_path / "a.csv"
     path.write_text('text,id\n"first\nsecond" x,1\ngood,2\n', "utf-8")
     rows = list(csv_rows(str(path)))
@@ -285,6 +285,14 @@ def test_lines_that_look_like_a_header_are_texts(content, trained, tmp_path, mon
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
     assert tagged("-", trained, tmp_path / "out.jsonl") == 0
     assert [row["text"] for row in lines_of(tmp_path / "out.jsonl")] == content.splitlines()
+
+
+def test_standard_input_is_read_in_the_format_that_is_given(trained, tmp_path, monkeypatch, caplog):
+    content = "text,id\nAnna,1\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
+    assert tagged("-", trained, tmp_path / "out.jsonl", "--format", "text") == 0
+    assert [row["text"] for row in lines_of(tmp_path / "out.jsonl")] == content.splitlines()
+    assert "as a table" not in caplog.text
 
 
 def test_columns_on_standard_input_are_not_texts(trained, tmp_path, monkeypatch, capsys):

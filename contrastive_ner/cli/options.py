@@ -282,6 +282,8 @@ def suffix_for(path: Path, arguments: argparse.Namespace) -> str:
     for magic, suffix in ((b"PAR1", ".parquet"), (b"\x1f\x8b", ".gz")):
         if start.startswith(magic):
             return suffix
+    if arguments.format != "auto":
+        return ""
     column = getattr(arguments, "text_column", "text")
     for delimiter, suffix in ((",", ".csv"), (";", ".csv"), ("\t", ".tsv")):
         if has_header(path, delimiter, column):

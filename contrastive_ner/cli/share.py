@@ -99,8 +99,8 @@ def add_push_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--replace",
         action="store_true",
-        help="push to a repository that holds other things than a model of this project, which "
-        "are removed from the branch",
+        help="also remove files that no push of this project wrote, and replace a card that was "
+        "edited on the Hub",
     )
     command.add_argument(
         "--dry_run", action="store_true", help="show what would be uploaded; upload nothing"

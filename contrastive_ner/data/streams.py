@@ -108,7 +108,7 @@ def source_format(path: str, layout: Layout, text_column: str = "text") -> str:
     """The format of a source: as the layout says, else as its name and content tell.
 
     Raises:
-        DataError: there is no such file, or it may be plain text or columns.
+        DataError: the file does not exist, or could be plain text as well as columns.
     """
     kind = layout.format
     if kind == "auto":

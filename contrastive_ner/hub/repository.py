@@ -361,9 +361,7 @@ def faults_of(folder: Path) -> list[str]:
     faults = [
         f"{name}: is not a regular file"
         for name, path in zip(names, paths, strict=True)
-        if not (
-            stat.S_ISREG(path.lstat().st_mode) or (path.is_symlink() and is_cached(path, folder))
-        )
+        if not (stat.S_ISREG(path.lstat().st_mode) or is_cached(path, folder))
     ]
     if faults:
         return faults

@@ -66,7 +66,7 @@ def add_types(
 
     Raises:
         ConfigError: the model is not a BINDER model, has one threshold for all types, or an
-            adapter; or there are no types.
+            adapter; or `types` is empty.
         DataError: the examples have no mention of a type, none that the model could find, or
             mentions of a type that neither the model nor `types` has.
         InputError: a type is there already; a description is blank or too long; or the model was
