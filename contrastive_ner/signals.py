@@ -1,9 +1,11 @@
-"""SIGTERM and Ctrl-C: finish and save the current work, then stop."""
+"""SIGTERM and Ctrl-C: finish and save the current work, or clean up, then stop."""
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
 
 from contrastive_ner.logs import log
 
@@ -16,6 +18,23 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, saved: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; {saved}")
         self.number = number
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does, at once: what is half done is cleaned up first."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number, "run the same command again")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals only in the main thread
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopSignals:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -101,6 +102,21 @@ def test_a_bundle_replaces_nothing_and_leaves_nothing_behind(model, tmp_path, mo
         patch.setattr("contrastive_ner.hub.bundle.shutil.copyfileobj", full)
         assert main(["bundle", str(model), str(there)]) != 0
     assert list(there.parent.iterdir()) == []
+
+
+def test_a_bundle_that_is_terminated_leaves_nothing_behind(model, tmp_path, monkeypatch, capsys):
+    """SIGTERM, as from a scheduler or `docker stop`; the temporary folder beside it also goes."""
+    before, out = signal.getsignal(signal.SIGTERM), tmp_path / "out"
+
+    def terminated(*_: Any) -> None:
+        assert [path.name[:10] for path in out.iterdir()] == [".mine.zip."]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("contrastive_ner.hub.bundle.shutil.copyfileobj", terminated)
+    assert main(["bundle", str(model), str(out / "mine.zip")]) == 128 + signal.SIGTERM
+    assert list(out.iterdir()) == []
+    assert "stopped by SIGTERM; run the same command again" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_files_have_the_mode_that_the_umask_says(trained, tmp_path):

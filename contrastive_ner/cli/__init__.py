@@ -41,6 +41,7 @@ from contrastive_ner.cli.tag import add_tagging_commands
 from contrastive_ner.cli.train import add_train_command
 from contrastive_ner.errors import is_user_error
 from contrastive_ner.logs import coloured, show_messages
+from contrastive_ner.signals import stopped_by_sigterm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO
     )
     try:
-        code = arguments.command(arguments)
+        with stopped_by_sigterm():
+            code = arguments.command(arguments)
         sys.stdout.flush()  # a closed pipe raises here, not at the end of the process
         return code
     except BrokenPipeError:  # the reader of the output has closed it
