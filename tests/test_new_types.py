@@ -455,7 +455,7 @@ def test_one_example_and_crossing_mentions(
 def test_folds_leave_each_text_out_once_and_mentions_in(count: int, folds: int) -> None:
     teaches = [count == 2 or n % 3 != 1 for n in range(count)]
     texts = [
-        ExampleText(Record(str(n), f"{n}"), [], [ExampleWindow(NOTHING, NOTHING, [0] * own)])
+        ExampleText(Record(str(n), f"{n}"), [], [ExampleWindow(NOTHING, [1] * own)])
         for n, own in enumerate(teaches)
     ]
     found_folds = folds_of([texts])

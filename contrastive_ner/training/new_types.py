@@ -8,7 +8,7 @@ convex: the result does not depend on chance.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -43,7 +43,10 @@ STATE = (
 
 
 def add_types(
-    model: Any, tokenizer: Any, types: Mapping[str, str], examples: Sequence[Record]
+    model: Any,
+    tokenizer: Any,
+    types: Mapping[str, str | Sequence[str]],
+    examples: Sequence[Record],
 ) -> dict[str, dict[str, Any]]:
     """Add entity types to a BINDER model, each fitted to its mentions in a few annotated texts.
 
@@ -54,7 +57,7 @@ def add_types(
     Args:
         model: the model, which is changed in place; `save_pretrained` keeps the fits.
         tokenizer: of the model.
-        types: {entity type: description}.
+        types: {entity type: description}, or a list of the description and its variants.
         examples: texts with all their mentions of the new types; those of other types of the model
             may also be there. Texts without mentions help: all their spans are negatives.
 
@@ -122,9 +125,7 @@ def as_it_was_on_error(model: Any) -> Iterator[None]:
             module.training = mode
 
 
-def check_examples(
-    examples: Sequence[Record], types: Mapping[str, str], known: Sequence[str]
-) -> None:
+def check_examples(examples: Sequence[Record], types: Iterable[str], known: Sequence[str]) -> None:
     """Raise DataError for a new type without example, or an unknown one; see `add_types`."""
     found = entity_types(examples)
     unknown = sorted(set(found) - {*types, *known})
@@ -228,13 +229,12 @@ def folds_of(types: Sequence[Sequence["ExampleText"]]) -> list[list[int]]:
 
 # ------------------------------------------------------------------------------------------ reading
 class ExampleWindow(NamedTuple):
-    """A window of an example: vectors (N, D) of its spans, (D,) of its first token.
+    """A window of an example: vectors (1 + N, D) of its first token and its spans.
 
-    `gold` are the numbers of the spans that are mentions.
+    `gold` are the numbers of the spans that are mentions, the first of which is 1.
     """
 
-    spans: Tensor
-    opening: Tensor
+    vectors: Tensor
     gold: list[int]
 
 
@@ -292,13 +292,12 @@ def read_examples(
 
 
 class WindowSpans(NamedTuple):
-    """What the model makes of a window: vectors (N, D) of its spans, (D,) of its first token.
+    """What the model makes of a window: vectors (1 + N, D) of its first token and its spans.
 
-    `places` gives the number of a span by its first and last token.
+    `places` gives the number of a span, the first of which is 1, by its first and last token.
     """
 
-    spans: Tensor
-    opening: Tensor
+    vectors: Tensor
     places: dict[tuple[int, int], int]
 
 
@@ -308,7 +307,7 @@ def with_gold(windows: Sequence[WindowSpans], features: Sequence[dict]) -> list[
     for window, feature in zip(windows, features, strict=True):
         numbers = [window.places.get((first, last)) for _, first, last in feature["labels"]]
         gold = [number for number in numbers if number is not None]
-        found.append(ExampleWindow(window.spans, window.opening, gold))
+        found.append(ExampleWindow(window.vectors, gold))
     return found
 
 
@@ -333,9 +332,10 @@ def read_windows(model: Any, features: Sequence[dict]) -> list[WindowSpans]:
                 vectors = model.heads.span_vectors(parts, cells)
                 places = {
                     (first, first + wide): number
-                    for number, (_, first, wide) in enumerate(cells[1:].tolist())
+                    for number, (_, first, wide) in enumerate(cells.tolist())
+                    if number  # 0 is the first token
                 }
-                windows.append(WindowSpans(vectors[1:], vectors[0], places))
+                windows.append(WindowSpans(vectors, places))
     return windows
 
 
@@ -352,18 +352,19 @@ def fit_vector(start: Tensor, scale: Tensor, windows: Sequence[ExampleWindow]) -
         scale: what scores are multiplied by.
         windows: with at least one mention.
     """
-    sizes = [1 + len(window.spans) for window in windows]
-    vectors = torch.cat([torch.cat([w.opening[None], w.spans]) for w in windows])  # (S, D)
+    sizes = [len(window.vectors) for window in windows]
     is_cell = torch.arange(max(sizes))[None, :] < torch.tensor(sizes)[:, None]
     is_cell = is_cell.to(start.device)  # (B, C) in each window the first token, then the spans
     negative = is_cell.clone()
     negative[:, 0] = False
     for row, window in enumerate(windows):
-        negative[row, [1 + number for number in window.gold]] = False
-    places = [(row, 1 + n) for row, window in enumerate(windows) for n in window.gold]
+        negative[row, window.gold] = False
+    places = [(row, number) for row, window in enumerate(windows) for number in window.gold]
     rows, cells = torch.tensor(places, device=start.device).unbind(1)
     weights, types = torch.ones(len(rows), device=start.device), torch.zeros_like(rows)
-    opening = F.normalize(torch.stack([w.opening for w in windows]).mean(0), dim=0)  # (D,)
+    opening = F.normalize(
+        torch.stack([window.vectors[0] for window in windows]).mean(0), dim=0
+    )  # (D,)
     vector = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [vector], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe"
@@ -372,7 +373,10 @@ def fit_vector(start: Tensor, scale: Tensor, windows: Sequence[ExampleWindow]) -
     def loss() -> Tensor:
         optimizer.zero_grad()
         scores = torch.zeros(is_cell.shape, device=start.device)
-        scores = scores.masked_scatter(is_cell, vectors @ (scale * vector))[:, None]  # (B, 1, C)
+        # One window at a time: together, the vectors would take their memory a second time.
+        scaled = scale * vector
+        products = torch.cat([window.vectors @ scaled for window in windows])
+        scores = scores.masked_scatter(is_cell, products)[:, None]  # (B, 1, C)
         mention, threshold = contrast(scores, negative[:, None], rows, types, cells, weights)
         step = vector - start
         along = step @ opening
