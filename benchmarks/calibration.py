@@ -30,7 +30,8 @@ def measure(run_dir: Path) -> dict[str, Any]:
     from contrastive_ner.provenance import provenance
     from contrastive_ner.serving.inference import evaluate_records, load_pipeline
     from contrastive_ner.training.calibration import calibrate_run
-    from contrastive_ner.training.task import load_data, prepare_task
+    from contrastive_ner.training.loading import load_data
+    from contrastive_ner.training.task import prepare_task
 
     saved = read_json(run_dir / "config.json")
     with tempfile.TemporaryDirectory() as scratch:

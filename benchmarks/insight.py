@@ -34,8 +34,8 @@ from contrastive_ner.insight.selection import select
 from contrastive_ner.insight.views import views
 from contrastive_ner.provenance import provenance
 from contrastive_ner.serving.inference import evaluate_records, load_pipeline
+from contrastive_ner.training.loading import load_data
 from contrastive_ner.training.settings import load_config
-from contrastive_ner.training.task import load_data
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {"audit": "configs/resume_crf.yaml", "select": "configs/weibo_crf.yaml"}

@@ -33,7 +33,7 @@ from contrastive_ner.models.lexicon_ner import Lexicon
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.provenance import provenance
 from contrastive_ner.training.config import layout_of
-from contrastive_ner.training.task import encoder_place
+from contrastive_ner.training.encoder import encoder_place
 
 PLAIN, ADAPTER, FLAT = "plain", "adapter", "flat"
 SPEED = {ADAPTER: 0.85, FLAT: 0.5}  # of the plain tagger's, at least

@@ -141,7 +141,7 @@ def write_splits(
     setting: Setting, config: RunConfig, texts: int, folder: Path
 ) -> dict[str, list[Record]]:
     """The records of train, dev and test, written as JSONL; `texts` limits each, for a trial."""
-    from contrastive_ner.training.task import load_data
+    from contrastive_ner.training.loading import load_data
 
     types = f"configs/types/{setting.types}"
     config = replace(config, types_file=str(peers.ROOT / types), unseen_types="missed")
@@ -167,7 +167,7 @@ def job_of(
 ) -> dict[str, Any]:
     """What benchmarks/peer_learner.py is told."""
     from contrastive_ner.data.descriptions import read_types
-    from contrastive_ner.training.task import encoder_place
+    from contrastive_ner.training.encoder import encoder_place
 
     types = peers.ROOT / "configs" / "types" / setting.types
     epochs = arguments.epochs or config.stage1_epochs + config.head_epochs + config.stage2_epochs

@@ -45,6 +45,7 @@ from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification
 from contrastive_ner.models.pipeline_ner import NerPipeline
 from contrastive_ner.serving.inference import load_pipeline
+from contrastive_ner.training.loading import load_data
 from contrastive_ner.training.losses import pairwise_contrastive_loss
 from contrastive_ner.training.phases import (
     ready_for_training,
@@ -53,7 +54,7 @@ from contrastive_ner.training.phases import (
     use_bf16,
 )
 from contrastive_ner.training.settings import load_config
-from contrastive_ner.training.task import Task, load_data, prepare_task
+from contrastive_ner.training.task import Task, prepare_task
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER = str(ROOT / "encoders" / "zh-char-mini")

@@ -93,7 +93,8 @@ def measure_run(run_dir: Path) -> dict[str, dict[str, float]]:
     """Figures of a run: {"encoder", "after stage one", "after stage two": {figure: value}}."""
     from contrastive_ner.logs import quiet_libraries
     from contrastive_ner.models.modeling_nerco import NercoModel
-    from contrastive_ner.training.task import load_data, prepare_task
+    from contrastive_ner.training.loading import load_data
+    from contrastive_ner.training.task import prepare_task
 
     quiet_libraries()
     saved = json.loads((run_dir / "config.json").read_text("utf-8"))

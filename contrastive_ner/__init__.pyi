@@ -71,15 +71,10 @@ from .training.contrastive import (
 from .training.contrastive import (
     ContrastiveTrainingArguments as ContrastiveTrainingArguments,
 )
-from .training.contrastive import (
-    JointTrainer as JointTrainer,
-)
-from .training.contrastive import (
-    SentenceTrainer as SentenceTrainer,
-)
 from .training.decoding import decoded_metrics as decoded_metrics
 from .training.features import span_features as span_features
 from .training.features import tag_features as tag_features
+from .training.joint import JointTrainer as JointTrainer
 from .training.losses import (
     pairwise_contrastive_loss as pairwise_contrastive_loss,
 )
@@ -90,6 +85,7 @@ from .training.losses import (
     supervised_contrastive_loss as supervised_contrastive_loss,
 )
 from .training.new_types import add_types as add_types
+from .training.sentence_trainer import SentenceTrainer as SentenceTrainer
 from .training.settings import load_config as load_config
 
 __version__: str

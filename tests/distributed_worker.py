@@ -23,15 +23,12 @@ from contrastive_ner.models.pipeline_ner import text_reader
 from contrastive_ner.models.windows_ner import TextReader, prepare
 from contrastive_ner.training.batches import SpanCollator, TagCollator
 from contrastive_ner.training.binder import BinderTrainer, DocumentCounts, SpanCounts
-from contrastive_ner.training.contrastive import (
-    ContrastiveTrainer,
-    ContrastiveTrainingArguments,
-    JointTrainer,
-    SentenceTrainer,
-)
+from contrastive_ner.training.contrastive import ContrastiveTrainer, ContrastiveTrainingArguments
 from contrastive_ner.training.decoding import tag_scores
 from contrastive_ner.training.features import span_features, tag_features
+from contrastive_ner.training.joint import JointTrainer
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.sentence_trainer import SentenceTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 

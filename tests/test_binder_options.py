@@ -13,9 +13,10 @@ from contrastive_ner.errors import ConfigError
 from contrastive_ner.models.modeling_binder import BinderModel, BinderOutput, binder_losses
 from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.training.config import RunConfig
+from contrastive_ner.training.loading import load_data
 from contrastive_ner.training.phases import binder_trainer
 from contrastive_ner.training.start import check_start
-from contrastive_ner.training.task import load_data, prepare_task
+from contrastive_ner.training.task import prepare_task
 
 TYPES = {"PER": "人物：人的名字。", "ORG": "机构：公司、学校的名字。", "GPE": "政区。"}
 SIZE, WIDTH = 16, 4

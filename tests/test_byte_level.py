@@ -24,7 +24,7 @@ from contrastive_ner.data.writers import write_records
 from contrastive_ner.models.pipeline_ner import reads_after_space, text_reader
 from contrastive_ner.models.windows_ner import TextReader, Tokenized, word_spans
 from contrastive_ner.serving.inference import load_pipeline, tag_records
-from contrastive_ner.training.task import encoder_tokenizer
+from contrastive_ner.training.encoder import encoder_tokenizer
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 PLACES = ("Berlin", "Paris", "Oslo", "Rome")

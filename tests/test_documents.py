@@ -21,7 +21,8 @@ from contrastive_ner.errors import DataError
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.serving.inference import evaluate_records, tag_records
 from contrastive_ner.training.config import RunConfig
-from contrastive_ner.training.task import load_data, prepare_task
+from contrastive_ner.training.loading import load_data
+from contrastive_ner.training.task import prepare_task
 
 SENTENCES = ("a", "b", "c", "d", "e")
 PLAIN = "\n".join(f"{word} O\n" for word in SENTENCES)

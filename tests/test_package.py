@@ -22,7 +22,7 @@ from contrastive_ner.errors import UserError, is_user_error
 from contrastive_ner.hub.repository import MODELING_FILES, travelling_files
 from contrastive_ner.models.modeling_nerco import NercoModel
 from contrastive_ner.models.windows_ner import InputError
-from contrastive_ner.training.task import encoder_place
+from contrastive_ner.training.encoder import encoder_place
 
 PACKAGE = ROOT / "contrastive_ner"
 # Who may import whom: a room imports itself and what its line names. The order in which the lines

@@ -25,8 +25,6 @@ from contrastive_ner.training.binder import BinderTrainer, SpanCounts
 from contrastive_ner.training.contrastive import (
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
-    JointTrainer,
-    SentenceTrainer,
     freeze_lowest_layers,
 )
 from contrastive_ner.training.criteria import (
@@ -38,7 +36,9 @@ from contrastive_ner.training.criteria import (
 )
 from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.gathering import gather_tokens
+from contrastive_ner.training.joint import JointTrainer
 from contrastive_ner.training.losses import pairwise_contrastive_loss, semantic_classes
+from contrastive_ner.training.sentence_trainer import SentenceTrainer
 
 CORPUS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=60)
 

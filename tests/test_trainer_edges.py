@@ -18,9 +18,10 @@ from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
 from contrastive_ner.training.batches import SpanCollator, TagCollator
 from contrastive_ner.training.binder import BinderTrainer, SpanCounts
-from contrastive_ner.training.contrastive import ContrastiveTrainer, SentenceTrainer
+from contrastive_ner.training.contrastive import ContrastiveTrainer
 from contrastive_ner.training.decoding import decoded_metrics
 from contrastive_ner.training.losses import semantic_classes
+from contrastive_ner.training.sentence_trainer import SentenceTrainer
 
 # -- stage one
 STEPS = {"eval_strategy": "no", "max_steps": 1, "per_device_train_batch_size": 8}

@@ -12,7 +12,7 @@ from contrastive_ner.data.records import Record, outermost
 from contrastive_ner.files import expand
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.training.config import layout_of
-from contrastive_ner.training.task import encoder_place
+from contrastive_ner.training.encoder import encoder_place
 
 
 def add_inspect_command(commands: Any) -> None:

@@ -26,6 +26,7 @@ from contrastive_ner.serving.inference import (
     load_pipeline,
 )
 from contrastive_ner.training.config import RunConfig, is_first_process
+from contrastive_ner.training.loading import Data
 from contrastive_ner.training.run import (
     Alignment,
     assemble_model,
@@ -40,7 +41,7 @@ from contrastive_ner.training.run import (
     saved_config,
 )
 from contrastive_ner.training.settings import load_config
-from contrastive_ner.training.task import Data, Task
+from contrastive_ner.training.task import Task
 
 
 def add_train_command(commands: Any) -> None:

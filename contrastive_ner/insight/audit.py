@@ -14,7 +14,7 @@ from contrastive_ner.insight.neighbours import space_of
 from contrastive_ner.insight.views import Place, View, views
 from contrastive_ner.serving.inference import load_pipeline, tag_records
 from contrastive_ner.training.config import RunConfig
-from contrastive_ner.training.task import load_data
+from contrastive_ner.training.loading import load_data
 
 if TYPE_CHECKING:
     from contrastive_ner.models.pipeline_ner import NerPipeline

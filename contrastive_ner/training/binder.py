@@ -16,7 +16,7 @@ from contrastive_ner.models.encoder_ner import IGNORED
 from contrastive_ner.models.modeling_binder import CUT, BinderOutput
 from contrastive_ner.models.windows_ner import Prepared, Tokenized, Window, flat_spans
 from contrastive_ner.training.batches import SetBatches
-from contrastive_ner.training.contrastive import SentenceTrainer
+from contrastive_ner.training.sentence_trainer import SentenceTrainer
 
 # Spans of a window that are kept until its document is complete. A model that has learnt nothing
 # finds thousands; their overlaps with those of the next window do not matter.

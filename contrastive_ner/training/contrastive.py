@@ -1,8 +1,7 @@
 """Trainer for stage one of NerCo: pull together tokens of one entity type, push apart the rest.
 
-Sections: arguments, Trainers. The model is a `NercoModel` or any
-other model whose output has `last_hidden_state` and that has an `encoder`; the data are those of
-`tag_features`.
+The model is a `NercoModel` or any other model whose output has `last_hidden_state` and that has an
+`encoder`; the data are those of `tag_features`.
 
 Gradient accumulation does not enlarge a contrastive batch: k accumulated batches are k separate
 contrasts. Raise the batch size instead, with `chunk_size` if memory is short.
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -25,7 +23,6 @@ from transformers.trainer_utils import EvalLoopOutput
 from contrastive_ner.errors import ConfigError
 from contrastive_ner.training.arguments import refused
 from contrastive_ner.training.batches import EpochBatches, TagCollator, model_inputs
-from contrastive_ner.training.checked import CheckedTrainer
 from contrastive_ner.training.criteria import (
     chunks_of,
     classes_of,
@@ -47,11 +44,11 @@ from contrastive_ner.training.projection import (
     projected,
 )
 from contrastive_ner.training.schedules import freeze_encoder, freeze_lowest_layers
+from contrastive_ner.training.sentence_trainer import SentenceTrainer
 
 CRITERIA = {"knn": "eval_knn_f1", "prototype": "eval_prototype_f1", "loss": "eval_loss"}
 
 
-# ---------------------------------------------------------------------------------------- arguments
 @dataclass
 class ContrastiveTrainingArguments(TrainingArguments):
     """`TrainingArguments` of stage one.
@@ -146,58 +143,6 @@ def label_names(model: Any, dataset: Any) -> list[str]:
             "a tagger or a data set whose `labels` are a list of ClassLabel names them itself"
         )
     return list(names)
-
-
-# ----------------------------------------------------------------------------------------- trainers
-class SentenceTrainer(CheckedTrainer):
-    """The standard `Trainer`, except that its batches depend only on data, seed and epoch.
-
-    See `sentence_batches`. A run resumed in the middle of an epoch therefore sees exactly the
-    remaining sentences, and several processes share each batch equally.
-    """
-
-    def sampler(self) -> EpochBatches:
-        """Batch sampler of the training data."""
-        sentences = [[0] * len(feature["input_ids"]) for feature in self.train_dataset]
-        return self._sampler(sentences, paired=False)
-
-    def _sampler(self, sentences: Sequence[Sequence[int]], *, paired: bool) -> EpochBatches:
-        size, process, processes = (
-            self.args.per_device_train_batch_size,
-            self.args.process_index,
-            self.args.world_size,
-        )
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return EpochBatches(
-            sentences, size, seed, paired=paired, process=process, processes=processes
-        )
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Loader of the batches that `sampler` draws."""
-        loader = self._plain_loader(self.train_dataset, batch_sampler=self.sampler())
-        # num_processes=1, because the sampler already yields this process's part only.
-        return prepare_data_loader(
-            loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True
-        )
-
-    def _plain_loader(self, dataset: Any, **sampling: Any) -> DataLoader:
-        return DataLoader(
-            dataset,
-            collate_fn=self._collated,
-            pin_memory=self.args.dataloader_pin_memory,
-            num_workers=self.args.dataloader_num_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            **sampling,
-        )
-
-    def _collated(self, rows: list[dict]) -> Any:
-        """A batch of the collator's, without other columns if `remove_unused_columns` is on."""
-        if self.args.remove_unused_columns:
-            self._set_signature_columns_if_needed()
-            used = {*self._signature_columns, "labels", "word_mask"}
-            rows = [{name: row[name] for name in row if name in used} for row in rows]
-        return self.data_collator(rows)
 
 
 class ContrastiveTrainer(SentenceTrainer):
@@ -445,55 +390,3 @@ class ContrastiveTrainer(SentenceTrainer):
             for z, y in zip(embeddings.split(parts), classes.split(parts), strict=True)
         ]
         return float(torch.stack(losses).mean())
-
-
-class JointTrainer(SentenceTrainer):
-    """Trainer for stage two with tagging loss + `weight` * contrastive loss of the tokens' states.
-
-    For comparison with NerCo, which first contrasts and then tags.
-
-    Args:
-        label_classes: as in `ContrastiveTrainer`.
-        weight: weight of the contrastive loss.
-        temperature: temperature of the contrastive loss.
-        after_dropout: contrast what the linear layer reads instead of the encoder's last layer. All
-            other arguments are those of `Trainer`.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        label_classes: Sequence[int],
-        weight: float,
-        temperature: float,
-        after_dropout: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.label_classes, self.weight, self.temperature = list(label_classes), weight, temperature
-        self.after_dropout = after_dropout
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
-        """Tagging loss, plus the contrastive loss in training; see `Trainer.compute_loss`."""
-        if not model.training:
-            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        read: list[Tensor] = []  # by the linear layer
-        handle = self.accelerator.unwrap_model(model).classifier.register_forward_pre_hook(
-            lambda _, given: read.append(given[0])
-        )
-        try:
-            loss, outputs = super().compute_loss(
-                model,
-                {**inputs, "output_hidden_states": not self.after_dropout},
-                return_outputs=True,
-                **kwargs,
-            )
-        finally:
-            handle.remove()
-        states = read[-1] if self.after_dropout else outputs.hidden_states[-1]
-        classes = classes_of(inputs["labels"], self.label_classes)  # (B, T)
-        tokens = gather_tokens(states[classes >= 0], classes[classes >= 0])
-        loss = loss + self.weight * pairwise_contrastive_loss(*tokens, temperature=self.temperature)
-        return (loss, outputs) if return_outputs else loss

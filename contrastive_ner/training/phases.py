@@ -49,10 +49,10 @@ from contrastive_ner.training.contrastive import (
     CRITERIA,
     ContrastiveTrainer,
     ContrastiveTrainingArguments,
-    JointTrainer,
-    SentenceTrainer,
 )
 from contrastive_ner.training.decoding import decoded_metrics
+from contrastive_ner.training.encoder import encoder_tokenizer
+from contrastive_ner.training.joint import JointTrainer
 from contrastive_ner.training.lattice import start_lattice
 from contrastive_ner.training.lora import add_lora, merge_lora
 from contrastive_ner.training.losses import semantic_classes
@@ -65,8 +65,9 @@ from contrastive_ner.training.schedules import (
     make_optimizer,
     schedule_arguments,
 )
+from contrastive_ner.training.sentence_trainer import SentenceTrainer
 from contrastive_ner.training.start import continue_binder, continue_fusion, continue_tagger
-from contrastive_ner.training.task import Task, encoder_tokenizer
+from contrastive_ner.training.task import Task
 from contrastive_ner.training.weights import tag_weights
 
 

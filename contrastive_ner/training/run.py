@@ -24,15 +24,10 @@ from contrastive_ner.files import (
 from contrastive_ner.logs import quiet_libraries
 from contrastive_ner.models import model_class
 from contrastive_ner.training.config import PHASES, RunConfig, is_first_process
+from contrastive_ner.training.encoder import encoder_folder, encoder_tokenizer
+from contrastive_ner.training.loading import Data, load_data
 from contrastive_ner.training.mixtures import files_of_sets
-from contrastive_ner.training.task import (
-    Data,
-    Task,
-    encoder_folder,
-    encoder_tokenizer,
-    load_data,
-    prepare_task,
-)
+from contrastive_ner.training.task import Task, prepare_task
 
 if TYPE_CHECKING:
     from contrastive_ner.training.features import AlignReport, SpanReport
