@@ -12,7 +12,7 @@ from contrastive_ner.data.input_formats import input_format
 from contrastive_ner.data.layout import FORMATS, Layout
 from contrastive_ner.data.readers import READERS, detect_format, read_records
 from contrastive_ner.data.records import Record
-from contrastive_ner.data.streams import read_rows
+from contrastive_ner.data.streams import BadRow, read_rows
 from contrastive_ner.errors import DataError
 
 File = Callable[..., Path]
@@ -438,7 +438,7 @@ def test_annotations_of_bioc_that_are_wrong_are_refused(file: File, wrong: Any, 
     path = file(json.dumps(row), "a.json")
     with pytest.raises(DataError, match=says) as error:
         read_records(path)
-    assert str(error.value).startswith(f"{path}:1: document d2, annotation ")
+    assert str(error.value).startswith(f"{path}: row 2: document d2, annotation ")
     assert texts(path) == ["Old fever", "Aspirin lowers fever."]
 
 
@@ -455,6 +455,37 @@ def test_annotations_of_bioc_that_are_wrong_are_refused(file: File, wrong: Any, 
 def test_passages_of_bioc_that_are_wrong_are_refused(file: File, row: Any, says: str) -> None:
     with pytest.raises(DataError, match=f"a.json:1: .*{says}"):
         read_records(file(json.dumps(row), "a.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "numbers"),
+    [
+        ('[{"text": "a", "entities": []}, {"text": "b", "entities": []}]', ["1", "2"]),
+        ('[\n{"text": "a", "entities": []},\n{"text": "b", "entities": []}\n]', ["1", "2"]),
+        ('{"data": [{"text": "a", "label": []}, {"text": "b", "label": []}]}', ["1", "2"]),
+        ('{"text": "a", "entities": []}\n\n{"text": "b", "entities": []}\n', ["1", "3"]),
+        ('{"text": "a",\n"entities": []}\n{"text": "b",\n"entities": []}\n', ["1", "3"]),
+        ('{"text": "a", "entities": []} {"text": "b", "entities": []}', ["1", "2"]),
+        ('{"text": "a", "label": []}\n[{"text": "b", "label": []}, ["c", {}]]', ["1", "2", "3"]),
+        ('[["a", {}], ["b", {}]]\n{"text": "c", "entities": []}', ["1", "2", "3"]),
+    ],
+)
+def test_rows_without_identifiers_get_different_ones(
+    file: File, content: str, numbers: list[str]
+) -> None:
+    """Their line, or where a line has several rows, their number among all; also in `predict`."""
+    name = str(file(content, "a.json"))
+    assert [record.id for record in read_records(name)[0]] == numbers
+    assert [row.id for row in read_rows(name, Layout()).rows if isinstance(row, Record)] == numbers
+
+
+def test_an_error_in_an_array_names_the_row(file: File) -> None:
+    """The line would be that in which the array begins."""
+    rows = [{"text": "a", "entities": []}, {"text": "b", "entities": [[0, 5, "X"]]}]
+    with pytest.raises(DataError, match=r"a\.json: row 2: "):
+        read_records(file(json.dumps(rows, indent=1), "a.json"))
+    name = str(file(json.dumps([rows[0], {"txt": "b"}]), "a.json"))
+    assert [row.number for row in read_rows(name, Layout()).rows if isinstance(row, BadRow)] == [2]
 
 
 def test_another_key_of_infons_may_hold_the_type_of_bioc(file: File) -> None:

@@ -31,6 +31,7 @@ from contrastive_ner.data.row_parts import (
     Item,
     Reading,
     Row,
+    RowNumbers,
     identity,
     key_of,
     offsets_of,
@@ -74,12 +75,18 @@ def read_rows_of(places: Iterable[Place], reading: Reading, kind: str = "auto") 
         DataError: a row is malformed, or no row has mentions under a known key.
     """
     keys = ROW_KEYS | set(reading.layout.keys.values())
+    numbers = RowNumbers()
     for line, value in places:
+        number = line
         try:
-            for row in rows_in(value, keys):
-                yield from read_row(row, line, reading, kind)
+            rows = rows_in(value, keys)
+            for row in rows:
+                number = numbers.next(line, len(rows) > 1)
+                if numbers.counts:
+                    reading.unit = "row"
+                yield from read_row(row, number, reading, kind)
         except MALFORMED as error:
-            raise DataError(f"{reading.located(line)}: {fault(error)}") from error
+            raise DataError(f"{reading.located(number)}: {fault(error)}") from error
     if reading.by_words > max(1, reading.by_characters):  # one row alone may be a mistake
         raise DataError(
             f"{reading.name}: start and end of mentions seem to count 'tokens', not characters of "

@@ -85,6 +85,20 @@ class Reading:
         return f"{self.name}{between}{number}"
 
 
+class RowNumbers:
+    """Numbers of the rows of a file: their lines, or from where a line has several, their count."""
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+        self.counts = False
+
+    def next(self, line: int, several: bool) -> int:
+        """The number of the next row, of a value that starts in `line` and holds one or several."""
+        self.counts = self.counts or several or (self.last is not None and line <= self.last)
+        self.last = line if not self.counts else 1 if self.last is None else self.last + 1
+        return self.last
+
+
 Item = Record | Sentence
 Row = Mapping[str, Any]
 

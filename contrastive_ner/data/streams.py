@@ -44,6 +44,7 @@ from contrastive_ner.data.row_parts import (
     TAG_KEYS,
     TOKEN_KEYS,
     Reading,
+    RowNumbers,
     find_words,
     words_of,
 )
@@ -220,15 +221,18 @@ def json_rows(source: Source) -> Iterator[Row]:
     first = list(itertools.islice(values, ROWS_TO_TELL))
     rows = [row for place in first if isinstance(place, Place) for row in _rows(source, place)]
     joiner = source_joiner(source.layout, rows)
+    numbers = RowNumbers()
     for place in itertools.chain(first, values):
         if isinstance(place, BadRow):
             yield place
             continue
-        for row in _rows(source, place):
+        rows = _rows(source, place)
+        for row in rows:
+            number = numbers.next(place.line, len(rows) > 1)
             try:
-                yield from source.records(row, place.line, joiner)
+                yield from source.records(row, number, joiner)
             except MALFORMED as error:
-                yield BadRow(place.line, fault(error))
+                yield BadRow(number, fault(error))
 
 
 def _rows(source: Source, place: Place) -> list[Any]:
