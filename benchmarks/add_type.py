@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.held_out import CONFIG, DOMAINS, ROOT, VARIANTS, prepare, run
+from benchmarks.held_out import DOMAINS, ROOT, prepare, train
 from contrastive_ner.data.descriptions import read_types
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Mention, Record
@@ -32,18 +32,9 @@ SIZES = (0, 1, 5, 20)
 
 def trained_model(domain: str, seed: int, overrides: Sequence[str]) -> Path:
     """The folder of the held-out model, trained if need be."""
-    folder = ROOT / "runs" / f"held_out-{domain}"
-    run_dir = folder / f"{VARIANT}-{seed}"
+    run_dir = ROOT / "runs" / f"held_out-{domain}" / f"{VARIANT}-{seed}"
     if not (run_dir / "model").is_dir():
-        keys = [
-            f"train_file={folder}/train.jsonl",
-            f"dev_file={folder}/dev.jsonl",
-            f"types_file={folder}/types.yaml",
-            f"output_dir={run_dir}",
-            f"seed={seed}",
-            *VARIANTS[VARIANT],
-        ]
-        run(["train", CONFIG, *keys, *overrides])
+        train(domain, VARIANT, seed, overrides)
     return run_dir / "model"
 
 

@@ -6,12 +6,14 @@ Trains `configs/crossner_held_out.yaml` on the other domains together. Then pred
 descriptions, the types of the held-out domain's test part that no training file has; only these
 count as gold. Started again, it skips complete runs.
 
-Variants: the plain configuration, variants of the descriptions, types sampled per step, and both.
-Each is also scored with the minimum score (one for all types) that is best on the held-out domain's
-dev part, as someone with a few labelled texts would choose it.
+Variants: the plain configuration, variants of the descriptions, types sampled per step, both, and
+`mixture`: both, on the four domains and the other sets of `configs/english_binder.yaml`. Each is
+also scored with the minimum score (one for all types) that is best on the held-out domain's dev
+part, and with the one that is best on 20 texts of it, as someone who labels a few would choose it.
 """
 
 import argparse
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,18 +24,21 @@ from contrastive_ner.data.descriptions import EntityType, read_types
 from contrastive_ner.data.readers import read_records
 from contrastive_ner.data.records import Record, entity_types
 from contrastive_ner.data.writers import write_records
-from contrastive_ner.files import expand, read_json, write_json
+from contrastive_ner.errors import ConfigError
+from contrastive_ner.files import expand, read_json, read_yaml, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
 DOMAINS = ("ai", "literature", "music", "politics", "science")
-CONFIG = "configs/crossner_held_out.yaml"
+CONFIG, MIXTURE = "configs/crossner_held_out.yaml", "configs/english_binder.yaml"
 VARIANTS = {
     "plain": (),
     "texts": ("type_variants=true",),
     "drawn": ("types_per_batch=10",),
     "both": ("type_variants=true", "types_per_batch=10"),
+    "mixture": (),  # whose configuration has them
 }
+FEW = 20  # texts that choose a limit
 LIMITS = tuple(0.5**step for step in range(1, 15))  # candidate minimum scores, down to 6e-5
 
 
@@ -101,12 +106,51 @@ def prepare(domain: str, folder: Path) -> list[str]:
     return sorted(labels)
 
 
-def scores_of(model_dir: Path, folder: Path) -> dict[str, Any]:
+def write_mixture(domain: str, folder: Path) -> Path:
+    """The configuration of the mixture without the held-out domain, and with all others."""
+    import yaml
+
+    sets = read_yaml(ROOT / MIXTURE, ConfigError)["data_sets"]
+    pattern = next(name for name in DOMAINS if name in sets)
+    others = {
+        other: {
+            key: value.replace(pattern, other) if isinstance(value, str) else value
+            for key, value in sets[pattern].items()
+        }
+        for other in DOMAINS
+        if other != domain
+    }
+    general = {name: keys for name, keys in sets.items() if name not in DOMAINS}
+    path = folder / "mixture.yaml"
+    content = {"base": str(ROOT / MIXTURE), "data_sets": {**general, **others}}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+    return path
+
+
+def train(domain: str, name: str, seed: int, overrides: Sequence[str]) -> Path:
+    """The run directory of a variant, trained to the end; the data are those of `prepare`."""
+    folder = ROOT / "runs" / f"held_out-{domain}"
+    run_dir = folder / f"{name}-{seed}"
+    if name == "mixture":
+        config, files = str(write_mixture(domain, folder)), []
+    else:
+        config = CONFIG
+        files = [
+            f"train_file={folder}/train.jsonl",
+            f"dev_file={folder}/dev.jsonl",
+            f"types_file={folder}/types.yaml",
+        ]
+    keys = [*files, f"output_dir={run_dir}", f"seed={seed}", *VARIANTS[name], *overrides]
+    run(["train", config, *keys])
+    return run_dir
+
+
+def scores_of(model_dir: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Scores on the held-out types of test.
 
     Returns:
         Scores at the model's own threshold; "chosen" has those at the minimum score that is best
-        on dev.
+        on dev, "few" at that which is best on a few texts of dev.
     """
     from contrastive_ner.evaluation.metrics import span_scores
     from contrastive_ner.serving.inference import evaluate_records, load_pipeline, tag_records
@@ -118,17 +162,21 @@ def scores_of(model_dir: Path, folder: Path) -> dict[str, Any]:
     # limit whose scores exceed it.
     found, *_ = tag_records(pipeline, dev, types=types, min_score=LIMITS[-1])
 
-    def dev_f1(limit: float) -> float:
-        kept = [
-            [mention for mention in mentions if (mention.score or 0.0) > limit]
-            for mentions in found
-        ]
-        return span_scores(kept, [record.entities for record in dev])["micro"]["f1"]
+    def f1(limit: float, numbers: Sequence[int]) -> float:
+        kept = [[m for m in found[number] if (m.score or 0.0) > limit] for number in numbers]
+        return span_scores(kept, [dev[number].entities for number in numbers])["micro"]["f1"]
 
-    limit = max(LIMITS, key=dev_f1)
-    chosen = evaluate_records(pipeline, test, types=types, min_score=limit)
-    scores = evaluate_records(pipeline, test, types=types)
-    return {**scores, "chosen": {"min_score": limit, "dev_f1": dev_f1(limit), **chosen["micro"]}}
+    def at_best(numbers: Sequence[int]) -> dict[str, Any]:
+        limit = max(LIMITS, key=lambda limit: f1(limit, numbers))
+        scores = evaluate_records(pipeline, test, types=types, min_score=limit)["micro"]
+        return {"texts": len(numbers), "min_score": limit, "dev_f1": f1(limit, numbers), **scores}
+
+    every = range(len(dev))
+    return {
+        **evaluate_records(pipeline, test, types=types),
+        "chosen": at_best(every),
+        "few": at_best(random.Random(seed).sample(every, FEW)),
+    }
 
 
 def run(command: list[str]) -> None:
@@ -166,20 +214,8 @@ def main() -> int:
         for name in arguments.variants:
             result = arguments.results / f"{arguments.domain}-{name}-{seed}.json"
             if not result.is_file():
-                run_dir = folder / f"{name}-{seed}"
-                files = [
-                    f"{key}={folder}/{file}"
-                    for key, file in (("train_file", "train.jsonl"), ("dev_file", "dev.jsonl"))
-                ]
-                keys = [
-                    *files,
-                    f"types_file={folder}/types.yaml",
-                    f"output_dir={run_dir}",
-                    f"seed={seed}",
-                    *VARIANTS[name],
-                ]
-                run(["train", CONFIG, *keys, *arguments.overrides])
-                scores = scores_of(run_dir / "model", folder)
+                run_dir = train(arguments.domain, name, seed, arguments.overrides)
+                scores = scores_of(run_dir / "model", folder, seed)
                 metrics = read_json(run_dir / "metrics.json")
                 made_by = {key: metrics[key] for key in ("commit", "machine", "versions")}
                 names = {

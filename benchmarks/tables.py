@@ -27,6 +27,7 @@ HELD_OUT_VARIANTS = {
     "texts": "name or description, drawn",
     "drawn": "10 types a batch, drawn",
     "both": "both drawn",
+    "mixture": "both drawn, seven data sets",
 }
 
 Groups = dict[tuple[str, str], list[dict[str, Any]]]
@@ -133,18 +134,20 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
     groups: Groups = defaultdict(list)
     for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
         groups[metrics["domain"], metrics["variant"]].append(metrics)
-    scores = ["P", "R", "F1", "least score chosen on dev", "P", "R", "F1"]
-    lines = header("held out", "types", "mentions", "trained with", *scores, "seeds")
+    chosen = [f"least score chosen on {where}, F1" for where in ("20 texts", "dev")]
+    lines = header(
+        "held out", "types", "mentions", "trained with", "P", "R", "F1", *chosen, "seeds"
+    )
     order, keys = list(HELD_OUT_VARIANTS), ("precision", "recall", "f1")
     for domain, variant in sorted(groups, key=lambda key: (key[0], order.index(key[1]))):
         runs = groups[domain, variant]
         counts = [str(len(runs[0]["held_out"])), str(runs[0]["micro"]["gold"])]
-        plain, chosen = (
-            [spread([run[part][key] for run in runs]) for key in keys]
-            for part in ("micro", "chosen")
-        )
-        limits = ", ".join(f"{run['chosen']['min_score']:.1g}" for run in runs)
-        cells = [domain, *counts, HELD_OUT_VARIANTS[variant], *plain, limits, *chosen]
+        plain = [spread([run["micro"][key] for run in runs]) for key in keys]
+        limited = [
+            spread([run[part]["f1"] for run in runs]) if all(part in run for run in runs) else "-"
+            for part in ("few", "chosen")
+        ]
+        cells = [domain, *counts, HELD_OUT_VARIANTS[variant], *plain, *limited]
         lines.append(row_of(*cells, seeds_of(runs)))
     return lines
 

@@ -298,6 +298,19 @@ def test_held_out_types_are_those_that_training_lacks(
         ]
 
 
+@pytest.mark.parametrize("domain", held_out.DOMAINS)
+def test_the_mixture_has_all_sets_but_the_held_out_domain(domain: str, tmp_path: Path) -> None:
+    config = load_config(held_out.write_mixture(domain, tmp_path))
+    assert set(config.sets) == {"conll03", "bc2gm", "bc5cdr", *held_out.DOMAINS} - {domain}
+    for name, own in config.sets.items():
+        files = {own.train_file, own.dev_file, own.test_file, own.types_file}
+        assert len(files) == 4
+        if name in held_out.DOMAINS:
+            assert all(name in str(file) for file in files)
+            assert own.types_file is not None
+            assert (held_out.ROOT / own.types_file).is_file()
+
+
 # ------------------------------------------------------------------------------------ other taggers
 @pytest.mark.parametrize(("kind", "share"), [("nerco", 1), ("binder", 1), ("stock", 255 / 300)])
 def test_a_tagger_is_made_and_measured(
