@@ -1,6 +1,6 @@
 """Serving sections of benchmarks.speed: `contrastive-ner predict`, and time to the first mention.
 
-For `predict`: many texts, two processes, memory.
+For `predict`: many texts, two processes, two actors of Ray, memory.
 """
 
 import json

@@ -48,6 +48,7 @@ from .models.modeling_nerco import (
 from .models.pipeline_ner import NerPipeline as NerPipeline
 from .models.pipeline_ner import text_reader as text_reader
 from .models.types_binder import TypeEmbeddings as TypeEmbeddings
+from .models.windows_ner import InputError as InputError
 from .serving.batch_tagger import BatchTagger as BatchTagger
 from .serving.inference import (
     evaluate_records as evaluate_records,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive_ner.cli.options import (
+    add_device_option,
     add_lexicon_option,
     add_source_options,
     add_trust_option,
@@ -55,7 +56,7 @@ def _add_explain(commands: Any) -> None:
     explain.add_argument(
         "--neighbours", type=int, default=5, metavar="N", help="neighbours of each mention [5]"
     )
-    add_outputs(explain, "explain", "texts with their mentions and neighbours")
+    add_outputs(explain, "explain", "the texts with their mentions and neighbours")
     explain.set_defaults(command=command_explain)
 
 
@@ -80,7 +81,7 @@ def _add_audit(commands: Any) -> None:
     audit.add_argument(
         "--number", type=int, default=200, metavar="N", help="mentions in the report [200]"
     )
-    add_outputs(audit, "audit", "all disagreements, the most suspicious first")
+    add_outputs(audit, "audit", "all disagreements", "the most suspicious first")
     audit.set_defaults(command=command_audit)
 
 
@@ -100,7 +101,7 @@ def _add_select(commands: Any) -> None:
         metavar="FILE",
         help="leave out the texts of this file, or of the training of this YAML file",
     )
-    add_outputs(select, "select", "chosen texts with predictions, the most useful first")
+    add_outputs(select, "select", "the chosen texts with predictions", "the most useful first")
     select.set_defaults(command=command_select)
 
 
@@ -111,16 +112,18 @@ def add_model_and_texts(command: argparse.ArgumentParser) -> None:
         "file", nargs="?", default="-", metavar="FILE", help="texts, as for predict [-]"
     )
     add_lexicon_option(command)
+    add_device_option(command)
     add_trust_option(command)
     add_source_options(command)
 
 
-def add_outputs(command: argparse.ArgumentParser, name: str, what: str) -> None:
+def add_outputs(command: argparse.ArgumentParser, name: str, what: str, order: str = "") -> None:
     """Add --output and --report."""
+    ordered = f", {order}" if order else ""
     command.add_argument(
         "--output",
         metavar="JSONL",
-        help=f"also write the {what} to this file; - is standard output",
+        help=f"also write {what} to this file{ordered}; - is standard output",
     )
     command.add_argument(
         "--report",
@@ -139,7 +142,11 @@ def command_explain(arguments: argparse.Namespace) -> int:
     check_outputs(arguments, arguments.file, arguments.train)
     records = texts_of(arguments)
     train = training_texts(arguments.train)
-    pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    pipeline = load_pipeline(
+        arguments.model,
+        trust_remote_code=arguments.trust_remote_code,
+        device=arguments.device,
+    )
     given = lexicon_options(arguments)
     rows = explain(pipeline, records, train, neighbours=arguments.neighbours, **given)
     write_outputs(arguments, rows, explain_page(rows, arguments.model))
@@ -174,7 +181,11 @@ def command_select(arguments: argparse.Namespace) -> int:
     check_outputs(arguments, arguments.file, arguments.annotated or "")
     records = texts_of(arguments)
     done = training_texts(arguments.annotated) if arguments.annotated else []
-    pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    pipeline = load_pipeline(
+        arguments.model,
+        trust_remote_code=arguments.trust_remote_code,
+        device=arguments.device,
+    )
     annotated = (record.text for record in done)
     given = lexicon_options(arguments)
     rows = select(pipeline, records, arguments.number, annotated=annotated, **given)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from contrastive_ner.cli.options import (
+    add_device_option,
     add_layout_options,
     add_model_argument,
     add_trust_option,
@@ -48,8 +49,8 @@ def add_new_types_command(commands: Any) -> None:
         "--examples",
         required=True,
         metavar="FILE",
-        help="annotated texts with all their mentions of the new types; texts without any help, "
-        "too",
+        help="annotated texts with all their mentions of the new types; texts without any help "
+        "as well",
     )
     command.add_argument(
         "--output",
@@ -57,6 +58,7 @@ def add_new_types_command(commands: Any) -> None:
         help="folder to write; it must not exist [MODEL-added, next to the model]",
     )
     add_layout_options(command)
+    add_device_option(command)
     add_trust_option(command)
     command.set_defaults(command=command_add_type)
 
@@ -78,7 +80,9 @@ def command_add_type(arguments: argparse.Namespace) -> int:
     arguments.joiner = joiner_of_model(arguments)
     types = described_types(arguments.types)
     examples, report = read_records(expand(arguments.examples), layout_of(arguments))
-    pipeline = load_pipeline(folder, trust_remote_code=arguments.trust_remote_code)
+    pipeline = load_pipeline(
+        folder, trust_remote_code=arguments.trust_remote_code, device=arguments.device
+    )
     if not hasattr(pipeline.model, "heads") or not hasattr(pipeline.model, "fit_label"):
         raise ConfigError(
             f"{name}: types are added to a BINDER model with this project's code; a tagger learns "

@@ -79,6 +79,7 @@ def add_tagging_commands(commands: Any) -> None:
         help="what to do about types that the model does not know: refuse the file, or count their "
         "mentions as missed [refuse]",
     )
+    add_device_option(evaluate)
     add_type_options(evaluate)
     add_layout_options(evaluate)
     evaluate.set_defaults(command=command_evaluate)
@@ -237,7 +238,11 @@ def command_evaluate(arguments: argparse.Namespace) -> int:
     train = (
         read_records(expand(arguments.train), layout_of(arguments))[0] if arguments.train else None
     )
-    pipeline = load_pipeline(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    pipeline = load_pipeline(
+        arguments.model,
+        trust_remote_code=arguments.trust_remote_code,
+        device=arguments.device,
+    )
     errors: list[dict[str, Any]] | None = [] if arguments.errors else None
     options = tagging_options(arguments)
     if "lexicon" in options:

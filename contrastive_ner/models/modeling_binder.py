@@ -1434,7 +1434,7 @@ class BinderModel(SafePreTrainedModel):
         """A `NerPipeline` with this model.
 
         `pipeline("ner", model=DIR, trust_remote_code=True)` also gives a `NerPipeline`; but with a
-        model *object*, `pipeline` silently uses the stock class.
+        model *object*, `pipeline` warns and uses the stock class.
         """
         return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
 

@@ -486,7 +486,7 @@ class NercoForTokenClassification(NercoPreTrainedModel):
         """A `NerPipeline` with this model.
 
         `pipeline("ner", model=DIR, trust_remote_code=True)` also gives a `NerPipeline`; but with a
-        model *object*, `pipeline` silently uses the stock class, which ignores the CRF.
+        model *object*, `pipeline` warns and uses the stock class, which ignores the CRF.
         """
         return NerPipeline(model=self, tokenizer=tokenizer, task="ner", **kwargs)
 

@@ -109,7 +109,8 @@ class RunConfig:
         "auto", f"tag scheme: auto, {', '.join(READ_SCHEMES[:-1])} or {READ_SCHEMES[-1]}"
     )
     delimiter: str = option(
-        "auto", "column separator: auto, tab, space, or any (runs of spaces and tabs)"
+        "auto",
+        "column separator: auto, tab, space, comma, semicolon, or any (runs of spaces and tabs)",
     )
     token_column: int = option(0, "index of the token column, from 0")
     tag_columns: tuple[int, ...] = option(
@@ -240,7 +241,7 @@ class RunConfig:
     stage2_contrastive_weight: float = option(
         0.0,
         "stage two, full phase: weight of a contrastive loss added to the tagging loss "
-        "(paper: none)",
+        "(paper's text: none; released code: 1)",
     )
 
     stage2_contrastive_after_dropout: bool = option(
