@@ -29,6 +29,7 @@ from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.joint import JointTrainer
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.sentence_trainer import SentenceTrainer
+from contrastive_ner.training.weights import tag_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -178,6 +179,7 @@ def main(encoder: str, output: Path) -> None:
     for case, kind, extra in (
         ("tagger", SentenceTrainer, {}),
         ("joint", JointTrainer, {"label_classes": classes, "weight": 0.5, "temperature": 0.1}),
+        ("weighted", SentenceTrainer, {}),
     ):
         set_seed(0)
         kept = Gradients()
@@ -200,6 +202,8 @@ def main(encoder: str, output: Path) -> None:
             ),
             **extra,
         )
+        if case == "weighted":
+            trainer.tag_weights = tag_weights(LABELS, {"PER": 1.5, "ORG": 0.5})
         trainer.train()
         gradients[case] = kept.found
         metrics[case] = {

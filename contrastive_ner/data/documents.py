@@ -1,5 +1,6 @@
 """Whole documents: join the texts of a document for the model, and split its mentions again."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -76,8 +77,11 @@ def split_document(
 
     Mentions that cross parts belong to none and are dropped.
     """
-    found: list[list[Mention]] = []
-    for part, offset in zip(document.parts, document.offsets, strict=True):
-        inside = [m for m in mentions if offset <= m.start and m.end <= offset + len(part.text)]
-        found.append([m._replace(start=m.start - offset, end=m.end - offset) for m in inside])
+    found: list[list[Mention]] = [[] for _ in document.parts]
+    for mention in mentions:
+        number = bisect_right(document.offsets, mention.start) - 1
+        offset = document.offsets[number]
+        if mention.end <= offset + len(document.parts[number].text):
+            own = mention._replace(start=mention.start - offset, end=mention.end - offset)
+            found[number].append(own)
     return found, len(mentions) - sum(map(len, found))

@@ -8,6 +8,8 @@ from itertools import count, islice
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from .windows_ner import InputError, Prepared, Window
 
 DEFAULT_BATCH_SIZE = 32
@@ -65,14 +67,17 @@ def by_length(lengths: Sequence[int], batch_size: int, cost: int = BATCH_COST) -
     ([[1, 2], [0, 3]], [[1, 2, 0, 3]])
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    # For each number of first windows, the least cost of batches of them, and the last one's begin.
-    least, begin = [0] * (len(order) + 1), [0] * (len(order) + 1)
+    sizes = np.array([lengths[i] for i in order], dtype=np.int64)
+    # For each number of first windows, where the last of the best batches of them begins. A batch
+    # from i to `end` costs sizes[i] * (end - i), and what comes before it `least`.
+    begin, before, least = [0] * (len(order) + 1), np.zeros(len(order), dtype=np.int64), 0
     for end in range(1, len(order) + 1):
-        least[end], begin[end] = min(
-            (least[i] + lengths[order[i]] * (end - i) + cost, -i)
-            for i in range(max(0, end - batch_size), end)
-        )
-        begin[end] *= -1  # of equal ways, the first batches are the full ones
+        before[end - 1] = least - sizes[end - 1] * (end - 1)
+        first = max(0, end - batch_size)
+        costs = before[first:end] + sizes[first:end] * end
+        # Of equal ways, the first batches are the full ones.
+        begin[end] = end - 1 - int(costs[::-1].argmin())
+        least = int(costs[begin[end] - first]) + cost
     batches, end = [], len(order)
     while end:
         batches.append(order[begin[end] : end])

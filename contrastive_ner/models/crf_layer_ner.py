@@ -5,6 +5,7 @@ The inference itself is in `crf_ner.py`. This file travels with the weights.
 Notation: B batch, L labelled positions (packed left), C tags.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +42,7 @@ def tagging_loss(
     if use_crf:
         transitions, start = crf.scores()
         gold = crf_sequence_score(emissions, transitions, start, tags, lengths)
+        warn_of_orphans(gold)
         per_sentence = crf_log_partition(emissions, transitions, start, lengths) - gold  # (B,)
     else:
         valid = torch.arange(tags.shape[1], device=tags.device)[None, :] < lengths[:, None]
@@ -50,6 +52,17 @@ def tagging_loss(
         )  # (B, L)
         per_sentence = per_token.sum(1) / lengths.clamp_min(1)
     return (per_sentence * present).sum() / present.sum().clamp_min(1)
+
+
+def warn_of_orphans(gold: Tensor) -> None:
+    """Warn if a row of gold tags is not BIO, by its score (B,): it then has no probability."""
+    if gold.numel() and float(gold.detach().min()) < FORBIDDEN / 2:
+        warnings.warn(
+            "labels have an I- tag that does not follow a tag of its type, which the CRF forbids: "
+            "the loss says nothing; begin each mention with B- (with_bio_tags, tag_features), or "
+            "set constrain_transitions=False",
+            stacklevel=2,
+        )
 
 
 class _LogPartition(torch.autograd.Function):

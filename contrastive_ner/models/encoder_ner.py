@@ -3,6 +3,7 @@
 import inspect
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,6 @@ from .adapters_ner import WeightsState, check_adapter, is_adapter, weights_state
 from .checks_ner import (
     INDEX,
     NUMBERS_BEYOND,
-    PRECISIONS,
     WEIGHTS,
     Entry,
     check_tensors,
@@ -410,11 +410,12 @@ def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTraine
     try:
         check_folder(name_or_path, {})
         check_tensors(weight_files(name_or_path))
-        encoder = AutoModel.from_pretrained(
+        encoder, info = AutoModel.from_pretrained(
             name_or_path,
             use_safetensors=True,
             trust_remote_code=False,
             dtype=torch.float32,
+            output_loading_info=True,
             **extra,
         )
     except OSError as error:
@@ -422,7 +423,21 @@ def pretrained_encoder(name_or_path: str, config: PreTrainedConfig) -> PreTraine
             f"{name_or_path}: no encoder with safetensors weights could be read "
             f"(pickled weights are refused): {error}"
         ) from error
+    check_complete(name_or_path, info["missing_keys"])
     return without_pooler(encoder)
+
+
+def check_complete(place: Any, missing: Iterable[str]) -> None:
+    """Raise `InputError` if weights of an encoder, other than the pooler's, are not in its files.
+
+    They would be random numbers.
+    """
+    lacking = sorted(name for name in missing if "pooler" not in name.split("."))
+    if lacking:
+        raise InputError(
+            f"{place}: weights of the encoder are missing: {listed(lacking)}; the files may have "
+            "them under other names, or be those of another model than config.json says"
+        )
 
 
 def longest_input(config: PreTrainedConfig, tokenizer: Any) -> int:
@@ -439,7 +454,7 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     their position table has rows. Encoders that use only relative positions have no such limit.
     """
     rows = getattr(config, "max_position_embeddings", None)
-    if rows is None:
+    if rows is None or rows < 1:  # -1: XLNet
         return None
     module = inspect.getmodule(AutoModel._model_mapping.get(type(config), None))
     source = "" if module is None else inspect.getsource(module)
@@ -469,30 +484,3 @@ def encode(encoder: PreTrainedModel, **given: Tensor | bool | None) -> BaseModel
     return encoder(
         **{name: value for name, value in given.items() if value is not None}, return_dict=True
     )
-
-
-# -------------------------------------------------------------------------------------- precision
-def precision_for(name: str, device: torch.device | str) -> str:
-    """The data type that a precision means on a device: "float32" or "bfloat16".
-
-    "auto" is bfloat16 where the device computes in it.
-
-    Raises:
-        InputError: no such precision.
-    """
-    if name not in PRECISIONS:
-        raise InputError(f"precision is {name!r}: expected {', '.join(PRECISIONS)}")
-    if name != "auto":
-        return name
-    return "bfloat16" if computes_in_bfloat16(device) else "float32"
-
-
-def computes_in_bfloat16(device: torch.device | str) -> bool:
-    """Whether a device has instructions for bfloat16: on x86, AVX512-BF16 (AMX implies it)."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        return kind == "cpu" and "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:  # not Linux
-        return False

@@ -66,8 +66,8 @@ class LexiconConfig(StrictConfig):
     lattice_head_size: int = 20
     lattice: Any = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+    def _validate(self) -> None:
+        super()._validate()
         if self.lexicon_fusion not in FUSIONS:
             raise InputError(
                 f"lexicon_fusion is {self.lexicon_fusion!r}: expected one of {', '.join(FUSIONS)}"

@@ -44,7 +44,7 @@ from .matching_ner import INPUTS  # noqa: F401 - as above
 from .pipeline_ner import PIPELINES, NerPipeline
 from .strict_ner import StrictConfig
 from .types_binder import TypeEmbeddings, check_descriptions, description_ids
-from .windows_ner import DECODINGS, InputError, Span, best_labels, least_scores
+from .windows_ner import DECODINGS, InputError, Span, best_labels, check_options, least_scores
 
 AUTO_MAP = {
     "AutoConfig": "modeling_binder.BinderConfig",
@@ -158,10 +158,11 @@ class BinderConfig(StrictConfig):
                 )
             self._set_types({ids[number]: self.descriptions[ids[number]] for number in numbers})
         super().__post_init__(**kwargs)
-        self._validate()
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Set a field. Other names in `id2label` rename the types; other descriptions replace them.
+        """Set a field. Other names in `id2label` rename the types.
+
+        Descriptions are set before a model is made; a model refuses others than those it has read.
 
         Raises:
             InputError: `id2label` or `num_labels` ask for more or fewer types than are described.
@@ -208,6 +209,7 @@ class BinderConfig(StrictConfig):
         )
 
     def _validate(self) -> None:
+        super()._validate()
         for name, allowed in {
             "type_encoder": TYPE_ENCODERS,
             "decoding": DECODINGS,
@@ -387,7 +389,17 @@ class TextHeads(nn.Module):
         """hidden (B, L, H) -> projections.
 
         The span head is split: W [h_i; h_j; D_w] + b = W_s h_i + W_e h_j + (W_d D_w + b).
+
+        Raises:
+            InputError: the span head has an adapter, which would have no effect.
         """
+        if hasattr(self.span, "base_layer"):
+            raise InputError(
+                "an adapter on heads.span has no effect: leave it out "
+                "(exclude_modules=['heads.span']), or train the heads whole "
+                "(modules_to_save=['heads', 'type_heads'])"
+            )
+        hidden = hidden.to(floating(self.start))
         first, last, width = self.span.weight.split(
             [hidden.shape[-1], hidden.shape[-1], self.width.embedding_dim], dim=1
         )
@@ -448,6 +460,16 @@ class TypeHeads(nn.Module):
         )
 
 
+def floating(head: nn.Linear) -> torch.dtype:
+    """The type of a projection's numbers. `InputError` if it was quantised."""
+    if not head.weight.is_floating_point():
+        raise InputError(
+            "the projections are quantised, and spans cannot be scored with them: leave them as "
+            "they are (llm_int8_skip_modules=['heads', 'type_heads'])"
+        )
+    return head.weight.dtype
+
+
 def normalised(projection: Tensor, dropout: float, training: bool) -> Tensor:
     """Dropout, then L2 normalisation over the last dimension, in float32."""
     return F.normalize(F.dropout(projection.float(), dropout, training), dim=-1)
@@ -501,6 +523,27 @@ def contrast(
     mentions = F.softplus(partition[rows, types] - scores[rows, types, cells])  # (M,)
     excess = partition - threshold if pairs is None else (partition - threshold)[pairs]
     return (weights * mentions).sum() / max(len(mentions), 1), excess.mean()
+
+
+def check_labels(labels: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: int) -> None:
+    """Raise `InputError` for a mention of no type, or one that is no candidate.
+
+    Its score would be the smallest of all numbers. Arguments as in `binder_losses`.
+    """
+    rows = (labels[..., 0] != IGNORED).nonzero()[:, 0]
+    kinds, first, last = labels[labels[..., 0] != IGNORED].unbind(-1)
+    length = word_mask.shape[1]
+    wrong = (kinds < 0) | (kinds >= types) | ((first != CUT) & (last != CUT) & (first > last))
+    for token, mask in ((first, word_mask), (last, word_end_mask)):
+        is_there = mask.bool()[rows, token.clamp(0, length - 1)] & (token >= 0) & (token < length)
+        wrong |= (token != CUT) & ~is_there
+    if bool(wrong.any()):
+        number = int(wrong.nonzero()[0, 0])
+        found = [int(values[number]) for values in (kinds, first, last)]
+        raise InputError(
+            f"labels: {found} in row {int(rows[number])}: expected the number of one of {types} "
+            "types, the first token of a word and the last token of a word"
+        )
 
 
 def binder_losses(
@@ -633,6 +676,8 @@ class BinderModel(SafePreTrainedModel):
             "type_vectors", torch.zeros(3, len(config.descriptions), config.projection_size)
         )
         self._must_encode = True
+        self._texts_read = [*config.descriptions.values()]  # what the buffers above belong to
+        self._must_read = False  # them, from the texts of the configuration
         self._stored_state: WeightsState | None = None
         self._fitted_state: WeightsState | None = None  # weights that the fits hold for
         self._fitted_digest = ""  # of these; other than `config.fit_weights` if they were rounded
@@ -654,13 +699,7 @@ class BinderModel(SafePreTrainedModel):
     def _after_loading(
         self, place: Any, content: dict[str, Any], files: list[Path], lacking: set[str]
     ) -> None:
-        """Trust the stored vectors if they were saved together with the weights of the files.
-
-        Descriptions that are not those of the files are read by the tokenizer that is with them.
-
-        Raises:
-            InputError: there are such descriptions, and no tokenizer or no type encoder.
-        """
+        """Trust the stored vectors if they were saved together with the weights of the files."""
         self._freeze()
         has_adapter = getattr(self, "_hf_peft_config_loaded", False)
         is_whole = not any(name.startswith(("encoder.", "heads.")) for name in lacking)
@@ -671,8 +710,7 @@ class BinderModel(SafePreTrainedModel):
                 self._fitted_digest = weights_digest(self.encoder, self.heads)
         expected = self.config.type_weights or self.config.type_fingerprint
         is_new = self._texts_differ(content) or any("description_" in name for name in lacking)
-        if is_new:
-            self._read_descriptions(place)
+        self._must_read = is_new
         if is_new or lacking or self.config.type_encoder == "none" or not (expected and files):
             return
         encoder = "encoder." if self.type_encoder is None else "type_encoder."
@@ -687,18 +725,26 @@ class BinderModel(SafePreTrainedModel):
         labels = [ids[number] for number in sorted(ids, key=int)]
         return [saved[label] for label in labels] != list(self.config.descriptions.values())
 
-    def _read_descriptions(self, place: Any) -> None:
-        """Token ids of all descriptions, by the tokenizer in the model's folder."""
+    def _load_beside(self, place: Any, where: dict[str, Any]) -> None:
+        """Read descriptions that are not those of the files by the tokenizer that is with them.
+
+        Raises:
+            InputError: there are such descriptions, and no tokenizer or no type encoder.
+        """
+        if not self._must_read:
+            return
         self._check_type_encoder()
         try:
             revision = getattr(self.config, "_commit_hash", None) or "main"
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(place, revision=revision)
+            given = {"revision": revision, **where}
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(place, **given)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{place}: other descriptions were asked for, and there is no tokenizer to read "
                 "them: load the model with its own descriptions, then call add_labels"
             ) from error
         self._tokenize_descriptions(tokenizer)
+        self._must_read = False
 
     def _tokenize_descriptions(self, tokenizer: Any) -> None:
         """Token ids of all descriptions of the configuration; the vectors are then stale."""
@@ -717,6 +763,9 @@ class BinderModel(SafePreTrainedModel):
         )
         self.description_lengths = torch.zeros(shape, dtype=torch.long, device=device)
         self.type_vectors = self.type_vectors.new_zeros(3, len(ids), size)
+        if (weights := self.mention_weights) is not None and len(weights) < len(ids):
+            more = weights.new_ones(len(ids) - len(weights))
+            self.mention_weights = torch.cat([weights, more])
         self._set_descriptions(ids)
         self._must_encode = True
 
@@ -913,6 +962,7 @@ class BinderModel(SafePreTrainedModel):
         padded, lengths = pad_texts([rows[v % len(rows)] for rows in ids for v in variants])
         stored = self.description_ids.zero_()
         stored[..., : padded.shape[1]] = padded.view(*stored.shape[:2], -1).to(stored.device)
+        self._texts_read = [*self.config.descriptions.values()]
         self.description_lengths.copy_(lengths.view_as(self.description_lengths))
 
     def get_input_embeddings(self) -> nn.Module:
@@ -953,7 +1003,7 @@ class BinderModel(SafePreTrainedModel):
             outputs = encode(self._types_read_by, input_ids=ids, attention_mask=attention.long())
             states = outputs.last_hidden_state[:, 0]  # (E, H)
         with torch.autocast(ids.device.type, enabled=False):
-            return self.type_heads(states.to(self.type_heads.span.weight.dtype))
+            return self.type_heads(states.to(floating(self.type_heads.span)))
 
     @torch.no_grad()
     def _encode_exactly(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -1005,6 +1055,7 @@ class BinderModel(SafePreTrainedModel):
         ]
         ids, lengths = pad_texts(rows)
         vectors = self._encode_exactly(ids.to(self.device), lengths.to(self.device))
+        self._store_types()
         return self._embeddings(dict(descriptions), vectors)
 
     @property
@@ -1015,14 +1066,17 @@ class BinderModel(SafePreTrainedModel):
         return self._embeddings(texts, self.type_vectors.clone())
 
     def _embeddings(self, texts: dict[str, str], vectors: Tensor) -> TypeEmbeddings:
-        """Types by the vectors (3, E, D) of their texts; fits replace those of the same types."""
+        """Types by the vectors (3, E, D) of their texts; fits replace those of the same types.
+
+        The weights in force are those of the last `_store_types`.
+        """
         config = self.config
         fits = config.fits if self.fits_hold else {}
         fitted = [k for k in texts if k in fits and texts[k] == config.descriptions[k][0]]
         for label in fitted:
             vectors[2, list(texts).index(label)] = vectors.new_tensor(fits[label])
         held = dict.fromkeys(fitted, config.fit_weights)
-        return TypeEmbeddings(texts, vectors, self.type_fingerprint, held)
+        return TypeEmbeddings(texts, vectors, config.type_fingerprint, held)
 
     @property
     def type_fingerprint(self) -> str:
@@ -1051,6 +1105,7 @@ class BinderModel(SafePreTrainedModel):
 
     def _store_types(self) -> bool:
         """Store new vectors of the trained types if other weights are in force; whether it did."""
+        self._check_texts()
         if self.config.type_encoder == "none":
             return False
         state = self._types_state()
@@ -1069,7 +1124,9 @@ class BinderModel(SafePreTrainedModel):
         state = None
         if self.config.type_encoder != "none" and not self._must_encode:
             state = self._types_state()
-        is_fresh = state is not None and state.same(self._stored_state)
+        stored, is_fresh = self._stored_state, False
+        if state is not None and stored is not None:
+            is_fresh = state.same(stored) or state.is_copy_of(stored)  # after copy.deepcopy
         holds = self.config.fits and self._fitted_state is not None and self.fits_hold
         before = self._fitted_state
         super()._apply(fn, recurse)
@@ -1081,6 +1138,17 @@ class BinderModel(SafePreTrainedModel):
         if state is not None and is_fresh and (copied := self._types_state()).is_copy_of(state):
             self._stored_state = copied
         return self
+
+    def _check_texts(self) -> None:
+        """Raise `InputError` if the configuration has other descriptions than the model has read.
+
+        Their vectors would be those of other types. Types may have been renamed.
+        """
+        if [*self.config.descriptions.values()] != self._texts_read:
+            raise InputError(
+                "config.descriptions was changed, and the model has not read the new texts: use "
+                "add_labels, rename_labels, or from_pretrained(DIR, descriptions=...)"
+            )
 
     def _drawn_types(self, labels: Tensor, type_mask: Tensor | None = None) -> Tensor:
         """Numbers of the types of a step: those that count in some window, by `type_mask` (B, E).
@@ -1110,6 +1178,7 @@ class BinderModel(SafePreTrainedModel):
 
         Draws one text of each type. `chosen`: of `_drawn_types`.
         """
+        self._check_texts()
         if self.config.type_encoder == "none":
             return self.type_vectors, labels
         self._must_encode = True
@@ -1141,7 +1210,7 @@ class BinderModel(SafePreTrainedModel):
         starts, ends, spans = self.types.vectors if types is None else types  # each (E, D)
         with torch.autocast(hidden.device.type, enabled=False):
             heads = self.heads
-            parts = heads(hidden.to(heads.start.weight.dtype))
+            parts = heads(hidden)
             scale = heads.log_scale.float().exp()
             start = scale[0] * torch.einsum("bld,kd->bkl", parts.start, starts.float())
             end = scale[1] * torch.einsum("bld,kd->bkl", parts.end, ends.float())
@@ -1198,6 +1267,7 @@ class BinderModel(SafePreTrainedModel):
         if labels is not None:
             if word_mask is None or word_end_mask is None:
                 raise InputError("labels need word_mask and word_end_mask: pass both")
+            check_labels(labels, word_mask, word_end_mask, len(self.config.descriptions))
             weights = None
             if self.training and self.mention_weights is not None:
                 by_type = self.mention_weights.to(labels.device)
@@ -1249,6 +1319,7 @@ class BinderModel(SafePreTrainedModel):
         Raises:
             InputError: the types were encoded by other weights.
         """
+        check_options(min_score=min_score, top_k=top_k)
         self.check_calibration()
         own = self.types
         types = own if types is None else types
@@ -1349,7 +1420,7 @@ class BinderModel(SafePreTrainedModel):
         vectors = types.vectors[2].to(hidden.device).float()  # (E, D)
         apart = [n for n, label in enumerate(types.labels) if label in types.fitted]
         with torch.autocast(hidden.device.type, enabled=False):
-            parts = heads(hidden.to(heads.start.weight.dtype))
+            parts = heads(hidden)
             width = min(self.config.max_span_width, hidden.shape[1])
             first = torch.zeros(len(hidden), 3, dtype=torch.long, device=hidden.device)
             first[:, 0] = torch.arange(len(hidden), device=hidden.device)
@@ -1424,7 +1495,7 @@ class BinderModel(SafePreTrainedModel):
                 "fit_weights": fit_weights,
             }
         )
-        frozen = type(self)(config)
+        frozen = type(self)(config).to(self.dtype)
         dropped = ("type_encoder.", "type_heads.", "description_")
         weights = self.state_dict().items()
         frozen.load_state_dict({k: v for k, v in weights if not k.startswith(dropped)})

@@ -105,6 +105,9 @@ class NercoConfig(LexiconConfig):
             "custom_pipelines", {task: dict(entry) for task, entry in PIPELINES.items()}
         )
         super().__post_init__(**kwargs)
+
+    def _validate(self) -> None:
+        super()._validate()
         if not (isinstance(dropout := self.output_dropout, int | float) and 0 <= dropout < 1):
             raise InputError(f"output_dropout is {dropout!r}: expected a number in [0, 1)")
         for name in ("use_crf", "constrain_transitions"):

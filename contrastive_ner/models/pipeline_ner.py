@@ -17,10 +17,11 @@ from transformers import Pipeline, PreTrainedTokenizerBase
 
 from .batches_ner import DEFAULT_BATCH_SIZE, in_batches, items_of
 from .checks_ner import in_evaluation
-from .encoder_ner import check_window, precision_for
+from .encoder_ner import check_window
 from .lattice_ner import LATTICE_INPUTS, fused_reader, lattice_arrays
 from .lexicon_ner import lexicon_for, own_lexicon
 from .matching_ner import lexicon_arrays
+from .precision_ner import precision_for
 from .strict_ner import check_names
 from .windows_ner import (
     InputError,
@@ -170,7 +171,7 @@ def pad_rows(
         for name, value in fill.items()
     }
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    batch["attention_mask"] = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    batch.setdefault("attention_mask", (torch.arange(width)[None, :] < lengths[:, None]).long())
     if any("lexicon_words" in row for row in rows):
         arrays = lexicon_arrays([row.get("lexicon_words", ()) for row in rows], width)
         batch |= {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -59,16 +59,27 @@ class StrictConfig(PreTrainedConfig):
             cls._check_arguments(kwargs)
         token = _is_read.set(True)
         try:
-            return super().from_dict(config_dict, **kwargs)
+            found = super().from_dict(config_dict, **kwargs)
         finally:
             _is_read.reset(token)
+        (found[0] if isinstance(found, tuple) else found)._validate()  # arguments replaced values
+        return found
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """`PreTrainedConfig.save_pretrained`; `InputError` for values that could not be read."""
+        self._validate()
+        return super().save_pretrained(*args, **kwargs)
+
+    def _validate(self) -> None:
+        """Raise `InputError` for a value that is not allowed."""
+        if (joiner := getattr(self, "joiner", None)) not in (None, "", " "):
+            raise InputError(f"joiner is {joiner!r}: expected '', ' ' or null")
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not _is_read.get():
             self._check_arguments(kwargs)
         super().__post_init__(**kwargs)
-        if (joiner := getattr(self, "joiner", None)) not in (None, "", " "):
-            raise InputError(f"joiner is {joiner!r}: expected '', ' ' or null")
+        self._validate()
 
     @classmethod
     def _check_arguments(cls, names: Iterable[str]) -> None:

@@ -44,6 +44,8 @@ class TagCollator:
         padding = {"input_ids": self.pad_token_id, "labels": IGNORED, "word_mask": False}
         if all("labels" not in row for row in features):  # of texts to tag
             del padding["labels"]
+        if all("attention_mask" in row for row in features):  # rows that are padded already
+            padding["attention_mask"] = 0
         return pad_rows(features, padding)
 
 

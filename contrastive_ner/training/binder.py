@@ -103,7 +103,7 @@ def span_counts(
     """
     decoded = decode_own(model, outputs, word_mask, word_end_mask, type_mask)
     if model.config.decoding == "flat":
-        decoded = [flat_spans(spans) for spans in decoded]
+        decoded = [flat_spans(spans, model.later_types) for spans in decoded]
     gold = gold_spans(labels, word_mask, model.config.labels)
     counts = [
         (len(wanted & found), len(found), len(wanted))

@@ -8,6 +8,7 @@ loss of "this mention is correct".
 """
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from contrastive_ner.data.documents import join_documents
 from contrastive_ner.data.records import Record
 from contrastive_ner.data.schemes import tags_to_spans
 from contrastive_ner.errors import ConfigError
@@ -32,6 +34,7 @@ from contrastive_ner.training.task import Task
 WINDOWS = 2000  # dev windows that are used, spread over all
 FLOOR = 0.002  # lowest BINDER score that enters the fit: a margin of about -6
 LEAST_MENTIONS = 20  # no fit on fewer
+MOST_SPANS = 200_000  # of BINDER that enter the fit; a model that has learnt little has millions
 TEMPERATURES = (0.25, 4.0)  # range of the search
 
 
@@ -51,7 +54,7 @@ def calibrate(
 ) -> dict[str, float]:
     """Fit a model's scores and set the fields of its configuration.
 
-    They hold for the weights in force: a training step, an adapter or other weights set them back.
+    They hold for the weights in force: a training step, an adapter or other weights reset them.
 
     Args:
         model: a tagger or BINDER model, or either of them with adapters.
@@ -70,9 +73,9 @@ def calibrate(
         raise ConfigError(f"batch_size is {batch_size}: expected at least 1")
     own = decoding_model(model)
     is_binder = own.config.model_type == "binder"
+    if len(dataset) and isinstance(dataset[0], Record):
+        dataset = features_of(own, dataset, tokenizer)
     rows = spread(dataset)
-    if rows and isinstance(rows[0], Record):
-        rows = spread(features_of(own, rows, tokenizer))
     if rows and "input_ids" not in rows[0]:
         raise ConfigError(
             f"the data have {', '.join(map(str, rows[0]))}: expected features (input_ids, labels), "
@@ -109,7 +112,7 @@ def spread(dataset: Any) -> list[Any]:
 
 
 def features_of(model: Any, records: Sequence[Record], tokenizer: Any) -> list[dict]:
-    """Features of records, as the model reads them."""
+    """Features of records, as the model reads them: BINDER whole documents."""
     config = model.config
     if tokenizer is None:
         raise ConfigError("records need tokenizer=, the tokenizer of the model")
@@ -121,6 +124,7 @@ def features_of(model: Any, records: Sequence[Record], tokenizer: Any) -> list[d
             reader = fused_reader(reader, config, own_lexicon(model), model.vocabulary)
         return tag_features(records, reader, config.labels)[0]
     width = config.max_span_width
+    records = [document.record for document in join_documents(records)]
     return span_features(records, reader, config.labels, max_width=width, overlap=width)[0]
 
 
@@ -157,14 +161,17 @@ def fit_logistic(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> dict
     """Slope and intercept of BINDER's scores, by Newton's method; {} without a fit."""
     # Start from uncalibrated scores: an earlier fit would change the margins.
     model.config.score_slope, model.config.score_intercept = 1.0, 0.0
-    decoded: list[list[tuple]] = []
-    gold: list[set[tuple[int, int, str]]] = []
-    for batch in batches:
+    found: list[tuple[np.ndarray, np.ndarray]] = [mention_scores([], [])]
+    # At random: where there are too many spans, all parts of the data have their share.
+    for batch in random.Random(0).sample(batches, len(batches)):
+        if sum(len(scores) for scores, _ in found) >= MOST_SPANS:
+            break
         outputs = model(batch["input_ids"], batch["attention_mask"])
         masks = batch["word_mask"], batch["word_end_mask"]
-        decoded += decode_own(model, outputs, *masks, batch.get("type_mask"), min_score=FLOOR)
-        gold += gold_spans(batch["labels"], batch["word_mask"], model.config.labels)
-    scores, right = mention_scores(decoded, gold)
+        decoded = decode_own(model, outputs, *masks, batch.get("type_mask"), min_score=FLOOR)
+        gold = gold_spans(batch["labels"], batch["word_mask"], model.config.labels)
+        found.append(mention_scores(decoded, gold))
+    scores, right = (np.concatenate(own) for own in zip(*found, strict=True))
     if len(scores) < LEAST_MENTIONS or right.all() or not right.any():
         return {}
     margins = np.log(scores) - np.log1p(-np.minimum(scores, 1 - 1e-15))

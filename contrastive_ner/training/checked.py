@@ -42,7 +42,9 @@ class CheckedTrainer(Trainer):
         """The loss, in training that of weighted sentences; see `Trainer.compute_loss`."""
         if self.tag_weights is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        # With labels: of several processes, each must find the transitions among what `forward`
+        # has used.
+        outputs = model(**inputs)
         tagger = self.accelerator.unwrap_model(model)
         loss = weighted_loss(tagger, outputs["logits"], inputs, self.tag_weights)
         return (loss, outputs) if return_outputs else loss

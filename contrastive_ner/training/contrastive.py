@@ -112,8 +112,10 @@ class ContrastiveTrainingArguments(TrainingArguments):
             )
         if self.class_reduction not in ("sum", "mean"):
             raise ConfigError(f"class_reduction is {self.class_reduction!r}: expected sum or mean")
-        if self.projection_size < 0:
-            raise ConfigError(f"projection_size is {self.projection_size}: expected at least 0")
+        least = {"knn_neighbours": 1, "reference_tokens": 1, "chunk_size": 0, "projection_size": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f"{name} is {getattr(self, name)}: expected at least {value}")
 
 
 def labelled(feature: dict) -> int:
@@ -366,8 +368,11 @@ class ContrastiveTrainer(SentenceTrainer):
     def _criteria(self, features: Any) -> dict[str, float]:
         queries, gold = self.embed(features)
         references, classes = self.embed(self.reference_features())
+        # Without the head that it was trained with, the loss would be another number.
+        has_head = has_projection(self.model) or not self.args.projection_size
+        found = {"loss": self._mean_loss(projected(self.model, queries), gold, features)}
         return {
-            "loss": self._mean_loss(projected(self.model, queries), gold, features),
+            **(found if has_head else {}),
             "knn_f1": token_f1(
                 knn_classes(queries, references, classes, neighbours=self.args.knn_neighbours), gold
             ),

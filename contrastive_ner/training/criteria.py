@@ -85,19 +85,22 @@ def embed_tokens(
 
 
 def chunks_of(inputs: dict[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
-    """Split a batch into parts of `size` rows, as wide as their longest row.
+    """Split a batch into parts of `size` rows, without columns that are padding in all of them.
 
     Each part has all the words of the batch.
     """
+    width = inputs["labels"].shape[1]
     for first in range(0, len(inputs["labels"]), size):
-        rows = slice(first, first + size)
-        width = int(inputs["attention_mask"][rows].sum(1).max())
+        rows, columns = slice(first, first + size), slice(width)
+        if "attention_mask" in inputs:
+            filled = inputs["attention_mask"][rows].bool().any(0).nonzero()
+            columns = slice(int(filled[0, 0]), int(filled[-1, 0]) + 1)
         yield {
             name: tensor
             if name in ("word_chars", "word_types")
+            else tensor[rows, columns]
+            if tensor.shape[1:2] == (width,) and name != "lattice_words"
             else tensor[rows]
-            if name == "lattice_words"
-            else tensor[rows, :width]
             for name, tensor in inputs.items()
         }
 

@@ -145,6 +145,7 @@ class SpanMetrics(Metrics):
 
 def tag_spans(rows: Any, labels: Sequence[str]) -> list[list[tuple[int, int, str]]]:
     """Mentions in rows of tag ids (N, T); -100 where there is no tag."""
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows  # single numbers are slow to read
     return [tags_to_spans([labels[tag] for tag in row if tag != IGNORED], "BIO")[0] for row in rows]
 
 

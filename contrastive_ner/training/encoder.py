@@ -112,13 +112,16 @@ def prepare_encoder(
     from transformers import AutoModel
 
     from contrastive_ner.models.checks_ner import check_tensors
-    from contrastive_ner.models.encoder_ner import weight_files
+    from contrastive_ner.models.encoder_ner import check_complete, weight_files
 
     folder = config.run_dir / "encoder"
     if not is_intact(folder):
         place = encoder_place(config.encoder)
         check_tensors(weight_files(place))
-        encoder = AutoModel.from_pretrained(place, use_safetensors=True, trust_remote_code=False)
+        encoder, info = AutoModel.from_pretrained(
+            place, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        check_complete(place, info["missing_keys"])
         characters, encoder = character_tokenizer(tokenizer, encoder)
         partial = fresh_folder(config.run_dir / ".encoder-partial")
         encoder.save_pretrained(partial)

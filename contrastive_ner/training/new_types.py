@@ -37,8 +37,8 @@ STEPS = 200  # of the minimisation, at most
 WINDOWS_AT_ONCE = 16
 # What a model remembers of its weights, besides its configuration and buffers.
 STATE = (
-    "_must_encode", "_stored_state", "_fitted_state", "_fitted_digest", "_unfit_state",
-    "_calibrated",
+    "_must_encode", "_texts_read", "_stored_state", "_fitted_state", "_fitted_digest",
+    "_unfit_state", "_calibrated",
 )  # fmt: skip
 
 

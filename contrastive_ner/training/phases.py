@@ -26,9 +26,9 @@ from transformers import (
 from contrastive_ner.devices import has_accelerator
 from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
-from contrastive_ner.models.encoder_ner import computes_in_bfloat16
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
+from contrastive_ner.models.precision_ner import computes_in_bfloat16
 from contrastive_ner.signals import Interrupted
 from contrastive_ner.training.binder import BinderTrainer
 from contrastive_ner.training.checkpoints import (
@@ -403,6 +403,9 @@ def ready_for_training(model: Any, config: RunConfig) -> Any:
         for module in (module for encoder in encoders_of(model) for module in encoder.modules()):
             if isinstance(module, torch.nn.Dropout):
                 module.p = config.encoder_dropout
+            for name, value in vars(module).items():  # as ModernBERT and others hold it
+                if "dropout" in name and isinstance(value, float):
+                    setattr(module, name, config.encoder_dropout)
     if not has_accelerator():
         # In bfloat16, the backward pass of fused attention on CPU takes longer than the rest of the
         # step.

@@ -20,7 +20,7 @@ def add_projection(model: nn.Module, size: int) -> None:
     config: Any = model.config
     width = getattr(config, "state_size", None) or config.hidden_size
     head: Any = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, size))
-    model.add_module(NAME, head.to(next(model.parameters()).device))
+    model.add_module(NAME, head.to(next(model.parameters())))
     head.hook = model.register_forward_hook(_project)
 
 
@@ -32,8 +32,8 @@ def _project(model: nn.Module, _: Any, output: Any) -> Any:
 
 def projected(model: nn.Module, states: Tensor) -> Tensor:
     """What the loss reads of states (..., D): the head's output, or without a head the states."""
-    head = getattr(model, NAME, None)
-    return states if head is None else head(states)
+    head: Any = getattr(model, NAME, None)
+    return states if head is None else head(states.to(head[0].weight.dtype))
 
 
 def has_projection(model: nn.Module) -> bool:
