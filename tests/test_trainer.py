@@ -175,9 +175,9 @@ def test_stage_one_lowers_the_loss(tiny_encoder, character_tok, tmp_path, argume
     trainer.train()
     # Of the last epoch: the projection head is gone afterwards.
     losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
-    assert losses[-1] < losses[0] == before
+    assert losses[-1] < before
     after = trainer.evaluate()
-    assert after.get("eval_loss", losses[-1]) == losses[-1]
+    assert after.get("eval_loss", losses[-1]) == pytest.approx(losses[-1], rel=1e-4)
     assert after["eval_knn_f1"] == 1.0
 
 
