@@ -9,7 +9,8 @@ count as gold. Started again, it skips complete runs.
 Variants: the plain configuration, variants of the descriptions, types sampled per step, both, and
 `mixture`: both, on the four domains and the other sets of `configs/english_binder.yaml`. Each is
 also scored with the minimum score (one for all types) that is best on the held-out domain's dev
-part, and with the one that is best on 20 texts of it, as someone who labels a few would choose it.
+part, with the one that is best on 20 texts of it, as someone who labels a few would choose it, and
+with limits for each type that `fit_limits` finds in the texts of dev without their labels.
 """
 
 import argparse
@@ -150,10 +151,12 @@ def scores_of(model_dir: Path, folder: Path, seed: int) -> dict[str, Any]:
 
     Returns:
         Scores at the model's own threshold; "chosen" has those at the minimum score that is best
-        on dev, "few" at that which is best on a few texts of dev.
+        on dev, "few" at that which is best on a few texts of dev, "unlabelled" with the limits of
+        `fit_limits`.
     """
     from contrastive_ner.evaluation.metrics import span_scores
     from contrastive_ner.serving.inference import evaluate_records, load_pipeline, tag_records
+    from contrastive_ner.training.limits import PER_THOUSAND, fit_limits
 
     pipeline = load_pipeline(model_dir)
     types = {item.label: item.description for item in read_types(folder / "held_out.yaml")}
@@ -171,11 +174,20 @@ def scores_of(model_dir: Path, folder: Path, seed: int) -> dict[str, Any]:
         scores = evaluate_records(pipeline, test, types=types, min_score=limit)["micro"]
         return {"texts": len(numbers), "min_score": limit, "dev_f1": f1(limit, numbers), **scores}
 
+    def without_labels() -> dict[str, Any]:
+        model, old = pipeline.model, pipeline.model.config.labels
+        model.add_labels(types, pipeline.tokenizer)
+        limits = fit_limits(model, pipeline.tokenizer, [*types], [record.text for record in dev])
+        found = tag_records(pipeline, test, types=model.types.remove(*old)).mentions
+        scores = span_scores(found, [record.entities for record in test])["micro"]
+        return {"per_thousand": PER_THOUSAND, "margins": limits, **scores}
+
     every = range(len(dev))
     return {
         **evaluate_records(pipeline, test, types=types),
         "chosen": at_best(every),
         "few": at_best(random.Random(seed).sample(every, FEW)),
+        "unlabelled": without_labels(),
     }
 
 

@@ -134,7 +134,8 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
     groups: Groups = defaultdict(list)
     for metrics in sorted(measurements, key=lambda metrics: metrics["seed"]):
         groups[metrics["domain"], metrics["variant"]].append(metrics)
-    chosen = [f"least score chosen on {where}, F1" for where in ("20 texts", "dev")]
+    chosen = ["limits without labels, F1"]
+    chosen += [f"least score chosen on {where}, F1" for where in ("20 texts", "dev")]
     lines = header(
         "held out", "types", "mentions", "trained with", "P", "R", "F1", *chosen, "seeds"
     )
@@ -145,7 +146,7 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
         plain = [spread([run["micro"][key] for run in runs]) for key in keys]
         limited = [
             spread([run[part]["f1"] for run in runs]) if all(part in run for run in runs) else "-"
-            for part in ("few", "chosen")
+            for part in ("unlabelled", "few", "chosen")
         ]
         cells = [domain, *counts, HELD_OUT_VARIANTS[variant], *plain, *limited]
         lines.append(row_of(*cells, seeds_of(runs)))

@@ -76,6 +76,7 @@ from .training.decoding import decoded_metrics as decoded_metrics
 from .training.features import span_features as span_features
 from .training.features import tag_features as tag_features
 from .training.joint import JointTrainer as JointTrainer
+from .training.limits import fit_limits as fit_limits
 from .training.losses import (
     pairwise_contrastive_loss as pairwise_contrastive_loss,
 )

@@ -43,7 +43,7 @@ def chosen_precision(name: str, device: str | None) -> str:
     """
     import torch
 
-    from contrastive_ner.models.precision_ner import precision_for
+    from contrastive_ner.models.checks_ner import precision_for
 
     found = torch.accelerator.current_accelerator() if device is None else check_device(device)
     return precision_for(name, found or "cpu")

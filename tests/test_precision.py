@@ -10,8 +10,8 @@ from transformers import AutoModelForTokenClassification, pipeline
 
 from contrastive_ner.cli import main
 from contrastive_ner.devices import chosen_precision
-from contrastive_ner.models import precision_ner
-from contrastive_ner.models.precision_ner import computes_in_bfloat16, precision_for
+from contrastive_ner.models import checks_ner
+from contrastive_ner.models.checks_ner import computes_in_bfloat16, precision_for
 from contrastive_ner.models.windows_ner import InputError
 from contrastive_ner.serving.inference import load_pipeline
 
@@ -21,7 +21,7 @@ TEXTS = ["小明在北京大学读书，小红在上海工作。", "我们去上
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_is_bfloat16_where_the_device_computes_in_it(monkeypatch: Any, has: bool) -> None:
     flags = "flags\t: avx512f" + " avx512_bf16 amx_bf16" * has
-    monkeypatch.setattr(precision_ner.Path, "read_text", lambda *given: flags)
+    monkeypatch.setattr(checks_ner.Path, "read_text", lambda *given: flags)
     assert computes_in_bfloat16("cpu") is has
     assert precision_for("auto", "cpu") == ("bfloat16" if has else "float32")
     assert chosen_precision("auto", "cpu") == precision_for("auto", "cpu")
@@ -38,7 +38,7 @@ def test_a_machine_that_says_nothing_computes_in_float32(monkeypatch: Any) -> No
     def missing(*given: Any) -> str:
         raise FileNotFoundError
 
-    monkeypatch.setattr(precision_ner.Path, "read_text", missing)
+    monkeypatch.setattr(checks_ner.Path, "read_text", missing)
     assert precision_for("auto", "cpu") == "float32"
 
 
@@ -96,6 +96,6 @@ def test_predict_takes_the_faster_precision(
     (tmp_path / "in.txt").write_text(TEXTS[0], "utf-8")
     command = ["predict", str(saved_tagger), str(tmp_path / "in.txt")]
     for has, name in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(precision_ner, "computes_in_bfloat16", lambda device, has=has: has)
+        monkeypatch.setattr(checks_ner, "computes_in_bfloat16", lambda device, has=has: has)
         assert main(command) == 0
         assert f"including loading, {name}" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""add-type: a BINDER model learns further types from a few examples."""
+"""add-type: a BINDER model learns further types from a few examples, or from texts alone."""
 
 import argparse
 import shutil
@@ -14,7 +14,10 @@ from contrastive_ner.cli.options import (
     find_model,
     joiner_of_model,
 )
+from contrastive_ner.data.documents import join_documents
 from contrastive_ner.data.readers import read_records
+from contrastive_ner.data.records import Record
+from contrastive_ner.data.streams import read_rows
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import (
     expand,
@@ -25,6 +28,7 @@ from contrastive_ner.files import (
     write_json,
 )
 from contrastive_ner.hub.repository import MANIFEST, OF_THE_HUB, WEIGHTS, write_manifest
+from contrastive_ner.logs import log
 from contrastive_ner.serving.inference import load_pipeline
 from contrastive_ner.training.config import layout_of
 
@@ -36,7 +40,9 @@ def add_new_types_command(commands: Any) -> None:
         help="teach a BINDER model further types from a few annotated texts; nothing else changes",
         description="Add entity types to a BINDER model, each fitted to its mentions in a few "
         "annotated texts. No weight changes, and the mentions of the types before stay the same. "
-        "Prints precision, recall and F1 on examples that were left out of the fit.",
+        "Prints precision, recall and F1 on examples that were left out of the fit. With --texts "
+        "instead, texts without labels, the types are found by their descriptions, and about as "
+        "often as expected.",
     )
     add_model_argument(command)
     command.add_argument(
@@ -45,12 +51,24 @@ def add_new_types_command(commands: Any) -> None:
         metavar="FILE",
         help="the new types and their descriptions (YAML), as in a types file of training",
     )
-    command.add_argument(
+    given = command.add_mutually_exclusive_group(required=True)
+    given.add_argument(
         "--examples",
-        required=True,
         metavar="FILE",
         help="annotated texts with all their mentions of the new types; texts without any help "
         "as well",
+    )
+    given.add_argument(
+        "--texts",
+        metavar="FILE",
+        help="texts of the kind that is to be tagged, as for predict; labels are not needed",
+    )
+    command.add_argument(
+        "--per_thousand",
+        type=float,
+        metavar="N",
+        help="with --texts: mentions of each new type that are expected in a thousand words, or "
+        "characters of Chinese [15]",
     )
     command.add_argument(
         "--output",
@@ -66,8 +84,9 @@ def add_new_types_command(commands: Any) -> None:
 def command_add_type(arguments: argparse.Namespace) -> int:
     """Add types to a model, print how well they are found, and write the new model's folder."""
     from contrastive_ner.serving.export import check_whole
-    from contrastive_ner.training.new_types import add_types
 
+    if arguments.per_thousand is not None and arguments.texts is None:
+        raise ConfigError("per_thousand has no effect without --texts")
     given = Path(arguments.model)
     name = find_model(arguments)
     folder = Path(arguments.model)
@@ -79,7 +98,6 @@ def command_add_type(arguments: argparse.Namespace) -> int:
     check_whole(folder)
     arguments.joiner = joiner_of_model(arguments)
     types = described_types(arguments.types)
-    examples, report = read_records(expand(arguments.examples), layout_of(arguments))
     pipeline = load_pipeline(
         folder, trust_remote_code=arguments.trust_remote_code, device=arguments.device
     )
@@ -88,21 +106,63 @@ def command_add_type(arguments: argparse.Namespace) -> int:
             f"{name}: types are added to a BINDER model with this project's code; a tagger learns "
             "further types by training (init_model)"
         )
-    try:
-        added = add_types(pipeline.model, pipeline.tokenizer, types, examples)
-    except DataError as error:
-        raise DataError(str(error).replace("examples:", f"{report.path}:", 1)) from error
+    learn = learn_by_examples if arguments.texts is None else learn_by_texts
+    added = learn(arguments, pipeline, types)
     for label, row in added.items():
         print(line_of(label, row))
-    for remark in report.remarks():
-        print(f"{report.path}: {remark}")
     write_model(pipeline, folder, output, types, added)
     print(f"model with {', '.join(added)}: {output}")
     return 0
 
 
+def learn_by_examples(
+    arguments: argparse.Namespace, pipeline: Any, types: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Fit types to annotated texts; what `add_types` returns."""
+    from contrastive_ner.training.new_types import add_types
+
+    examples, report = read_records(expand(arguments.examples), layout_of(arguments))
+    for remark in report.remarks():
+        print(f"{report.path}: {remark}")
+    try:
+        return add_types(pipeline.model, pipeline.tokenizer, types, examples)
+    except DataError as error:
+        raise DataError(str(error).replace("examples:", f"{report.path}:", 1)) from error
+
+
+def learn_by_texts(
+    arguments: argparse.Namespace, pipeline: Any, types: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Add types by their descriptions, and fit their limits to texts without labels."""
+    from contrastive_ner.training.limits import PER_THOUSAND, fit_limits
+
+    name = expand(arguments.texts)
+    rows = list(read_rows(name, layout_of(arguments)).rows)
+    records = [row for row in rows if isinstance(row, Record)]
+    if len(records) < len(rows):
+        log.warning("%s: %d rows hold no text", name, len(rows) - len(records))
+    texts = [document.record.text for document in join_documents(records)]
+    expected = PER_THOUSAND if arguments.per_thousand is None else arguments.per_thousand
+    model, tokenizer = pipeline.model, pipeline.tokenizer
+    model.add_labels(types, tokenizer)
+    try:
+        margins = fit_limits(model, tokenizer, [*types], texts, expected)
+    except DataError as error:
+        raise DataError(str(error).replace("texts:", f"{name}:", 1)) from error
+    return {
+        label: {"texts": len(records), "per_thousand": expected, "margin": margin}
+        for label, margin in margins.items()
+    }
+
+
 def line_of(label: str, row: dict[str, Any]) -> str:
     """A line about a type: what it was fitted to, and how well it is found."""
+    if "per_thousand" in row:
+        return (
+            f"{label}: found by its description; its limit, {row['margin']:+.2f} from its "
+            f"threshold, lets {row['per_thousand']:g} of a thousand words of {row['texts']} texts "
+            "be mentions"
+        )
 
     def figures(scores: dict[str, Any]) -> str:
         shown = (100 * scores[key] for key in ("precision", "recall", "f1"))
@@ -146,11 +206,17 @@ def write_model(
                 {**content, "added_types": {**content.get("added_types", {}), **added}}, metrics
             )
         if card.is_file():
-            title = "## Types added from examples"
+            by_texts = any("per_thousand" in row for row in added.values())
+            title = f"## Types added from {'texts without labels' if by_texts else 'examples'}"
+            how = (
+                "Found by their descriptions, about as often as expected"
+                if by_texts
+                else "Fitted to a few annotated texts"
+            )
             text = card.read_text("utf-8").rstrip("\n")
             lines = [f"- {line_of(label, row)}. {types[label]}" for label, row in added.items()]
             if title not in text:
-                text += f"\n\n{title}\n\nFitted to a few annotated texts; no weight was changed.\n"
+                text += f"\n\n{title}\n\n{how}; no weight was changed.\n"
             card.write_text("\n".join([text, *lines, ""]), "utf-8")
         if (folder / MANIFEST).is_file():
             write_manifest(partial)

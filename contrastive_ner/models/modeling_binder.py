@@ -1139,6 +1139,12 @@ class BinderModel(SafePreTrainedModel):
             self._stored_state = copied
         return self
 
+    def _weights_of(self, labels: Tensor) -> Tensor | None:
+        """Weights (B, M) of the mentions in training, if types have any: labels (B, M, 3)."""
+        if not self.training or self.mention_weights is None:
+            return None
+        return self.mention_weights.to(labels.device)[labels[..., 0].clamp_min(0)]
+
     def _check_texts(self) -> None:
         """Raise `InputError` if the configuration has other descriptions than the model has read.
 
@@ -1268,10 +1274,7 @@ class BinderModel(SafePreTrainedModel):
             if word_mask is None or word_end_mask is None:
                 raise InputError("labels need word_mask and word_end_mask: pass both")
             check_labels(labels, word_mask, word_end_mask, len(self.config.descriptions))
-            weights = None
-            if self.training and self.mention_weights is not None:
-                by_type = self.mention_weights.to(labels.device)
-                weights = by_type[labels[..., 0].clamp_min(0)]  # (B, M)
+            weights = self._weights_of(labels)
             if torch.is_grad_enabled():
                 chosen = self._drawn_types(labels, type_mask)
                 types, labels = self._training_types(labels, chosen)

@@ -16,12 +16,11 @@ from torch import Tensor
 from transformers import Pipeline, PreTrainedTokenizerBase
 
 from .batches_ner import DEFAULT_BATCH_SIZE, in_batches, items_of
-from .checks_ner import in_evaluation
+from .checks_ner import in_evaluation, precision_for
 from .encoder_ner import check_window
 from .lattice_ner import LATTICE_INPUTS, fused_reader, lattice_arrays
 from .lexicon_ner import lexicon_for, own_lexicon
 from .matching_ner import lexicon_arrays
-from .precision_ner import precision_for
 from .strict_ner import check_names
 from .windows_ner import (
     InputError,

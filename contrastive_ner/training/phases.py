@@ -26,9 +26,9 @@ from transformers import (
 from contrastive_ner.devices import has_accelerator
 from contrastive_ner.files import contents, fresh_folder, move_folder, write_json
 from contrastive_ner.logs import log
+from contrastive_ner.models.checks_ner import computes_in_bfloat16
 from contrastive_ner.models.modeling_binder import BinderModel
 from contrastive_ner.models.modeling_nerco import NercoForTokenClassification, NercoModel
-from contrastive_ner.models.precision_ner import computes_in_bfloat16
 from contrastive_ner.signals import Interrupted
 from contrastive_ner.training.binder import BinderTrainer
 from contrastive_ner.training.checkpoints import (
