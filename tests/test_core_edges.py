@@ -42,7 +42,7 @@ from contrastive_ner.training.config import RunConfig
 from contrastive_ner.training.contrastive import ContrastiveTrainer, ContrastiveTrainingArguments
 from contrastive_ner.training.criteria import chunks_of
 from contrastive_ner.training.decoding import tag_spans
-from contrastive_ner.training.features import span_features
+from contrastive_ner.training.features import span_features, tag_features
 from contrastive_ner.training.losses import semantic_classes
 from contrastive_ner.training.phases import ready_for_training
 from contrastive_ner.training.projection import add_projection
@@ -382,6 +382,19 @@ def test_rows_that_are_padded_already_keep_their_mask(tagger: NercoForTokenClass
     torch.testing.assert_close(found, expected.expand(2, -1, -1))
 
 
+def test_empty_mentions_are_on_no_token_boundaries(character_tok: PreTrainedTokenizerFast) -> None:
+    reader = text_reader(character_tok, label_unit="token", max_window_tokens=64)
+    records = [
+        Record("1", TEXT, [Mention(3, 3, "PER"), Mention(5, 3, "ORG"), Mention(0, 2, "PER")])
+    ]
+    for features, report in (
+        span_features(records, reader, ["PER", "ORG"], max_width=4, overlap=4),
+        tag_features(records, reader, LABELS),
+    ):
+        assert (report.mentions, report.misaligned) == (1, 2)
+        assert len(features) == 1
+
+
 def test_labels_that_bio_forbids_are_warned_of(tagger: NercoForTokenClassification) -> None:
     ids = torch.tensor([[5, 10, 11, 12, 6]])
     with pytest.warns(UserWarning, match="I- tag that does not follow"):
@@ -423,8 +436,6 @@ def test_a_projection_head_has_the_type_of_the_model(tiny_encoder: Path) -> None
 def test_the_loss_is_not_reported_without_the_head_that_it_was_trained_with(
     tiny_encoder: Path, character_tok: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    from contrastive_ner.training.features import tag_features
-
     reader = text_reader(character_tok, label_unit="token", max_window_tokens=64)
     data, _ = tag_features(corpus(8), reader, LABELS)
     trainer = ContrastiveTrainer(

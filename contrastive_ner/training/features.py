@@ -112,7 +112,7 @@ def _spans_over_positions(
                 f"record {record.id!r}: entity type {mention.label!r} is unknown to the model "
                 f"(it knows {known})"
             )
-        if mention.start in starts and mention.end in ends:
+        if mention.start < mention.end and mention.start in starts and mention.end in ends:
             spans.append((starts[mention.start], ends[mention.end], mention.label))
         else:
             report.misaligned += 1
@@ -225,7 +225,7 @@ def aligned_mentions(
         ends = {end: i + 1 for i, (_, end) in enumerate(text.spans)}
         found = []
         for start, end, label in sorted({(m.start, m.end, m.label) for m in record.entities}):
-            if start in starts and end in ends:
+            if start < end and start in starts and end in ends:
                 found.append((starts[start], ends[end], label))
                 report.widths[
                     text.last_token[ends[end] - 1] - text.first_token[starts[start]] + 1
