@@ -97,7 +97,7 @@ def measure(
 
 
 def main() -> int:
-    """Measure every size and sample, and write results/add_type.json."""
+    """Measure every size and sample, and write the scores."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.add_type",
         description=__doc__,
@@ -109,7 +109,9 @@ def main() -> int:
     parser.add_argument("--domain", choices=DOMAINS, default="science", help="held-out domain")
     parser.add_argument("--seed", type=int, default=0, help="seed of the model [0]")
     parser.add_argument("--samples", type=int, default=3, help="samples of each size [3]")
-    parser.add_argument("--result", type=Path, default=ROOT / "results" / "add_type.json")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "results" / "add_type", help="folder for the scores"
+    )
     arguments = parser.parse_intermixed_args()
     folder = ROOT / "runs" / f"held_out-{arguments.domain}"
     labels = prepare(arguments.domain, folder)
@@ -134,7 +136,7 @@ def main() -> int:
             "rows": rows,
             **provenance(),
         },
-        arguments.result,
+        arguments.results / f"{arguments.domain}-{arguments.seed}.json",
     )
     return 0
 

@@ -153,6 +153,25 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def add_type_table(measurements: list[dict[str, Any]]) -> list[str]:
+    """One row per held-out domain and number of texts: F1 on types added from examples."""
+    kinds = ("promised on the texts, F1", "new types alone, F1", "beside the others, F1")
+    lines = header("held out", "types", "texts a type", *kinds, "samples")
+    for measured in sorted(measurements, key=lambda measured: measured["domain"]):
+        by_size: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in measured["rows"]:
+            by_size[row["texts"]].append(row)
+        for size, rows in sorted(by_size.items()):
+            promised = [own for row in rows if (own := row["left_out_f1"]) is not None]
+            scores = [
+                spread(promised) if promised else "-",
+                *(spread([row[kind]["f1"] for row in rows]) for kind in ("alone", "beside")),
+            ]
+            cells = [measured["domain"], str(len(measured["held_out"])), str(size)]
+            lines.append(row_of(*cells, *scores, str(len(rows))))
+    return lines
+
+
 def calibration_table(measurements: list[dict[str, Any]]) -> list[str]:
     """One row per run: calibration on test before and after fitting to dev, in percent."""
     errors = ["calibration error", "fitted", "Brier", "fitted"]
@@ -555,9 +574,9 @@ def headline_table(groups: Groups, folds: Runs) -> list[str]:
 
 def documents() -> dict[Path, str]:
     """The current content of each document that holds tables."""
-    runs, folds, binder, held_out, ablations, representations = (
-        read(RESULTS / name)
-        for name in ("runs", "folds", "binder", "held_out", "ablation", "segmentation")
+    names = ("runs", "folds", "binder", "held_out", "add_type", "ablation", "segmentation")
+    runs, folds, binder, held_out, added, ablations, representations = (
+        read(RESULTS / name) for name in names
     )
     groups, nested = grouped(runs), grouped(binder)
     reports = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("speed*.json"))]
@@ -585,7 +604,10 @@ def documents() -> dict[Path, str]:
             "ablation": [*ablation_table(groups, ablations), "", machines(ablations)],
             "segmentation": [row for m in representations for row in segmentation_table(m)],
         },
-        about_binder: {"held out": [*held_out_table(held_out), "", machines(held_out)]},
+        about_binder: {
+            "held out": [*held_out_table(held_out), "", machines(held_out)],
+            "add type": [*add_type_table(added), "", machines(added)],
+        },
         speed: {
             "speed": ["\n\n".join("\n".join(speed_table(report)) for report in reports)],
             "decoder": decoder_table(json.loads((RESULTS / "crf_decoder.json").read_text("utf-8"))),

@@ -11,6 +11,7 @@ from benchmarks.folds import deal, drawn
 from benchmarks.segmentation import alignment_and_uniformity, segmentation
 from benchmarks.tables import (
     ablation_table,
+    add_type_table,
     between,
     difference_table,
     folds_table,
@@ -277,4 +278,25 @@ def test_held_out_types_have_a_row_for_each_way_of_training():
             "0, 1",
         ],
         ["ai", "2", "40", "both drawn", "50.0", "25.0", "40.0", "20.0", "60.0", "80.0", "0"],
+    ]
+
+
+def test_added_types_have_a_row_for_each_number_of_texts():
+    def row(texts: int, f1: float, promised: float | None) -> dict:
+        return {
+            "texts": texts,
+            "left_out_f1": promised,
+            "alone": {"f1": f1},
+            "beside": {"f1": f1 / 2},
+        }
+
+    measured = {
+        "domain": "science",
+        "held_out": ["enzyme", "protein"],
+        "rows": [row(0, 0.1, None), row(5, 0.4, 0.5), row(5, 0.6, 0.7)],
+    }
+    rows = add_type_table([measured])[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in rows] == [
+        ["science", "2", "0", "-", "10.0", "5.0", "1"],
+        ["science", "2", "5", "60.0 ± 14.1", "50.0 ± 14.1", "25.0 ± 7.1", "2"],
     ]
