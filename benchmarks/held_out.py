@@ -235,6 +235,7 @@ def main() -> int:
                     "variant": name,
                     "seed": seed,
                     "held_out": held_out,
+                    "overrides": arguments.overrides,
                 }
                 kept = {key: value for key, value in scores.items() if key != "counts"}
                 write_json({**names, **made_by, **kept}, result)
