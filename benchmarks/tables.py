@@ -155,7 +155,7 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
 
 def add_type_table(measurements: list[dict[str, Any]]) -> list[str]:
     """One row per held-out domain and number of texts: F1 on types added from examples."""
-    kinds = ("promised on the texts, F1", "new types alone, F1", "beside the others, F1")
+    kinds = ("F1 on texts left out", "F1, new types alone", "F1 beside the other types")
     lines = header("held out", "types", "texts per type", *kinds, "samples")
     for measured in sorted(measurements, key=lambda measured: measured["domain"]):
         by_size: dict[int, list[dict[str, Any]]] = defaultdict(list)

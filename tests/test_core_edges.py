@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import arguments, corpus
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_binder_options import TYPES, masks, new
 from transformers import (
@@ -187,7 +188,6 @@ def test_calibration_reads_documents_as_the_model_does(
 
 def test_an_adapter_that_would_have_no_effect_is_refused(binder: BinderModel) -> None:
     """The span head is used in parts, without its `forward`."""
-    peft = pytest.importorskip("peft")
     word, end = masks(1, 8)
     batch = {
         "input_ids": torch.randint(5, 50, (1, 8)),
@@ -195,13 +195,11 @@ def test_an_adapter_that_would_have_no_effect_is_refused(binder: BinderModel) ->
         "word_mask": word,
         "word_end_mask": end,
     }
-    every = peft.get_peft_model(
-        copy.deepcopy(binder), peft.LoraConfig(target_modules="all-linear", r=2)
-    )
+    every = get_peft_model(copy.deepcopy(binder), LoraConfig(target_modules="all-linear", r=2))
     with pytest.raises(InputError, match=r"an adapter on heads\.span has no effect"):
         every(**batch)
-    left_out = peft.LoraConfig(target_modules="all-linear", exclude_modules=["heads.span"], r=2)
-    peft.get_peft_model(binder, left_out)(**batch).loss.backward()
+    left_out = LoraConfig(target_modules="all-linear", exclude_modules=["heads.span"], r=2)
+    get_peft_model(binder, left_out)(**batch).loss.backward()
 
 
 def test_a_rounded_copy_takes_the_types_of_the_original(binder: BinderModel) -> None:

@@ -71,7 +71,7 @@ def test_the_command_adds_types_by_texts_alone(
     (folder / "README.md").write_text("# A card\n", "utf-8")
     command = ["add-type", str(folder), "--types", str(types), "--texts", str(texts)]
     assert main([*command, "--per_thousand", "20"]) == 0
-    assert "ORDINAL: found by its description; its limit, " in capsys.readouterr().out
+    assert "ORDINAL: found by its description; its limit is " in capsys.readouterr().out
     added = BinderModel.from_pretrained(f"{folder}-added")
     assert added.config.labels[-2:] == [*NEW]
     assert added.config.margins.keys() == NEW.keys()

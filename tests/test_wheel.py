@@ -128,6 +128,7 @@ def test_a_user_bundles_verifies_and_exports(installed: Path, work: Path, traine
     call(ner, "bundle", trained, "model.zip", cwd=work)
     assert "repeats its stored predictions" in call(ner, "verify", "model.zip", "--run", cwd=work)
     call(ner, "export", trained, "onnx", cwd=work)
+    (work / "texts.txt").write_text("张三昨天第3次去了华为。\n", "utf-8")
     tagged = call(installed / "python", "onnx/runtime_onnx.py", "texts.txt", cwd=work)
     expected = call(ner, "predict", trained, "texts.txt", cwd=work)
     keys = [

@@ -4,7 +4,7 @@ contrastive-ner train CONFIG.yaml [key=value ...]
 contrastive-ner evaluate MODEL FILE [--train FILE]
 contrastive-ner predict MODEL [FILE ...]
 contrastive-ner export MODEL FOLDER
-contrastive-ner add-type MODEL --types FILE --examples FILE
+contrastive-ner add-type MODEL --types FILE --examples FILE | --texts FILE
 contrastive-ner demo MODEL
 contrastive-ner inspect FILE [FILE ...]
 contrastive-ner convert IN OUT --to FORMAT

@@ -17,6 +17,7 @@ from contrastive_ner.cli.options import (
     joiner_of_model,
     lexicon_options,
     open_source,
+    records_in,
     refuse_inputs,
 )
 from contrastive_ner.data.layout import Layout
@@ -261,10 +262,7 @@ def texts_of(arguments: argparse.Namespace) -> list[Record]:
     """
     arguments.joiner = joiner_of_model(arguments)
     with input_file(arguments) as path:
-        rows = list(open_source(path, arguments).rows)
-    records = [row for row in rows if isinstance(row, Record)]
-    if len(records) < len(rows):
-        log.warning("%s: %d rows hold no text", arguments.file, len(rows) - len(records))
+        records = records_in(arguments.file, open_source(path, arguments).rows)
     if not records:
         raise DataError(f"{arguments.file}: expected texts, found none")
     return records

@@ -13,10 +13,10 @@ from contrastive_ner.cli.options import (
     described_types,
     find_model,
     joiner_of_model,
+    records_in,
 )
 from contrastive_ner.data.documents import join_documents
 from contrastive_ner.data.readers import read_records
-from contrastive_ner.data.records import Record
 from contrastive_ner.data.streams import read_rows
 from contrastive_ner.errors import ConfigError, DataError
 from contrastive_ner.files import (
@@ -28,7 +28,6 @@ from contrastive_ner.files import (
     write_json,
 )
 from contrastive_ner.hub.repository import MANIFEST, OF_THE_HUB, WEIGHTS, write_manifest
-from contrastive_ner.logs import log
 from contrastive_ner.serving.inference import load_pipeline
 from contrastive_ner.training.config import layout_of
 
@@ -137,10 +136,7 @@ def learn_by_texts(
     from contrastive_ner.training.limits import PER_THOUSAND, fit_limits
 
     name = expand(arguments.texts)
-    rows = list(read_rows(name, layout_of(arguments)).rows)
-    records = [row for row in rows if isinstance(row, Record)]
-    if len(records) < len(rows):
-        log.warning("%s: %d rows hold no text", name, len(rows) - len(records))
+    records = records_in(name, read_rows(name, layout_of(arguments)).rows)
     texts = [document.record.text for document in join_documents(records)]
     expected = PER_THOUSAND if arguments.per_thousand is None else arguments.per_thousand
     model, tokenizer = pipeline.model, pipeline.tokenizer
@@ -159,9 +155,9 @@ def line_of(label: str, row: dict[str, Any]) -> str:
     """A line about a type: what it was fitted to, and how well it is found."""
     if "per_thousand" in row:
         return (
-            f"{label}: found by its description; its limit, {row['margin']:+.2f} from its "
-            f"threshold, lets {row['per_thousand']:g} of a thousand words of {row['texts']} texts "
-            "be mentions"
+            f"{label}: found by its description; its limit is {row['margin']:+.2f} from its "
+            f"threshold, for {row['per_thousand']:g} mentions in a thousand words of "
+            f"{row['texts']} texts"
         )
 
     def figures(scores: dict[str, Any]) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from contrastive_ner.data.layout import FORMATS, Layout
+from contrastive_ner.data.records import Record
 from contrastive_ner.data.shapes import TAG_NAMES
-from contrastive_ner.data.streams import INPUT_FORMATS, Rows, read_rows
+from contrastive_ner.data.streams import INPUT_FORMATS, Row, Rows, read_rows
 from contrastive_ner.errors import ConfigError, DataError, UserError
 from contrastive_ner.files import WatchedFiles, expand, files_of, sha256
 from contrastive_ner.hub.download import model_folder
@@ -339,6 +340,15 @@ def open_source(path: str, arguments: argparse.Namespace, *, keep_entities: bool
     return read_rows(
         path, layout_of(arguments), text_column=arguments.text_column, keep_entities=keep_entities
     )
+
+
+def records_in(name: str, rows: Iterable[Row]) -> list[Record]:
+    """The texts of a source; rows that hold none are counted and left out."""
+    found = list(rows)
+    records = [row for row in found if isinstance(row, Record)]
+    if len(records) < len(found):
+        log.warning("%s: %d rows hold no text", name, len(found) - len(records))
+    return records
 
 
 def joiner_of_model(arguments: argparse.Namespace) -> str:

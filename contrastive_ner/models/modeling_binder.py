@@ -526,9 +526,9 @@ def contrast(
 
 
 def check_labels(labels: Tensor, word_mask: Tensor, word_end_mask: Tensor, types: int) -> None:
-    """Raise `InputError` for a mention of no type, or one that is no candidate.
+    """Raise `InputError` for a mention of an unknown type, or one that does not fit words.
 
-    Its score would be the smallest of all numbers. Arguments as in `binder_losses`.
+    Such a mention has no score, and its loss would be huge. Arguments as in `binder_losses`.
     """
     rows = (labels[..., 0] != IGNORED).nonzero()[:, 0]
     kinds, first, last = labels[labels[..., 0] != IGNORED].unbind(-1)
