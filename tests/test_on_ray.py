@@ -328,3 +328,26 @@ def test_a_killed_worker_loses_nothing(saved_tagger, tmp_path):
     assert killed
     lines = output.read_text("utf-8").splitlines()
     assert [json.loads(line)["text"] for line in lines] == TEXTS * 200
+
+
+@pytest.mark.slow
+def test_a_slow_actor_gets_fewer_rows(ray_data, tmp_path):
+    from contrastive_ner.serving.on_ray import tag_on_ray
+
+    class Tagger:  # in here, because actors cannot import the tests
+        def __init__(self) -> None:
+            try:
+                (tmp_path / "first").touch(exist_ok=False)
+                self.name = "slow"
+            except FileExistsError:
+                self.name = "fast"
+
+        def __call__(self, rows: list[Any]) -> tuple[str, list[Any]]:
+            time.sleep(1 if self.name == "slow" else 0)
+            return self.name, rows
+
+    parts = [[number] for number in range(12)]
+    found = list(tag_on_ray(parts, Tagger, 2))
+    assert [rows for _, rows in found] == parts
+    # In turns it would be 6.
+    assert 1 <= [name for name, _ in found].count("slow") <= 5

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -75,8 +75,11 @@ def tag_on_ray(
         )(Worker)
         workers = [remote.remote(make, threads) for _ in range(actors)]
         waiting: deque[Any] = deque()
-        for number, part in enumerate(parts):
-            waiting.append(workers[number % actors].tag.remote(part))
+        in_hand: dict[Any, int] = {}  # the actors of results that were not there when last asked
+        for part in parts:
+            actor = least_busy(ray, in_hand, actors)
+            waiting.append(workers[actor].tag.remote(part))
+            in_hand[waiting[-1]] = actor
             if len(waiting) >= AHEAD * actors:
                 yield result_of(ray, waiting.popleft())
         while waiting:
@@ -108,6 +111,19 @@ def start(ray: Any, actors: int) -> None:
         raise ConfigError(f"Ray does not start or cannot be reached: {said}") from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def least_busy(ray: Any, in_hand: dict[Any, int], actors: int) -> int:
+    """The number of the actor with the fewest results outstanding; forgets those that are there.
+
+    Turns would make every actor as slow as the slowest.
+    """
+    if in_hand:
+        there, _ = ray.wait([*in_hand], num_returns=len(in_hand), timeout=0, fetch_local=False)
+        for reference in there:
+            del in_hand[reference]
+    loads = Counter(in_hand.values())
+    return min(range(actors), key=lambda actor: loads[actor])
 
 
 def result_of(ray: Any, reference: Any) -> Any:
