@@ -7,7 +7,8 @@ audit: 5 % of the mentions in Resume's training data get an error: another type,
 none any more, or one that is not there. Models trained by folds give both rankings: the mentions of
 `audit`, and cleanlab's tokens (`token_classification.filter`, ranked by each of its scores) from
 the same models' tag probabilities. Precision at K is the share of the first K that touch a
-character whose tag was changed.
+character whose tag was changed. Because the tokens of one error follow each other, cleanlab's are
+ranked besides with adjacent ones joined, which is what a reader has to look at.
 
 select: Weibo's training data are annotated in steps, of which the first is random. Each step adds
 texts chosen by the model of the step before, or by chance, and trains anew; F1 is on test. The cost
@@ -119,12 +120,37 @@ def measure_audit(arguments: argparse.Namespace) -> dict[str, Any]:
 
     for ranking in RANKINGS:
         issues = find_label_issues(tags, chances, return_indices_ranked_by=ranking)
-        found = [(names[text], places[text][token]) for text, token in issues]
-        result[f"cleanlab_{ranking}"] = measured_ranking(found, changed)
+        for name, places_found in {"": [{i} for i in issues], "_joined": joined(issues)}.items():
+            found = [
+                (names[min(own)[0]], set().union(*(places[text][token] for text, token in own)))
+                for own in places_found
+            ]
+            result[f"cleanlab_{ranking}{name}"] = measured_ranking(found, changed)
     for name, own_result in result.items():
         if isinstance(own_result, dict) and "at_200" in own_result:
             print(name, own_result)
     return result
+
+
+def joined(issues: Sequence[tuple[int, int]]) -> list[set[tuple[int, int]]]:
+    """Ranked tokens (text, token) in runs of adjacent ones, each at the rank of its first.
+
+    >>> [sorted(own) for own in joined([(0, 3), (1, 0), (0, 4), (0, 2)])]
+    [[(0, 2), (0, 3), (0, 4)], [(1, 0)]]
+    """
+    there = set(issues)
+    runs, seen = [], set()
+    for text, token in issues:
+        if (text, token) in seen:
+            continue
+        first = last = token
+        while (text, first - 1) in there:
+            first -= 1
+        while (text, last + 1) in there:
+            last += 1
+        runs.append({(text, number) for number in range(first, last + 1)})
+        seen |= runs[-1]
+    return runs
 
 
 def measured_ranking(

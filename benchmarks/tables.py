@@ -538,6 +538,40 @@ def reading_table(measured: dict[str, Any]) -> list[str]:
     return [*lines, "", f"`{measured['command']}`, medians of {times}. {machines([measured])}"]
 
 
+def audit_table(measured: dict[str, Any]) -> list[str]:
+    """One row per ranking of `benchmarks.insight audit`: precision, errors among the first 200."""
+    places = (50, 100, 200, 500)
+    lines = header("ranking", *(f"precision at {k}" for k in places), "errors in the first 200")
+    names = {"audit": "`audit`, mentions"}
+    for ranking in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
+        names[f"cleanlab_{ranking}"] = f"cleanlab, `{ranking}`, tokens"
+        names[f"cleanlab_{ranking}_joined"] = f"cleanlab, `{ranking}`, adjacent tokens joined"
+    for key, name in names.items():
+        row = measured[key]
+        shares = [f"{100 * row[f'at_{k}']:.1f}" if f"at_{k}" in row else "-" for k in places]
+        lines.append(row_of(name, *shares, f"{row['errors_in_200']:.0f}"))
+    facts = (
+        f"{measured['texts']:,} texts with {measured['planted']} planted errors, "
+        f"{measured['folds']} folds, one seed"
+    )
+    return [*lines, "", f"`{measured['command']}`: {facts}. {machines([measured])}"]
+
+
+def select_table(measured: dict[str, Any]) -> list[str]:
+    """One row per step of `benchmarks.insight select`: share of train, F1 on test of both ways."""
+    lines = header("texts", "`select`: characters", "test F1", "by chance: characters", "test F1")
+    whole = measured["all"]
+    pairs = zip(measured["select"], measured["random"], strict=True)
+    for rows in [*pairs, (whole, whole)]:
+        cells = [
+            f"{100 * row[key]:.{digits}f}{unit}"
+            for row in rows
+            for key, digits, unit in (("share_of_characters", 0, " %"), ("test_f1", 1, ""))
+        ]
+        lines.append(row_of(f"{100 * rows[0]['share_of_texts']:.0f} %", *cells))
+    return [*lines, "", f"`{measured['command']}`: one seed. {machines([measured])}"]
+
+
 def headline_table(groups: Groups, folds: Runs) -> list[str]:
     """One row per headline: a method compared with the CRF tagger, in percent; folds first."""
     scores = ["dev F1", "test F1", "CRF tagger: dev F1", "test F1", "test difference, 95 %"]
@@ -580,11 +614,11 @@ def documents() -> dict[Path, str]:
     )
     groups, nested = grouped(runs), grouped(binder)
     reports = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("speed*.json"))]
-    readme, results, method, about_binder, about_serving, speed = (
+    readme, results, method, about_binder, about_serving, speed, insight = (
         ROOT / "README.md",
         *(
             ROOT / "docs" / f"{name}.md"
-            for name in ("results", "method", "binder", "serving", "speed")
+            for name in ("results", "method", "binder", "serving", "speed", "insight")
         ),
     )
     tables = {
@@ -607,6 +641,12 @@ def documents() -> dict[Path, str]:
         about_binder: {
             "held out": [*held_out_table(held_out), "", machines(held_out)],
             "add type": [*add_type_table(added), "", machines(added)],
+        },
+        insight: {
+            "audit": audit_table(json.loads((RESULTS / "insight_audit.json").read_text("utf-8"))),
+            "select": select_table(
+                json.loads((RESULTS / "insight_select.json").read_text("utf-8"))
+            ),
         },
         speed: {
             "speed": ["\n\n".join("\n".join(speed_table(report)) for report in reports)],

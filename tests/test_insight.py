@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import arguments, corpus
 
-from benchmarks.insight import measured_ranking, planted, tags_of
+from benchmarks.insight import joined, measured_ranking, planted, tags_of
 from contrastive_ner.cli import main
 from contrastive_ner.data.records import Mention, Record
 from contrastive_ner.data.writers import write_records
@@ -232,7 +232,15 @@ def test_disagreements_name_what_the_data_and_the_model_say(saved_tagger):
         "word": record.text[own[1].start : own[1].end],
         "score": own[1].score,
     }
-    assert all(row["suspicion"] == 1 - row["probability"] for row in rows)  # no other text
+    for row in rows:  # there is no other text
+        assert row["suspicion"] == pytest.approx((1 - row["probability"] + row["instead"]) / 2)
+        assert row["instead"] == pytest.approx(row["model"]["score"])
+
+
+def test_adjacent_tokens_of_a_ranking_are_joined_where_the_first_is():
+    ranked = [(0, 3), (1, 0), (0, 5), (0, 4), (1, 2), (2, 7)]
+    found = [{(0, 3), (0, 4), (0, 5)}, {(1, 0)}, {(1, 2)}, {(2, 7)}]
+    assert joined(ranked) == found
 
 
 def test_neighbours_raise_or_lower_the_suspicion(saved_tagger):
@@ -245,10 +253,15 @@ def test_neighbours_raise_or_lower_the_suspicion(saved_tagger):
             label = (row["annotated"] or row["model"])["label"]
             same = sum(n["label"] == label for n in row["neighbours"]) / 4
             assert row["agreeing"] == (same if row["annotated"] else 1 - same)
-            mean = (row["probability"] + row["agreeing"]) / 2
-            assert row["suspicion"] == pytest.approx(1 - mean)
+            against = 1 - row["probability"], row["instead"], 1 - row["agreeing"]
+            assert row["suspicion"] == pytest.approx(sum(against) / 3)
             place = view.place(row["start"], row["end"])
             tags = view.space.tags[slice(*place)]
+            if row["model"] is None:
+                o = pipeline.model.config.labels.index("O")
+                assert row["instead"] == pytest.approx(float(tags[:, o].min()))
+            else:
+                assert row["instead"] == row["model"]["score"]
             if row["annotated"]:
                 names = [f"B-{label}", *[f"I-{label}"] * (len(tags) - 1)]
                 ids = [pipeline.model.config.labels.index(name) for name in names]

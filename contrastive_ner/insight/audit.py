@@ -80,9 +80,10 @@ def disagreements(
 ) -> list[dict[str, Any]]:
     """Disagreements of a model with annotated records that it was not trained on.
 
-    `suspicion`, in [0, 1], is 1 minus the mean of two: the model's probability of what the data say
-    (a tagger: of the annotated tag for which it is least, or of the mention's end), and the share
-    of the nearest mentions in other texts, by their annotation, that support it.
+    `suspicion`, in [0, 1], is the mean of three: 1 minus the model's probability of what the data
+    say (a tagger: of the annotated tag for which it is least, or of the mention's end), its
+    probability of what it says instead, and the share of the nearest mentions in other texts whose
+    annotation speaks against the data.
     """
     nests = pipeline.model.config.decoding == "nested"
     predicted = tag_records(pipeline, records, held_out=True).mentions
@@ -105,8 +106,8 @@ def disagreements(
         agreeing = sum(other["label"] == label for other in near) / max(len(near), 1)
         if row["kind"] == "missing":  # neighbours of that type speak against the data
             agreeing = 1 - agreeing
-        support = row["probability"]
-        row["suspicion"] = 1 - ((support + agreeing) / 2 if near else support)
+        against = [1 - row["probability"], row["instead"], *([1 - agreeing] if near else [])]
+        row["suspicion"] = sum(against) / len(against)
         found.append({**row, "agreeing": agreeing, "neighbours": near})
     return found
 
@@ -130,14 +131,18 @@ def of_record(
         used |= {instead[:3]} if instead else set()
         kind = kind_of(mention, instead)
         support = view.space.support(place, mention.label)
-        rows.append((row_of(view.record, mention, kind, support, instead), mention, place))
+        other = view.space.nothing(place) if instead is None else instead.score or 0.0
+        row = row_of(view.record, mention, kind, (support, other), instead)
+        rows.append((row, mention, place))
     for mention in others:
         place = view.place(mention.start, mention.end)
         if mention[:3] not in used and place is not None:
             # Inside or across an annotated mention, the data say only that this one is not there.
             is_free = not any(m.start < mention.end and mention.start < m.end for m in gold)
-            support = view.space.nothing(place) if is_free else 1 - (mention.score or 0.0)
-            rows.append((row_of(view.record, mention, "missing", support, mention), mention, place))
+            score = mention.score or 0.0
+            support = view.space.nothing(place) if is_free else 1 - score
+            row = row_of(view.record, mention, "missing", (support, score), mention)
+            rows.append((row, mention, place))
     return rows
 
 
@@ -151,12 +156,16 @@ def kind_of(gold: Mention, predicted: Mention | None) -> str:
 
 
 def row_of(
-    record: Record, mention: Mention, kind: str, support: float, instead: Mention | None
+    record: Record,
+    mention: Mention,
+    kind: str,
+    chances: tuple[float, float],
+    instead: Mention | None,
 ) -> dict[str, Any]:
     """A disagreement as a JSON object.
 
     `annotated` and `model` are what the data and the model say, each None for "no mention";
-    `probability` is the model's of what the data say.
+    `probability` and `instead` are the model's probabilities of the two.
     """
 
     def shown(own: Mention | None) -> dict[str, Any] | None:
@@ -171,9 +180,10 @@ def row_of(
         "kind": kind,
         "start": mention.start,
         "end": mention.end,
-        "suspicion": 1 - support,
+        "suspicion": 0.0,  # depends on other mentions
         "annotated": None if kind == "missing" else shown(mention._replace(score=None)),
         "model": shown(instead),
-        "probability": support,
+        "probability": chances[0],
+        "instead": chances[1],
         "text": record.text,
     }

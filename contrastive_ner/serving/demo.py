@@ -23,7 +23,7 @@ CSS = """
 .mentions mark mark { box-shadow: 0 0 0 1px #0006; padding: .05rem .15rem; }
 .mentions mark small { margin-left: .3rem; font-size: .7em; color: #444; white-space: nowrap; }
 .mentions table { border-collapse: collapse; font-size: .9rem; }
-.mentions td, .mentions th { text-align: left; padding: .1rem 1rem .1rem 0; }
+#result .mentions :is(td, th) { text-align: left; border: 0; padding: .1rem 1rem .1rem 0; }
 .mentions .refused { color: #b00020; line-height: 1.5; }
 """ + "".join(
     f".mentions .t{number} {{ --own: {colour}; }}\n"
