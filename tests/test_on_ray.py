@@ -217,6 +217,9 @@ def test_the_device_and_precision_of_actors_are_theirs(monkeypatch, saved_tagger
     command = ["predict", str(saved_tagger), str(tmp_path / "in.txt"), "--engine", "ray"]
     assert main([*command, "--device", "cuda", "--precision", "auto"]) == 0
     assert given == [("auto", "cuda", "cuda")]
+    # What the actors chose, not "auto".
+    own = str(load_pipeline(saved_tagger, precision="auto", device="cpu").model.dtype)
+    assert capsys.readouterr().err.endswith(f"including loading, {own.removeprefix('torch.')}\n")
     assert main([*command, "--device", "cuda:1"]) == 2
     assert "with --engine ray, expected cpu or cuda" in capsys.readouterr().err
 

@@ -1009,9 +1009,9 @@ from contrastive_ner.serving.outputs import FileOutput
 from contrastive_ner.serving.predict import Tagged, write_explained
 output = FileOutput(Path(sys.argv[1]), {})
 try:
-    write_explained(output, Tagged("x" * 100, 3, [], {}))
+    write_explained(output, Tagged("x" * 100, 3, [], {}, "float32"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    write_explained(output, Tagged("y" * 5000, 4, [], {}))
+    write_explained(output, Tagged("y" * 5000, 4, [], {}, "float32"))
 finally:
     output.close()
 """

@@ -277,4 +277,4 @@ def write_outputs(arguments: argparse.Namespace, rows: Sequence[dict[str, Any]],
             file.writelines(map(json_line, rows))
     with atomic_writer(arguments.report) as file:
         file.write(page)
-    log.info("%s: %d entries in the report's data", arguments.report, len(rows))
+    log.info("%s: %d entries", arguments.report, len(rows))

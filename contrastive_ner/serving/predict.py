@@ -89,12 +89,16 @@ class Job:
 
 
 class Tagged(NamedTuple):
-    """Tagged rows: their output, their number, the bad ones, counts of texts and mentions."""
+    """Tagged rows: their output, their number, the bad ones, counts of texts and mentions.
+
+    `precision` is that of the model which tagged them: actors on other machines choose their own.
+    """
 
     output: str
     rows: int
     bad: list[BadRow]
     counts: Counter[str]
+    precision: str
 
 
 class Tagger:
@@ -115,6 +119,9 @@ class Tagger:
             compile_encoder=job.compile_encoder,
             device=job.device,
         )
+        self.precision = job.precision
+        if job.precision == "auto":
+            self.precision = str(self.pipeline.model.dtype).removeprefix("torch.")
         # Types are encoded once, not for each list of rows.
         given = self.options.get("types")
         if isinstance(given, Mapping) and hasattr(self.pipeline.model, "encode_types"):
@@ -148,7 +155,8 @@ class Tagger:
             counts["off_tokens"] = sum(map(keep_aligned, tagged))
         written = "jsonl" if self.job.output_format in WRITERS else self.job.output_format
         output = "".join(format_records(tagged, written, self.job.scheme))
-        return Tagged(output, len(rows), [row for row in rows if isinstance(row, BadRow)], counts)
+        bad = [row for row in rows if isinstance(row, BadRow)]
+        return Tagged(output, len(rows), bad, counts, self.precision)
 
 
 def tag_all(
@@ -270,7 +278,7 @@ def predict(
     target = open_output(output, identity, WRITERS.get(job.output_format))
     started = time.monotonic()
     try:
-        counts = tag_into(target, source, job, processes, strict, engine)
+        counts, precisions = tag_into(target, source, job, processes, strict, engine)
         is_share = "shard" in source_identity  # the others may have texts
         if target.done and not target.size and not counts["texts"] and not is_share:
             raise DataError(
@@ -290,13 +298,16 @@ def predict(
         target.finish()
     finally:
         target.close()
-    report(counts, time.monotonic() - started, job.precision)
+    precision = " and ".join(sorted(precisions)) or job.precision
+    report(counts, time.monotonic() - started, precision)
 
 
 def tag_into(
     target: Output, source: Rows, job: Job, processes: int, strict: bool, engine: str = "local"
-) -> Counter[str]:
-    """Tag the rows of a source that the target does not have yet; returns counts of them.
+) -> tuple[Counter[str], set[str]]:
+    """Tag the rows of a source that the target does not have yet.
+
+    Returns counts of them, and the precisions in which they were tagged.
 
     Raises:
         as in `predict`.
@@ -304,6 +315,7 @@ def tag_into(
     from tqdm import tqdm
 
     counts: Counter[str] = Counter()
+    precisions: set[str] = set()
     before = target.done
     is_quiet = None if log.isEnabledFor(logging.INFO) else True  # None: without a terminal
     with (
@@ -328,13 +340,14 @@ def tag_into(
                 log.warning("row %d is skipped: %s", row.number, row.reason)
             counts += tagged.counts
             counts["bad"] += len(tagged.bad)
+            precisions.add(tagged.precision)
             target.input_sha256 = hashes.popleft()
             write_explained(target, tagged)
             bar.update(tagged.rows)
             if stop.received is not None:
                 saved = f"{target.done} rows are written; {target.how_to_resume}"
                 raise Interrupted(stop.received, saved)
-    return counts
+    return counts, precisions
 
 
 class HashedRows:
