@@ -155,7 +155,7 @@ def held_out_table(measurements: list[dict[str, Any]]) -> list[str]:
 
 def add_type_table(measurements: list[dict[str, Any]]) -> list[str]:
     """One row per held-out domain and number of texts: F1 on types added from examples."""
-    kinds = ("F1 on texts left out", "F1, new types alone", "F1 beside the other types")
+    kinds = ("F1 on texts left out", "F1 with the new types alone", "F1 beside the other types")
     lines = header("held out", "types", "texts per type", *kinds, "samples")
     for measured in sorted(measurements, key=lambda measured: measured["domain"]):
         by_size: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -543,9 +543,10 @@ def audit_table(measured: dict[str, Any]) -> list[str]:
     places = (50, 100, 200, 500)
     lines = header("ranking", *(f"precision at {k}" for k in places), "errors in the first 200")
     names = {"audit": "`audit`, mentions"}
-    for ranking in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
-        names[f"cleanlab_{ranking}"] = f"cleanlab, `{ranking}`, tokens"
-        names[f"cleanlab_{ranking}_joined"] = f"cleanlab, `{ranking}`, adjacent tokens joined"
+    for key in (key for key in measured if key.startswith("cleanlab_")):
+        ranking = key.removeprefix("cleanlab_").removesuffix("_joined")
+        kind = "adjacent tokens joined" if key.endswith("_joined") else "tokens"
+        names[key] = f"cleanlab, `{ranking}`, {kind}"
     for key, name in names.items():
         row = measured[key]
         shares = [f"{100 * row[f'at_{k}']:.1f}" if f"at_{k}" in row else "-" for k in places]
